@@ -1,0 +1,53 @@
+"""Errors that are the user's to mend, and the one place where scripts turn them into messages.
+
+A message names the thing, what was expected, what was found and what to do. Library code raises
+`InputError`; a script passes its main function to `exit_cleanly`, which prints the message without
+a traceback and ends with exit code 2.
+"""
+
+import errno
+import sys
+from collections.abc import Callable
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used: a file, a field, a shape. `str(error)` says what to do."""
+
+
+_ADVICE = {
+    errno.ENOSPC: 'the disk is full: free some space, or write to another place',
+    errno.EROFS: 'the file system is read-only: write to another place',
+    errno.EACCES: 'permission denied: check who may read or write there',
+    errno.EPERM: 'operation not permitted: check who may read or write there',
+    errno.ENOENT: 'there is no such file or folder: check the path',
+    errno.ENOTDIR: 'a part of the path is a file, not a folder: choose another path',
+    errno.EISDIR: 'it is a folder where a file was expected',
+    errno.EDQUOT: 'the disk quota is used up: free some space, or write to another place',
+    errno.EFBIG: 'the file would be larger than the system allows',
+}
+
+
+def explain_os_error(error: OSError) -> str:
+    """One line for an operating-system error: the file, and what to do."""
+    what = _ADVICE.get(error.errno, error.strerror or str(error))
+    return f'{error.filename}: {what}' if error.filename else what
+
+
+def exit_cleanly(main: Callable[[], int | None]) -> None:
+    """Runs `main` and ends the process: 0 (or main's own code) on success, 2 on bad input.
+
+    `InputError` and operating-system errors become one message on standard error. Anything else is
+    a defect of ours and keeps its traceback.
+    """
+    try:
+        code = main()
+    except InputError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f'error: {explain_os_error(error)}', file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code or 0)

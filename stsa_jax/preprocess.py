@@ -1,0 +1,51 @@
+"""Frames and maps to the network's size and range; numpy and Pillow only.
+
+Frames are uint8 RGB `(h, w, 3)`. The network takes `(H, W, 3)` float32: resized with Pillow's
+antialiased bilinear filter, scaled to [0, 1], then ImageNet's mean and standard deviation, as the
+released STSA-Net does. The S3D checkpoints trained for Kinetics expect other ranges, so the
+normalisation is recorded with the weights.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+
+class Normalisation(NamedTuple):
+    """Per-channel mean and standard deviation, for RGB in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+KINETICS_KYLEMIN = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # [-1, 1]
+KINETICS_TORCHVISION = Normalisation((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
+
+
+def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes uint8 `(h, w, 3)` or `(h, w)` to `size` = (H, W), Pillow's antialiased bilinear."""
+    if frame.shape[:2] == tuple(size):
+        return frame
+    return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def normalise(frames: np.ndarray, normalisation: Normalisation = IMAGENET) -> np.ndarray:
+    """uint8 `(..., 3)` in 0..255 -> float32, (x / 255 - mean) / std."""
+    mean, std = (np.asarray(x, np.float32) for x in normalisation)
+    return frames * (1 / (255 * std)) - mean / std
+
+
+def denormalise(clip: np.ndarray, normalisation: Normalisation = IMAGENET) -> np.ndarray:
+    """The inverse of `normalise`: float32 `(..., 3)` -> uint8 in 0..255, rounded and clipped."""
+    mean, std = (np.asarray(x, np.float32) for x in normalisation)
+    return np.clip(np.rint((clip * std + mean) * 255), 0, 255).astype(np.uint8)
+
+
+def resize_density(density: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes a float32 density map `(h, w)` to `size`, antialiased bilinear, keeping its range."""
+    if density.shape == tuple(size):
+        return density.astype(np.float32)
+    image = Image.fromarray(density.astype(np.float32))
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
