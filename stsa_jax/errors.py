@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used: a file, a field, a shape. `str(error)` says what to do."""
+    """Something that the user gave cannot be used; the text says what, why and what to do."""
 
 
 _ADVICE = {

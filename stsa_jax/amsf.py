@@ -1,0 +1,70 @@
+"""Attentional multi-scale fusion of two neighbouring levels (paper section III-C, equations 9-11).
+
+`high` and `low` are `(B, 4, H, W, C)`; the result is `(B, 4, 2H, 2W, C')`.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from stsa_jax.layers import Conv, LayerNorm, max_pool, upsample_2x
+from stsa_jax.stsa import STEPS
+
+
+class AttentionWeighting(nnx.Module):
+    """Where to look (W_m), then how much of each level's channels to take (W_h, W_l)."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.spatial = Conv(2 * channels, 1, rngs=rngs)
+        self.squeeze = Conv(2 * channels, channels // 2, rngs=rngs)
+        self.norm = LayerNorm((STEPS, 1, 1, channels // 2), rngs=rngs)
+        self.excite = Conv(channels // 2, 2 * channels, rngs=rngs)
+
+    def __call__(self, high, low, taps: dict | None = None, name: str = '') -> jax.Array:
+        """Equations 9-11; Norm before ReLU, as in equation 10 and the released code."""
+        both = jnp.concatenate([high, low], axis=-1)
+        where = jax.nn.sigmoid(self.spatial(both))  # (B, 4, H, W, 1)
+        pooled = (both * where).mean(axis=(2, 3), keepdims=True, dtype=jnp.float32)
+        pooled = pooled.astype(both.dtype)  # (B, 4, 1, 1, 2C): time is kept
+        weights = jax.nn.sigmoid(self.excite(jax.nn.relu(self.norm(self.squeeze(pooled)))))
+        if taps is not None:
+            taps[f'{name}.spatial'], taps[f'{name}.channel'] = where, weights
+        weight_high, weight_low = jnp.split(weights, 2, axis=-1)
+        return high * weight_high + low * weight_low
+
+
+class MultiScale(nnx.Module):
+    """The sum of four receptive fields in space and time, to C' channels."""
+
+    def __init__(self, channels: int, out: int, *, rngs: nnx.Rngs):
+        self.point = Conv(channels, out, rngs=rngs)
+        self.time_1 = Conv(channels, out, (3, 1, 1), rngs=rngs)
+        self.space_1 = Conv(out, out, (1, 3, 3), rngs=rngs)
+        self.time_2 = Conv(channels, out, (3, 1, 1), rngs=rngs)
+        self.space_2 = Conv(out, out, (1, 5, 5), rngs=rngs)
+        self.pool = Conv(channels, out, rngs=rngs)
+
+    def __call__(self, x: jax.Array, taps: dict | None = None, name: str = '') -> jax.Array:
+        """`(B, 4, H, W, C)` -> `(B, 4, H, W, C')`, before the ReLU."""
+        branches = (
+            self.point(x),
+            self.space_1(jax.nn.relu(self.time_1(x))),
+            self.space_2(jax.nn.relu(self.time_2(x))),
+            self.pool(max_pool(x, (3, 3, 3), (1, 1, 1), (1, 1, 1))),
+        )
+        if taps is not None:
+            taps.update({f'{name}.scale{i}': branch for i, branch in enumerate(branches)})
+        return sum(branches)
+
+
+class AMSF(nnx.Module):
+    """Attention weighting, then the multi-scale structure, then upsampling by 2."""
+
+    def __init__(self, channels: int, out: int, *, rngs: nnx.Rngs):
+        self.weighting = AttentionWeighting(channels, rngs=rngs)
+        self.multi_scale = MultiScale(channels, out, rngs=rngs)
+
+    def __call__(self, high, low, taps: dict | None = None, name: str = '') -> jax.Array:
+        """Two `(B, 4, H, W, C)` -> `(B, 4, 2H, 2W, C')`."""
+        fused = self.weighting(high, low, taps, name)
+        return upsample_2x(jax.nn.relu(self.multi_scale(fused, taps, name)))

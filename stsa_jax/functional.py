@@ -1,0 +1,55 @@
+"""A module as a pure function: graph definition, and plain nested dicts of arrays.
+
+    graphdef, params, batch_stats = split(STSANet(config, rngs=nnx.Rngs(0)))
+    saliency = apply(graphdef, params, batch_stats, clip)
+    saliency, batch_stats = apply(graphdef, params, batch_stats, clip, train=True)
+
+`apply` is to be used inside `jax.jit`, `jax.grad` and friends, and has no side effects.
+"""
+
+import jax
+from flax import nnx
+
+from stsa_jax.layers import BatchStat
+
+
+def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
+    """The model's graph definition, and its parameters and BatchNorm statistics as pure dicts."""
+    graphdef, params, batch_stats = nnx.split(model, nnx.Param, BatchStat)
+    return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+
+
+def abstract(model_class, config) -> tuple[nnx.GraphDef, dict, dict]:
+    """What `split` gives, with shapes in place of arrays: nothing is computed or allocated."""
+    return split(nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0))))
+
+
+def apply(
+    graphdef: nnx.GraphDef,
+    params: dict,
+    batch_stats: dict,
+    clip: jax.Array,
+    *,
+    train: bool = False,
+    return_intermediates: bool = False,
+):
+    """Runs the model: its output, then what was asked for besides.
+
+    Args:
+        graphdef, params, batch_stats: from `split`.
+        clip: `(B, T, H, W, 3)`.
+        train: normalise with the batch's statistics; also returns the updated `batch_stats`.
+        return_intermediates: also returns `{name: array}` of stage features and attention matrices
+            (STSA-Net only).
+
+    Returns:
+        output, or (output, batch_stats), (output, taps), (output, batch_stats, taps).
+    """
+    model = nnx.merge(graphdef, params, batch_stats)
+    taps = {'taps': {}} if return_intermediates else {}
+    results = [model(clip, train=train, **taps)]
+    if train:
+        results.append(nnx.to_pure_dict(nnx.state(model, BatchStat)))
+    if return_intermediates:
+        results.append(taps['taps'])
+    return results[0] if len(results) == 1 else tuple(results)

@@ -1,0 +1,227 @@
+"""Building blocks that give PyTorch's numbers, on channels-last activations `(B, T, H, W, C)`.
+
+Every kernel of the network is spatial (1,k,k), temporal (k,1,1) or has kernel = stride in time, so
+each convolution folds into a 2-D one or a matrix product by reshaping; XLA runs those faster than
+its 3-D ones. Kernels are stored as `(kt, kh, kw, in, out)`.
+
+Parameters are float32. Compute runs in the dtype of the activations; normalisations and softmaxes
+run in float32 whatever that is.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+Triple = tuple[int, int, int]
+
+BATCH_NORM_EPS = 1e-3
+BATCH_NORM_MOMENTUM = 0.001  # of the new value, PyTorch's convention
+LAYER_NORM_EPS = 1e-5
+
+
+class BatchStat(nnx.Variable):
+    """Running mean or variance of a BatchNorm."""
+
+
+def conv3d(x: jax.Array, kernel: jax.Array, stride: Triple, padding: Triple) -> jax.Array:
+    """PyTorch's conv3d without bias: `(B, T, H, W, C)` with kernel `(kt, kh, kw, C, D)`.
+
+    Raises ValueError for a kernel that is large in time and space at once and whose time stride is
+    not its time extent: the network has none, and it would not fold into two dimensions.
+    """
+    b, t, h, w, c = x.shape
+    kt, kh, kw, _, d = kernel.shape
+    kernel = kernel.astype(x.dtype)
+    if kt == kh == kw == 1 and stride == (1, 1, 1) and padding == (0, 0, 0):
+        return x @ kernel[0, 0, 0]
+    if kt == 1 and stride[0] == 1:  # spatial: time joins the batch
+        y = _conv2d(x.reshape(b * t, h, w, c), kernel[0], stride[1:], padding[1:])
+        return y.reshape(b, t, *y.shape[1:])
+    if (
+        kh == kw == 1 and stride[1:] == (1, 1) and padding[1:] == (0, 0)
+    ):  # temporal: H, W are one axis
+        y = _conv2d(x.reshape(b, t, h * w, c), kernel[:, 0], (stride[0], 1), (padding[0], 0))
+        return y.reshape(b, -1, h, w, d)
+    if kt == stride[0] and padding[0] == 0:  # kernel = stride in time: its steps join the channels
+        x = x[:, : t // kt * kt].reshape(b * (t // kt), kt, h, w, c)
+        x = x.transpose(0, 2, 3, 1, 4).reshape(b * (t // kt), h, w, kt * c)
+        kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kt * c, d)
+        y = _conv2d(x, kernel, stride[1:], padding[1:])
+        return y.reshape(b, t // kt, *y.shape[1:])
+    raise ValueError(f'a kernel {kernel.shape[:3]} with stride {stride} does not fold into 2-D')
+
+
+def _conv2d(x, kernel, stride, padding):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        stride,
+        [(p, p) for p in padding],
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+
+
+class Conv(nnx.Module):
+    """Convolution with PyTorch's default initialisation: uniform in +-1/sqrt(fan_in), bias too."""
+
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        kernel: Triple = (1, 1, 1),
+        *,
+        stride: Triple = (1, 1, 1),
+        padding: Triple | None = None,
+        bias: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        """`padding` defaults to k // 2 on every axis whose stride is 1 (same size)."""
+        bound = 1 / math.sqrt(features_in * math.prod(kernel))
+        shape = (*kernel, features_in, features_out)
+        self.kernel = nnx.Param(_uniform(rngs, shape, bound))
+        self.bias = nnx.Param(_uniform(rngs, (features_out,), bound)) if bias else None
+        self.stride = stride
+        self.padding = (
+            tuple(k // 2 if s == 1 else 0 for k, s in zip(kernel, stride))
+            if padding is None
+            else padding
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`(B, T, H, W, features_in)` -> `(B, T', H', W', features_out)`."""
+        y = conv3d(x, self.kernel[...], self.stride, self.padding)
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+
+class ConvBNReLU(nnx.Module):
+    """Bias-free convolution, BatchNorm, ReLU: the unit of S3D.
+
+    In eval mode the BatchNorm is folded into the kernel and a bias, so it costs nothing.
+    """
+
+    def __init__(
+        self, features_in: int, features_out: int, kernel: Triple, *, stride: Triple, rngs: nnx.Rngs
+    ):
+        """Pads by k // 2 on every axis, as S3D does."""
+        bound = 1 / math.sqrt(features_in * math.prod(kernel))
+        self.kernel = nnx.Param(_uniform(rngs, (*kernel, features_in, features_out), bound))
+        self.scale = nnx.Param(jnp.ones(features_out))
+        self.bias = nnx.Param(jnp.zeros(features_out))
+        self.mean = BatchStat(jnp.zeros(features_out))
+        self.var = BatchStat(jnp.ones(features_out))
+        self.stride = stride
+        self.padding = tuple(k // 2 for k in kernel)
+
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """In train mode normalises with the batch's statistics and updates the running ones."""
+        if not train:
+            factor = self.scale[...] * lax.rsqrt(self.var[...] + BATCH_NORM_EPS)
+            shift = self.bias[...] - self.mean[...] * factor
+            y = conv3d(x, self.kernel[...] * factor, self.stride, self.padding)
+            return jax.nn.relu(y + shift.astype(y.dtype))
+        y = conv3d(x, self.kernel[...], self.stride, self.padding)
+        wide = y.astype(jnp.float32)
+        count = math.prod(y.shape[:-1])
+        mean = wide.mean(axis=(0, 1, 2, 3))
+        var = jnp.square(wide - mean).mean(axis=(0, 1, 2, 3))
+        # PyTorch normalises with the biased variance but remembers the unbiased one.
+        unbiased = var * (count / max(count - 1, 1))
+        self.mean[...] += BATCH_NORM_MOMENTUM * (lax.stop_gradient(mean) - self.mean[...])
+        self.var[...] += BATCH_NORM_MOMENTUM * (lax.stop_gradient(unbiased) - self.var[...])
+        factor = self.scale[...] * lax.rsqrt(var + BATCH_NORM_EPS)
+        return jax.nn.relu(wide * factor + (self.bias[...] - mean * factor)).astype(y.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Normalises over all of `(T, H, W, C)` of one example, with scale and bias of that full shape.
+
+    The released code's choice; it ties the weights to the input size.
+    """
+
+    def __init__(self, shape: Sequence[int], *, rngs: nnx.Rngs):
+        """`shape` is `(T, H, W, C)`."""
+        self.scale = nnx.Param(jnp.ones(tuple(shape)))
+        self.bias = nnx.Param(jnp.zeros(tuple(shape)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`(B, T, H, W, C)` -> the same."""
+        wide = x.astype(jnp.float32)
+        mean = wide.mean(axis=(1, 2, 3, 4), keepdims=True)
+        var = jnp.square(wide - mean).mean(axis=(1, 2, 3, 4), keepdims=True)
+        y = (wide - mean) * lax.rsqrt(var + LAYER_NORM_EPS) * self.scale[...] + self.bias[...]
+        return y.astype(x.dtype)
+
+
+def max_pool(x: jax.Array, window: Triple, stride: Triple, padding: Triple) -> jax.Array:
+    """PyTorch's max_pool3d: padding counts as minus infinity.
+
+    One axis after the other, by comparing strided slices: on ties the first element in
+    (t, h, w) order gets the gradient, as in PyTorch, and XLA fuses the comparisons, which is far
+    faster than its windowed reduction and the scatter in that one's gradient.
+    """
+    for axis in (3, 2, 1):  # w first, so that ties resolve in raster order
+        x = _max_pool_axis(x, axis, window[axis - 1], stride[axis - 1], padding[axis - 1])
+    return x
+
+
+def _max_pool_axis(x, axis, window, stride, padding):
+    if window == 1 and stride == 1:
+        return x
+    length = (x.shape[axis] + 2 * padding - window) // stride + 1
+    if padding:
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (padding, padding)
+        x = jnp.pad(x, widths, constant_values=-jnp.inf)
+    best = None
+    for offset in range(window):
+        stop = offset + (length - 1) * stride + 1
+        part = lax.slice_in_dim(x, offset, stop, stride, axis)
+        best = part if best is None else jnp.where(part > best, part, best)
+    return best
+
+
+def max_pool_2x2_with_indices(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Spatial max pool 1,2,2 / 1,2,2 keeping where each maximum was.
+
+    `(B, T, H, W, C)` -> values `(B, T, H/2, W/2, C)` and indices of the same shape, int8: 2 * row +
+    column inside the window, of the first maximum in (row, column) order on ties, as in PyTorch.
+    """
+    parts = [x[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+    best, index = parts[0], jnp.zeros(parts[0].shape, jnp.int8)
+    for k in (1, 2, 3):
+        larger = parts[k] > best
+        best, index = jnp.where(larger, parts[k], best), jnp.where(larger, jnp.int8(k), index)
+    return best, index
+
+
+def max_unpool_2x2(x: jax.Array, index: jax.Array) -> jax.Array:
+    """Puts each value back where its maximum was, zeros elsewhere: `(..., H, W, C)` doubles H, W."""
+    b, t, h, w, c = x.shape
+    places = jnp.arange(4, dtype=jnp.int8).reshape(2, 1, 2, 1)
+    spread = jnp.where(index[:, :, :, None, :, None] == places, x[:, :, :, None, :, None], 0)
+    return spread.reshape(b, t, 2 * h, 2 * w, c)
+
+
+def upsample_2x(x: jax.Array) -> jax.Array:
+    """Bilinear in space by 2, half-pixel centres, edges clamped (`align_corners=False`)."""
+    return _double(_double(x, axis=2), axis=3)
+
+
+def _double(x, axis):
+    n = x.shape[axis]
+    before = jnp.concatenate(
+        [lax.slice_in_dim(x, 0, 1, axis=axis), lax.slice_in_dim(x, 0, n - 1, axis=axis)], axis
+    )
+    after = jnp.concatenate(
+        [lax.slice_in_dim(x, 1, n, axis=axis), lax.slice_in_dim(x, n - 1, n, axis=axis)], axis
+    )
+    pair = jnp.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis + 1)
+    return pair.reshape(*x.shape[:axis], 2 * n, *x.shape[axis + 1 :])
+
+
+def _uniform(rngs: nnx.Rngs, shape, bound):
+    return jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)

@@ -1,0 +1,171 @@
+"""S3D (Xie et al., ECCV 2018): the 3D-convolutional backbone, and the Kinetics classifier.
+
+Input `(B, T, H, W, 3)` float32, T a multiple of 8, H and W of 32. The four stages of the backbone,
+at width 1 for 32x224x384:
+
+    base1  (16, 56, 96,  192)
+    base2  (16, 28, 48,  480)
+    base3  ( 8, 14, 24,  832)
+    base4  ( 4,  7, 12, 1024)
+
+Every convolution is bias-free and followed by BatchNorm and ReLU. What range the input has to be
+in depends on the weights: see `stsa_jax.preprocess`.
+"""
+
+from dataclasses import dataclass
+
+import jax
+from flax import nnx
+
+from stsa_jax.layers import Conv, ConvBNReLU, max_pool
+
+# block: input channels, b0, b1 (reduce, out), b2 (reduce, out), b3
+MIXED = {
+    '3b': (192, 64, (96, 128), (16, 32), 32),
+    '3c': (256, 128, (128, 192), (32, 96), 64),
+    '4b': (480, 192, (96, 208), (16, 48), 64),
+    '4c': (512, 160, (112, 224), (24, 64), 64),
+    '4d': (512, 128, (128, 256), (24, 64), 64),
+    '4e': (512, 112, (144, 288), (32, 64), 64),
+    '4f': (528, 256, (160, 320), (32, 128), 128),
+    '5b': (832, 256, (160, 320), (32, 128), 128),
+    '5c': (832, 384, (192, 384), (48, 128), 128),
+}
+STAGES = {'base2': ('3b', '3c'), 'base3': ('4b', '4c', '4d', '4e', '4f'), 'base4': ('5b', '5c')}
+
+
+def scale_width(channels: int, width: float) -> int:
+    """`channels` times the width multiplier, rounded to a multiple of 4, at least 4."""
+    return channels if width == 1 else max(4, 4 * round(channels * width / 4))
+
+
+def mixed_out(block: str, width: float) -> int:
+    """Output channels of a Mixed block: its four branches side by side."""
+    _, b0, (_, b1), (_, b2), b3 = MIXED[block]
+    return sum(scale_width(c, width) for c in (b0, b1, b2, b3))
+
+
+def stage_channels(width: float = 1.0) -> tuple[int, int, int, int]:
+    """Channels of base1 to base4: (192, 480, 832, 1024) at width 1."""
+    last = (blocks[-1] for blocks in STAGES.values())
+    return (scale_width(192, width), *(mixed_out(block, width) for block in last))
+
+
+class SepConv(nnx.Module):
+    """Separable convolution: spatial (1,k,k) then temporal (k,1,1), each with BatchNorm and ReLU."""
+
+    def __init__(self, features_in: int, features_out: int, size: int, stride: int, *, rngs):
+        s, k = stride, size
+        self.spatial = ConvBNReLU(features_in, features_out, (1, k, k), stride=(1, s, s), rngs=rngs)
+        self.temporal = ConvBNReLU(
+            features_out, features_out, (k, 1, 1), stride=(s, 1, 1), rngs=rngs
+        )
+
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """`(B, T, H, W, C)` -> `(B, T/s, H/s, W/s, D)`."""
+        return self.temporal(self.spatial(x, train=train), train=train)
+
+
+class Mixed(nnx.Module):
+    """Inception block: four branches side by side along the channels."""
+
+    def __init__(self, block: str, features_in: int, width: float, *, rngs: nnx.Rngs):
+        _, b0, (r1, b1), (r2, b2), b3 = MIXED[block]
+        b0, r1, b1, r2, b2, b3 = (scale_width(c, width) for c in (b0, r1, b1, r2, b2, b3))
+
+        def pointwise(out):
+            return ConvBNReLU(features_in, out, (1, 1, 1), stride=(1, 1, 1), rngs=rngs)
+
+        self.branch0 = pointwise(b0)
+        self.branch1_reduce, self.branch1 = pointwise(r1), SepConv(r1, b1, 3, 1, rngs=rngs)
+        self.branch2_reduce, self.branch2 = pointwise(r2), SepConv(r2, b2, 3, 1, rngs=rngs)
+        self.branch3 = pointwise(b3)
+
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """`(B, T, H, W, C)` -> `(B, T, H, W, b0 + b1 + b2 + b3)`."""
+        pooled = max_pool(x, (3, 3, 3), (1, 1, 1), (1, 1, 1))
+        branches = (
+            self.branch0(x, train=train),
+            self.branch1(self.branch1_reduce(x, train=train), train=train),
+            self.branch2(self.branch2_reduce(x, train=train), train=train),
+            self.branch3(pooled, train=train),
+        )
+        return jax.numpy.concatenate(branches, axis=-1)
+
+
+class Stem(nnx.Module):
+    """The first stage, up to 1/4 of the size and 1/2 of the frames."""
+
+    def __init__(self, width: float, *, rngs: nnx.Rngs):
+        c64, c192 = scale_width(64, width), scale_width(192, width)
+        self.conv1 = SepConv(3, c64, 7, 2, rngs=rngs)
+        self.conv2 = ConvBNReLU(c64, c64, (1, 1, 1), stride=(1, 1, 1), rngs=rngs)
+        self.conv3 = SepConv(c64, c192, 3, 1, rngs=rngs)
+
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """`(B, T, H, W, 3)` -> `(B, T/2, H/4, W/4, 192)`."""
+        x = self.conv1(x, train=train)
+        x = max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+        return self.conv3(self.conv2(x, train=train), train=train)
+
+
+class Stage(nnx.Module):
+    """Mixed blocks one after the other."""
+
+    def __init__(self, name: str, features_in: int, width: float, *, rngs: nnx.Rngs):
+        self.blocks = STAGES[name]
+        for block in self.blocks:
+            setattr(self, f'mixed_{block}', Mixed(block, features_in, width, rngs=rngs))
+            features_in = mixed_out(block, width)
+
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """`(B, T, H, W, C)` -> `(B, T, H, W, D)`."""
+        for block in self.blocks:
+            x = getattr(self, f'mixed_{block}')(x, train=train)
+        return x
+
+
+class S3DBackbone(nnx.Module):
+    """The fully convolutional part: a clip -> the features of its four stages."""
+
+    def __init__(self, width: float = 1.0, *, rngs: nnx.Rngs):
+        channels = stage_channels(width)
+        self.base1 = Stem(width, rngs=rngs)
+        self.base2 = Stage('base2', channels[0], width, rngs=rngs)
+        self.base3 = Stage('base3', channels[1], width, rngs=rngs)
+        self.base4 = Stage('base4', channels[2], width, rngs=rngs)
+
+    def __call__(self, clip: jax.Array, *, train: bool = False) -> tuple[jax.Array, ...]:
+        """`(B, T, H, W, 3)` -> base1 to base4; shapes at the head of this module."""
+        base1 = self.base1(clip, train=train)
+        x = max_pool(base1, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+        base2 = self.base2(x, train=train)
+        x = max_pool(base2, (3, 3, 3), (2, 2, 2), (1, 1, 1))
+        base3 = self.base3(x, train=train)
+        x = max_pool(base3, (2, 2, 2), (2, 2, 2), (0, 0, 0))
+        base4 = self.base4(x, train=train)
+        return base1, base2, base3, base4
+
+
+@dataclass(frozen=True)
+class S3DConfig:
+    """The Kinetics classifier: how many classes, and the width multiplier of all channels."""
+
+    num_classes: int = 400
+    width: float = 1.0
+
+
+class S3D(nnx.Module):
+    """S3D's Kinetics classifier: `(B, T, H, W, 3)` -> logits `(B, num_classes)`."""
+
+    def __init__(self, config: S3DConfig = S3DConfig(), *, rngs: nnx.Rngs):
+        self.config = config
+        self.backbone = S3DBackbone(config.width, rngs=rngs)
+        self.classifier = Conv(stage_channels(config.width)[3], config.num_classes, rngs=rngs)
+
+    def __call__(self, clip: jax.Array, *, train: bool = False) -> jax.Array:
+        """`(B, T, H, W, 3)` -> logits `(B, num_classes)`; T at least 16."""
+        *_, x = self.backbone(clip, train=train)  # (B, T/8, H/32, W/32, 1024)
+        x = x.mean(axis=(2, 3), keepdims=True)
+        x = (x[:, :-1] + x[:, 1:]) / 2  # average pool over 2 time steps, stride 1
+        return self.classifier(x).mean(axis=(1, 2, 3))

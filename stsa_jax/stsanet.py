@@ -1,0 +1,177 @@
+"""STSA-Net (Wang et al., IEEE TMM; paper section III): a clip in, the saliency of one frame out.
+
+Input `(B, 32, 224, 384, 3)` float32, RGB normalised with ImageNet's mean and standard deviation
+(`stsa_jax.preprocess`). Output `(B, 224, 384)` in [0, 1]: the saliency of the 16th frame, or of the
+32nd for weights trained "last-supervised" (Table VI).
+
+The shape story at the default config, `(T, H, W, C)`:
+
+    level   backbone          compressed        STSA layer I -> II
+    0       16, 56, 96, 192   4, 56, 96, 192    192 -> 192, attention at 28x48
+    1       16, 28, 48, 480   4, 28, 48, 480    480 -> 240
+    2        8, 14, 24, 832   4, 14, 24, 832    832 -> 416
+    3        4,  7, 12, 1024  as it is          1024 -> 512 -> 416, upsampled to 14x24
+
+    AMSF (3, 2) -> 4, 28, 48, 240;  with 1 -> 4, 56, 96, 192;  with 0 -> 4, 112, 192, 192
+    readout     -> 4, 224, 384, 64 -> 2, 224, 384, 32 -> 1, 224, 384, 32 -> 224, 384
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from stsa_jax.amsf import AMSF
+from stsa_jax.errors import InputError
+from stsa_jax.layers import Conv, upsample_2x
+from stsa_jax.s3d import S3DBackbone, scale_width, stage_channels
+from stsa_jax.stsa import STEPS, STSAModule
+
+TIME_STRIDES = (2, 2, 4, 8)  # of the backbone's stages
+SPACE_STRIDES = (4, 8, 16, 32)
+# STSA layer I and II at width 1: the released code's embeddings are not always half the channels,
+# and level 0's middle convolution keeps its channels where the paper says that it halves them.
+STSA_OUT = (192, 240, 416, 512)
+STSA_EMBED = ((96, 96), (224, 128), (416, 208), (512, 256))
+AMSF_OUT = (240, 192, 192)
+
+
+@dataclass(frozen=True)
+class STSANetConfig:
+    """What the network is made of. The defaults are the paper's model.
+
+    Attributes:
+        image_size: (H, W) of the input, multiples of 32.
+        frames: length of the clip, a multiple of 8, at least 16.
+        width: multiplies all channel counts.
+        target: the frame that the output is for: 'middle' (frame T/2) or 'last'.
+        dtype: of the compute, 'float32' or 'bfloat16'; parameters are float32.
+    """
+
+    image_size: tuple[int, int] = (224, 384)
+    frames: int = 32
+    width: float = 1.0
+    target: str = 'middle'
+    dtype: str = 'float32'
+
+    def __post_init__(self):
+        object.__setattr__(self, 'image_size', tuple(self.image_size))
+        checks = {
+            'image_size': (
+                len(self.image_size) == 2 and all(n > 0 and n % 32 == 0 for n in self.image_size),
+                'two positive multiples of 32, as (224, 384)',
+            ),
+            'frames': (self.frames >= 16 and self.frames % 8 == 0, 'a multiple of 8 from 16 on'),
+            'width': (self.width > 0, 'a positive number, 1 for the paper'),
+            'target': (self.target in ('middle', 'last'), "'middle' or 'last'"),
+            'dtype': (self.dtype in ('float32', 'bfloat16'), "'float32' or 'bfloat16'"),
+        }
+        for field, (good, expected) in checks.items():
+            if not good:
+                raise InputError(
+                    f'config.model.{field} is {getattr(self, field)!r}, expected {expected}'
+                )
+
+    @property
+    def target_index(self) -> int:
+        """Position of the target frame in the clip, from 0: 15 of 32 for 'middle'."""
+        return self.frames // 2 - 1 if self.target == 'middle' else self.frames - 1
+
+
+class Branch(nnx.Module):
+    """One level: temporal compression to four steps, then its STSA module."""
+
+    def __init__(self, level: int, config: STSANetConfig, *, rngs: nnx.Rngs):
+        width = config.width
+        channels = stage_channels(width)[level]
+        height, wide = (n // SPACE_STRIDES[level] for n in config.image_size)
+        self.steps = config.frames // TIME_STRIDES[level]
+        k = self.steps // STEPS
+        self.compress = (
+            Conv(channels, channels, (k, 1, 1), stride=(k, 1, 1), rngs=rngs) if k > 1 else None
+        )
+        self.stsa = STSAModule(
+            (height, wide),
+            (channels, scale_width(STSA_OUT[level], width)),
+            tuple(scale_width(e, width) for e in STSA_EMBED[level]),
+            bottleneck=level == 0,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: jax.Array, taps: dict | None = None, name: str = '') -> jax.Array:
+        """`(B, T, H, W, C_I)` -> `(B, 4, H, W, C_II)`."""
+        if self.compress is not None:
+            x = jax.nn.relu(self.compress(x))
+            if taps is not None:
+                taps[f'{name}.compress'] = x
+        elif self.steps < STEPS:  # short clips: the coarsest level repeats its steps
+            x = jnp.repeat(x, STEPS // self.steps, axis=1)
+        return self.stsa(x, taps, name)
+
+
+class Readout(nnx.Module):
+    """Fused features to one map: `(B, 4, H/2, W/2, C)` -> `(B, H, W)`."""
+
+    def __init__(self, channels: int, width: float, *, rngs: nnx.Rngs):
+        c64, c32 = scale_width(64, width), scale_width(32, width)
+        self.reduce = Conv(channels, c64, (1, 3, 3), rngs=rngs)
+        self.time_1 = Conv(c64, c32, (2, 3, 3), stride=(2, 1, 1), padding=(0, 1, 1), rngs=rngs)
+        self.time_2 = Conv(c32, c32, (2, 1, 1), stride=(2, 1, 1), bias=False, rngs=rngs)
+        self.map = Conv(c32, 1, (1, 3, 3), rngs=rngs)
+
+    def __call__(self, x: jax.Array, taps: dict | None = None) -> jax.Array:
+        """The sigmoid is taken in float32."""
+        x = upsample_2x(jax.nn.relu(self.reduce(x)))
+        if taps is not None:
+            taps['readout.reduce'] = x
+        x = jax.nn.relu(self.time_1(x))
+        x = jax.nn.relu(self.time_2(x))
+        x = self.map(x).astype(jnp.float32)
+        return jax.nn.sigmoid(x)[:, 0, :, :, 0]
+
+
+class STSANet(nnx.Module):
+    """The whole network."""
+
+    def __init__(self, config: STSANetConfig = STSANetConfig(), *, rngs: nnx.Rngs):
+        """Initialises as PyTorch does by default. `split` it for training (`functional`)."""
+        self.config = config
+        out = [scale_width(c, config.width) for c in STSA_OUT]
+        fused = [scale_width(c, config.width) for c in AMSF_OUT]
+        self.backbone = S3DBackbone(config.width, rngs=rngs)
+        for level in range(4):
+            setattr(self, f'branch{level}', Branch(level, config, rngs=rngs))
+        self.lateral = Conv(out[3], out[2], (1, 3, 3), rngs=rngs)
+        self.amsf0 = AMSF(out[2], fused[0], rngs=rngs)
+        self.amsf1 = AMSF(fused[0], fused[1], rngs=rngs)
+        self.amsf2 = AMSF(fused[1], fused[2], rngs=rngs)
+        self.readout = Readout(fused[2], config.width, rngs=rngs)
+
+    def __call__(
+        self, clip: jax.Array, *, train: bool = False, taps: dict | None = None
+    ) -> jax.Array:
+        """`(B, T, H, W, 3)` float32 -> saliency `(B, H, W)` float32 in [0, 1].
+
+        With `train`, BatchNorm uses and remembers the batch's statistics. A dict given as `taps` is
+        filled with the stage features and attention matrices, by name.
+        """
+        expected = (self.config.frames, *self.config.image_size, 3)
+        if clip.ndim != 5 or clip.shape[1:] != expected:
+            raise InputError(
+                f'a clip of shape {clip.shape} does not fit this model: expected (B, '
+                f'{", ".join(map(str, expected))}), that is batch, frames, height, width, RGB; '
+                'resize and cut the frames, or use a model of another image_size and frames'
+            )
+        stages = self.backbone(clip.astype(self.config.dtype), train=train)
+        levels = [
+            getattr(self, f'branch{i}')(stage, taps, f'branch{i}') for i, stage in enumerate(stages)
+        ]
+        x = upsample_2x(jax.nn.relu(self.lateral(levels[3])))
+        if taps is not None:
+            taps.update({f'backbone.base{i + 1}': stage for i, stage in enumerate(stages)})
+            taps['lateral'] = x
+        x = self.amsf0(x, levels[2], taps, 'amsf0')
+        x = self.amsf1(x, levels[1], taps, 'amsf1')
+        x = self.amsf2(x, levels[0], taps, 'amsf2')
+        return self.readout(x, taps)
