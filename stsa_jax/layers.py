@@ -113,6 +113,7 @@ class ConvBNReLU(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(features_out))
         self.mean = BatchStat(jnp.zeros(features_out))
         self.var = BatchStat(jnp.ones(features_out))
+        self.count = BatchStat(jnp.zeros((), jnp.int32))  # batches seen; kept for PyTorch's files
         self.stride = stride
         self.padding = tuple(k // 2 for k in kernel)
 
@@ -132,6 +133,7 @@ class ConvBNReLU(nnx.Module):
         unbiased = var * (count / max(count - 1, 1))
         self.mean[...] += BATCH_NORM_MOMENTUM * (lax.stop_gradient(mean) - self.mean[...])
         self.var[...] += BATCH_NORM_MOMENTUM * (lax.stop_gradient(unbiased) - self.var[...])
+        self.count[...] += 1
         factor = self.scale[...] * lax.rsqrt(var + BATCH_NORM_EPS)
         return jax.nn.relu(wide * factor + (self.bias[...] - mean * factor)).astype(y.dtype)
 
@@ -199,7 +201,7 @@ def max_pool_2x2_with_indices(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def max_unpool_2x2(x: jax.Array, index: jax.Array) -> jax.Array:
-    """Puts each value back where its maximum was, zeros elsewhere: `(..., H, W, C)` doubles H, W."""
+    """Puts each value back where its maximum was, zeros elsewhere; H and W double."""
     b, t, h, w, c = x.shape
     places = jnp.arange(4, dtype=jnp.int8).reshape(2, 1, 2, 1)
     spread = jnp.where(index[:, :, :, None, :, None] == places, x[:, :, :, None, :, None], 0)

@@ -52,7 +52,7 @@ def stage_channels(width: float = 1.0) -> tuple[int, int, int, int]:
 
 
 class SepConv(nnx.Module):
-    """Separable convolution: spatial (1,k,k) then temporal (k,1,1), each with BatchNorm and ReLU."""
+    """Spatial (1,k,k), then temporal (k,1,1) convolution, each with BatchNorm and ReLU."""
 
     def __init__(self, features_in: int, features_out: int, size: int, stride: int, *, rngs):
         s, k = stride, size

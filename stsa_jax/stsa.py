@@ -16,9 +16,9 @@ STEPS = 4  # time steps of every level after its temporal compression
 
 
 def attention_matrix(query: jax.Array, key: jax.Array) -> jax.Array:
-    """Softmax over the key's positions of q . k, without 1/sqrt(d): `(B, N, E), (B, M, E) -> (B, N, M)`.
+    """Softmax over the key's positions of q . k, without 1/sqrt(d) (equation 1).
 
-    float32 whatever the inputs are.
+    `(B, N, E)` and `(B, M, E)` -> `(B, N, M)`, float32 whatever the inputs are.
     """
     logits = jnp.einsum('bne,bme->bnm', query, key, preferred_element_type=jnp.float32)
     return jax.nn.softmax(logits, axis=-1)
@@ -68,7 +68,7 @@ class STSALayer(nnx.Module):
     """Pairwise attention between groups of time steps, LayerNorm, shortcut (equations 5 and 8)."""
 
     def __init__(self, pairs: int, shape, embed: int, *, bottleneck: bool, rngs: nnx.Rngs):
-        """`pairs` is 2 for layer I and 1 for layer II; `shape` is `(T, H, W, C)` of the features."""
+        """`pairs` is 2 for layer I, 1 for layer II; `shape` is the features' `(T, H, W, C)`."""
         self.pairs, self.bottleneck = pairs, bottleneck
         for i in range(pairs):
             setattr(self, f'pair{i}', Pair(shape[-1], embed, rngs=rngs))

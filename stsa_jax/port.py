@@ -1,0 +1,196 @@
+"""Weights between PyTorch state dicts and our params and batch_stats; exact and strict both ways.
+
+    python -m stsa_jax.port SOURCE DEST
+
+SOURCE and DEST are each a PyTorch file (.pth, .pt), a safetensors file with PyTorch's names, or a
+checkpoint directory. What is inside is recognised from the names: STSA-Net, or S3D's Kinetics
+classifier as kylemin/S3D or torchvision name it.
+
+As a library, on dicts of arrays:
+
+    params, batch_stats = from_torch(state_dict)
+    state_dict = to_torch(params, batch_stats)
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx, traverse_util
+
+from stsa_jax import functional
+from stsa_jax.errors import InputError
+from stsa_jax.s3d import S3D, S3DConfig
+from stsa_jax.stsa import STEPS
+from stsa_jax.stsanet import STSANet, STSANetConfig
+from stsa_jax.torch_names import torch_name
+
+StateDict = Mapping[str, Any]
+
+
+def recognise(state_dict: StateDict, source: str = 'the state dict') -> str:
+    """The naming of a state dict: 'stsanet', 's3d_kinetics' or 's3d_torchvision'.
+
+    Raises InputError for a dict of another model.
+    """
+    names = {name.removeprefix('module.') for name in state_dict}
+    starts = {name.split('.')[0] for name in names}
+    if 'base1' in starts:
+        return 'stsanet'
+    if 'base.0.conv_s.weight' in names:
+        return 's3d_kinetics'
+    if 'features.0.0.0.weight' in names:
+        return 's3d_torchvision'
+    shown = ', '.join(sorted(names)[:3]) or 'none'
+    raise InputError(
+        f'{source}: not the weights of STSA-Net or S3D: expected names such as '
+        'base1.0.conv_s.weight (STSA-Net), base.0.conv_s.weight (kylemin/S3D) or '
+        f'features.0.0.0.weight (torchvision S3D); found {shown}. Give a state dict of one of these'
+    )
+
+
+def infer_config(state_dict: StateDict, naming: str) -> STSANetConfig | S3DConfig:
+    """The config that a state dict's shapes belong to, with the defaults where they do not say."""
+    shapes = {name.removeprefix('module.'): np.shape(a) for name, a in state_dict.items()}
+
+    def shape(name, default):
+        return shapes.get(name) or default
+
+    stem = {
+        'stsanet': 'base1.0.conv_s.weight',
+        's3d_kinetics': 'base.0.conv_s.weight',
+        's3d_torchvision': 'features.0.0.0.weight',
+    }[naming]
+    width = shape(stem, (64,))[0] / 64
+    if naming != 'stsanet':
+        head = 'fc.0.weight' if naming == 's3d_kinetics' else 'classifier.1.weight'
+        return S3DConfig(num_classes=shape(head, (400,))[0], width=width)
+    _, _, height, wide = shape('ln_0_0.weight', (192, STEPS, 56, 96))
+    compression = shape('branch0_pre.0.weight', (192, 192, 4, 1, 1))[2]
+    return STSANetConfig(
+        image_size=(4 * height, 4 * wide), frames=2 * STEPS * compression, width=width
+    )
+
+
+def from_torch(
+    state_dict: StateDict,
+    config: STSANetConfig | S3DConfig | None = None,
+    *,
+    seed: int = 0,
+    source: str = 'the state dict',
+) -> tuple[dict, dict]:
+    """A PyTorch state dict -> `(params, batch_stats)`, nested dicts of numpy arrays.
+
+    Strict: an unknown, missing or misshapen entry is an InputError that names it and both shapes.
+    The one exception: a dict with a whole backbone and nothing else of the model (S3D's weights for
+    an `STSANetConfig`, or STSA-Net's base1 to base4 alone) fills the backbone, and the rest has
+    PyTorch's default initialisation from `seed`. `module.` prefixes are understood.
+
+    Args:
+        state_dict: name -> array or tensor.
+        config: the model wanted; None for the one that the names and shapes say.
+        seed: of the initialisation of what the dict does not hold.
+        source: what to call the dict in errors.
+    """
+    naming = recognise(state_dict, source)
+    if config is None:
+        config = infer_config(state_dict, naming)
+    target = 'stsanet' if isinstance(config, STSANetConfig) else 's3d'
+    if target == 's3d' and naming == 'stsanet':
+        raise InputError(f"{source}: holds STSA-Net's weights, but S3D's were expected")
+    arrays = {name.removeprefix('module.'): _numpy(a) for name, a in state_dict.items()}
+
+    model_class = STSANet if target == 'stsanet' else S3D
+    _, params, batch_stats = functional.abstract(model_class, config)
+    wanted = traverse_util.flatten_dict({'params': params, 'batch_stats': batch_stats})
+    backbone = {path: a for path, a in wanted.items() if path[1] == 'backbone'}
+    rest = {path: a for path, a in wanted.items() if path[1] != 'backbone'}
+    if target == 'stsanet' and not any(_in_head(name) for name in arrays):
+        wanted = backbone
+        head_of_s3d = ('fc.', 'classifier.')
+        arrays = {name: a for name, a in arrays.items() if not name.startswith(head_of_s3d)}
+    found = _match(arrays, wanted, naming, source)
+    if wanted is backbone:
+        model = functional.split(model_class(config, rngs=nnx.Rngs(seed)))
+        initial = traverse_util.flatten_dict({'params': model[1], 'batch_stats': model[2]})
+        found |= {path: np.asarray(initial[path]) for path in rest}
+    tree = traverse_util.unflatten_dict(found)
+    return tree['params'], tree['batch_stats']
+
+
+def to_torch(params: dict, batch_stats: dict | None = None, *, naming: str | None = None) -> dict:
+    """`(params, batch_stats)` -> {name: array in PyTorch's layout}, the inverse of from_torch.
+
+    Takes any tree of the shape of `params`, such as gradients, with `batch_stats` left out.
+
+    Args:
+        params, batch_stats: nested dicts of arrays.
+        naming: for S3D's classifier 's3d_kinetics' (the default) or 's3d_torchvision'.
+    """
+    naming = naming or ('s3d_kinetics' if 'classifier' in params else 'stsanet')
+    state_dict = {}
+    for path, array in traverse_util.flatten_dict({**_merge(params, batch_stats)}).items():
+        name, axes = torch_name(path, naming)
+        array = np.asarray(array)
+        if path[-1] == 'count':
+            array = array.astype(np.int64)
+        state_dict[name] = np.ascontiguousarray(array.transpose(axes)) if axes else array
+    return state_dict
+
+
+def _match(arrays, wanted, naming, source):
+    """{our path: array}; raises InputError with everything that does not fit."""
+    found, problems, used = {}, [], set()
+    for path, like in wanted.items():
+        name, axes = torch_name(path[1:], naming)
+        shape = tuple(like.shape[i] for i in axes)
+        used.add(name)
+        if name not in arrays:
+            problems.append(f'{name} is missing, expected with shape {shape}')
+        elif arrays[name].shape != shape:
+            problems.append(f'{name} has shape {arrays[name].shape}, expected {shape}')
+        else:
+            array = arrays[name].transpose(np.argsort(axes)) if axes else arrays[name]
+            found[path] = np.ascontiguousarray(array, dtype=like.dtype).reshape(like.shape)
+    for name in sorted(set(arrays) - used):
+        problems.append(f'{name} with shape {arrays[name].shape} is not a part of the model')
+    if problems:
+        more = f'\n  ... and {len(problems) - 8} more' if len(problems) > 8 else ''
+        listed = '\n  '.join(problems[:8]) + more
+        raise InputError(
+            f'{source}: {len(problems)} entries do not fit the model; use the weights of this '
+            f'model, or a config of the same size:\n  {listed}'
+        )
+    return found
+
+
+def _in_head(name: str) -> bool:
+    return name.startswith(('branch', 'ln_', 'SA_', 'CA_', 'inc_', 'readout_'))
+
+
+def _merge(params, batch_stats):
+    flat = traverse_util.flatten_dict(params)
+    flat |= traverse_util.flatten_dict(batch_stats or {})
+    return traverse_util.unflatten_dict(flat)
+
+
+def _numpy(array) -> np.ndarray:
+    """A PyTorch tensor (on any device, of any float type) or an array, as numpy."""
+    if hasattr(array, 'detach'):
+        array = array.detach().cpu()
+        array = array.float() if array.is_floating_point() else array
+    return np.asarray(array)
+
+
+def parameter_count(params: dict) -> int:
+    """Number of scalars in a tree of parameters."""
+    return sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(params))
+
+
+if __name__ == '__main__':
+    from stsa_jax.errors import exit_cleanly
+    from stsa_jax.pretrained import convert
+
+    exit_cleanly(convert)
