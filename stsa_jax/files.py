@@ -14,7 +14,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path`, with the same suffix, to write to.
 
     On a clean exit the temporary file takes the place of `path`; on an error it is removed and
-    `path` is as it was. For writers that want a file name (video encoders, safetensors).
+    `path` is as it was. For writers that want a file name (video encoders, safetensors). An
+    `OSError` on the way, such as a full disk, names `path`, not the temporary file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,6 +26,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename not in (None, name):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -42,8 +47,10 @@ def output_folder(path: str | os.PathLike) -> Path:
     """Makes the folder `path` and checks that it can be written to. Raises InputError if not."""
     path = Path(path)
     if path.exists() and not path.is_dir():
-        raise InputError(f'{path}: is a file, but a folder for the output was expected; '
-                         'remove the file or name another folder')
+        raise InputError(
+            f'{path}: is a file, but a folder for the output was expected; '
+            'remove the file or name another folder'
+        )
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path):
         pass
