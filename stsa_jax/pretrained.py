@@ -149,9 +149,7 @@ def initialise(path: str | os.PathLike, config: STSANetConfig, seed: int = 0) ->
     path = Path(path)
     if path.is_dir():
         weights = checkpoint.load_weights(path)
-        if weights.kind == 's3d' and naming is None and weights.normalisation == KINETICS_TORCHVISION:
-        naming = 's3d_torchvision'
-    state_dict = port.to_torch(weights.params, weights.batch_stats)
+        state_dict = port.to_torch(weights.params, weights.batch_stats)
     elif path.exists():
         state_dict, _ = read_state_dict(path)
     else:
@@ -238,7 +236,8 @@ def save(path: str | os.PathLike, weights: Weights, naming: str | None = None) -
         return
     if path.is_dir():
         raise InputError(f'{path}: is a folder, but a file was to be written; name another')
-    if weights.kind == 's3d' and naming is None and weights.normalisation == KINETICS_TORCHVISION:
+    torchvision = weights.normalisation == KINETICS_TORCHVISION
+    if weights.kind == 's3d' and naming is None and torchvision:
         naming = 's3d_torchvision'
     state_dict = port.to_torch(weights.params, weights.batch_stats, naming=naming)
     if path.suffix == _SAFETENSORS:
