@@ -1,0 +1,172 @@
+"""The TFDS builder that all datasets share: a subclass only says which videos there are.
+
+`download_and_prepare` (so the `tfds` command line and `tfds.load` too) prepares on all cores and
+goes on where an earlier run stopped; with a Beam runner in its DownloadConfig it prepares through
+Apache Beam instead. TensorFlow is needed for neither, nor for reading.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+from data import shards
+from data.features import (
+    ORIGINAL_JPEG,
+    ORIGINAL_PNG,
+    TRAINING_JPEG,
+    TRAINING_PNG,
+    FrameStorage,
+    frame_features,
+)
+from data.sources import Problem, Report, VideoSource
+from stsa_jax.errors import InputError
+
+
+class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Common part of the builders. Subclasses define `find_videos` and their texts."""
+
+    BUILDER_CONFIGS = [TRAINING_JPEG, TRAINING_PNG, ORIGINAL_JPEG, ORIGINAL_PNG]  # noqa: RUF012
+    SUMMARY = ''
+    HOMEPAGE = ''
+    CITATION = ''
+    # Where the layout is looked for, unless `manual_dir` is given: TFDS's folder for such data.
+
+    def __init__(self, *args, num_workers: int | None = None, strict: bool = False, **kwargs):
+        """As every TFDS builder; `num_workers` processes (all cores by default).
+
+        With `strict`, anything that is wrong with the copy is an InputError; otherwise it is
+        reported in the metadata and only what cannot be used is skipped.
+        """
+        kwargs.setdefault('file_format', 'array_record')
+        self.num_workers = num_workers or shards.available_cores()
+        self.strict = strict
+        self.problems: list[Problem] = []
+        super().__init__(*args, **kwargs)
+
+    def find_videos(
+        self, manual_dir: Path | None, report: Report
+    ) -> dict[str, Sequence[VideoSource]]:
+        """{split: its videos in order}. Raises InputError if the dataset is not there."""
+        raise NotImplementedError
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.SUMMARY,
+            features=frame_features(self.storage.encoding),
+            homepage=self.HOMEPAGE or None,
+            citation=self.CITATION or None,
+            # In order, one example a frame: a clip is a range of neighbouring examples.
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    @property
+    def storage(self) -> FrameStorage:
+        """How this builder stores frames."""
+        return self.builder_config
+
+    def _found(self, dl_manager) -> dict[str, Sequence[VideoSource]]:
+        report = Report()
+        manual_dir = Path(dl_manager._manual_dir) if self.MANUAL_DOWNLOAD_INSTRUCTIONS else None
+        found = {k: v for k, v in self.find_videos(manual_dir, report).items() if v}
+        if not found:
+            raise InputError(f'{manual_dir}: no video of {self.name} is there')
+        self.problems = list(report.problems)
+        self._check_strict()
+        return found
+
+    def _download_and_prepare(self, dl_manager, download_config) -> None:
+        found = self._found(dl_manager)
+        if (
+            download_config.beam_runner
+            or download_config.beam_options
+            or download_config.max_examples_per_split is not None
+        ):
+            self._prepare_by_tfds(dl_manager, download_config)
+        else:
+            self._prepare_in_parallel(found)
+        self.info.metadata['problems'] = [str(problem) for problem in self.problems]
+        for problem in self.problems[:20]:
+            logging.warning('%s', problem)
+
+    def _prepare_in_parallel(self, found: dict[str, Sequence[VideoSource]]) -> None:
+        destination = Path(self.data_dir)  # temporary, renamed by TFDS when all is done
+        parts = destination.parent / f'.parts-{self.version}'
+        tasks = {
+            split: shards.plan(videos, parts, split, self.storage)
+            for split, videos in found.items()
+        }
+        everything = [task for split in found for task in tasks[split]]
+        results = shards.write_shards(everything, self.num_workers, f'preparing {self.name}')
+        self.problems += shards.problems_of(results)
+        self._check_strict()
+        written = dict(zip([task.path for task in everything], results))
+
+        split_infos, videos = [], {}
+        for split in found:
+            full = [task for task in tasks[split] if written[task.path]['examples']]
+            if not full:
+                continue
+            info = tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[written[task.path]['examples'] for task in full],
+                num_bytes=sum(written[task.path]['bytes'] for task in full),
+                filename_template=self._get_filename_template(split_name=split),
+            )
+            for task, path in zip(full, info.filepaths):
+                os.replace(task.path, destination / path.name)
+            split_infos.append(info)
+            videos[split] = [v for task in full for v in written[task.path]['videos']]
+        if not split_infos:
+            raise InputError(
+                f'{self.name}: none of its {sum(map(len, found.values()))} videos can be used: '
+                + '; '.join(str(problem) for problem in self.problems[:5])
+            )
+        self.info.set_splits(tfds.core.splits.SplitDict(split_infos))
+        self.info.metadata['videos'] = videos
+        for leftover in parts.iterdir():
+            leftover.unlink()
+        parts.rmdir()
+
+    def _prepare_by_tfds(self, dl_manager, download_config) -> None:
+        """TFDS's own way, by Beam or for a few examples; the index of videos is read back."""
+        from data.videos import index_split
+
+        super()._download_and_prepare(dl_manager, download_config)
+        self.info.metadata['videos'] = {
+            split: index_split(self, split) for split in self.info.splits
+        }
+
+    def _split_generators(self, dl_manager, pipeline=None):
+        return {
+            split: self._generate_examples(videos, pipeline)
+            for split, videos in self._found(dl_manager).items()
+        }
+
+    def _generate_examples(self, videos: Sequence[VideoSource], pipeline=None):
+        numbered = list(enumerate(videos))
+        if pipeline is None:
+            return (item for video in numbered for item in _examples(video, self.storage))
+        beam = tfds.core.lazy_imports.apache_beam
+        return beam.Create(numbered) | beam.FlatMap(_examples, self.storage)
+
+    def _check_strict(self) -> None:
+        if self.strict and self.problems:
+            shown = '\n  '.join(str(problem) for problem in self.problems[:20])
+            more = len(self.problems) - 20
+            raise InputError(
+                f'{self.name}: {len(self.problems)} things are wrong with this copy, and --strict '
+                f'allows none:\n  {shown}' + (f'\n  and {more} more' if more > 0 else '')
+            )
+
+
+def _examples(numbered: tuple[int, VideoSource], storage: FrameStorage):
+    """Yields (key, example); keys are integers in the order of the examples, as TFDS wants them."""
+    position, source = numbered
+    for offset, frame in enumerate(source.frames(Report())):
+        key = position * 10**7 + offset
+        yield key, shards.example_of(frame, source, storage.size, storage.encoding)

@@ -1,0 +1,70 @@
+"""The datasets by name: their builders, and preparing one."""
+
+import importlib
+import os
+from pathlib import Path
+
+from data.features import storage
+from data.videos import default_data_dir
+from stsa_jax.errors import InputError
+
+# Where the builder of each dataset is.
+BUILDERS = {
+    'stsa_synthetic': ('data.synthetic', 'StsaSynthetic'),
+    'dhf1k': ('data.dhf1k', 'Dhf1k'),
+}
+
+
+def load_builder(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    size: tuple[int, int] | None | str = 'default',
+    encoding: str = 'jpeg',
+    num_workers: int | None = None,
+    strict: bool = False,
+):
+    """The TFDS builder of dataset `name`.
+
+    Args:
+      size: (H, W) to store frames at, None for the video's own, or 'default': that of training,
+        and the rendered size for the embedded dataset.
+      encoding: 'jpeg', or losslessly 'png'.
+      num_workers: processes that prepare; all cores by default.
+      strict: whether anything wrong with the copy is an error.
+
+    Raises InputError if there is no dataset of this name.
+    """
+    if name not in BUILDERS:
+        raise InputError(f'no dataset {name!r}; there are {", ".join(sorted(BUILDERS))}')
+    module, class_name = BUILDERS[name]
+    builder = getattr(importlib.import_module(module), class_name)
+    if size == 'default':
+        size = builder.BUILDER_CONFIGS[0].size
+    return builder(
+        data_dir=str(Path(data_dir).expanduser() if data_dir else default_data_dir()),
+        config=storage(size, encoding),
+        num_workers=num_workers,
+        strict=strict,
+    )
+
+
+def prepare(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    source: str | os.PathLike | None = None,
+    **options,
+):
+    """Prepares dataset `name` from `source`, unless that is done, and returns its builder.
+
+    `source` is the folder of the copy, which the embedded dataset does not need; `options` are
+    those of `load_builder`. Raises InputError if the copy is not there or cannot be used.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = load_builder(name, data_dir, **options)
+    if source is not None:
+        source = Path(source).expanduser().absolute()
+    config = tfds.download.DownloadConfig(manual_dir=source)
+    builder.download_and_prepare(download_config=config)
+    return builder

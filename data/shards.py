@@ -1,0 +1,192 @@
+"""Preparation in parallel, and again from where it stopped: one file of records per few videos.
+
+Each shard is written by one process, to a temporary name, and then renamed, with a JSON file beside
+it that says which videos it holds. A shard whose JSON file is there is complete; its name has a
+hash of its sources, so that a run after an interruption takes over exactly what is still valid.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data import images
+from data.features import Frame, FrameStorage, frame_features
+from data.sources import Problem, Report, VideoSource
+from stsa_jax.files import atomic_path, write_atomic
+from stsa_jax.preprocess import resize_frame
+
+MAX_SHARDS = 256  # a split; few enough files, and little is lost at an interruption
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """Some consecutive videos of one split, the file to write them to, and how."""
+
+    sources: tuple[VideoSource, ...]
+    folder: str
+    split: str
+    index: int
+    size: tuple[int, int] | None
+    encoding: str
+
+    @property
+    def path(self) -> Path:
+        """Where the records go; beside it, with `.json`, what they are."""
+        text = '\n'.join([source.identity() for source in self.sources])
+        text += f'{self.size} {self.encoding} {images.JPEG_QUALITY}'
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return Path(self.folder) / f'{self.split}-{self.index:05d}-{digest}.array_record'
+
+
+def plan(
+    sources: Sequence[VideoSource], folder: Path, split: str, storage: FrameStorage
+) -> list[ShardTask]:
+    """Divides the videos of a split among at most MAX_SHARDS tasks, in order."""
+    groups = np.array_split(np.arange(len(sources)), min(len(sources), MAX_SHARDS))
+    return [
+        ShardTask(
+            tuple(sources[i] for i in group), str(folder), split, index, storage.size,
+            storage.encoding,
+        )
+        for index, group in enumerate(groups)
+    ]  # fmt: skip
+
+
+def example_of(frame: Frame, source: VideoSource, size, encoding: str) -> dict:
+    """The example, see data.features, that stores this frame at `size` (None: as it is)."""
+    image = frame.image if size is None else resize_frame(frame.image, size)
+    annotated = frame.density is not None and frame.fixations is not None
+    black = _black(frame.size) if not annotated else None
+    return {
+        'frame': images.encode_frame(image, encoding),
+        'density': frame.density if annotated else black,
+        'fixations': frame.fixations if annotated else black,
+        'annotated': annotated,
+        'video': source.name,
+        'kind': source.kind,
+        'frame_number': frame.number,
+    }
+
+
+def write_shard(task: ShardTask) -> dict:
+    """Writes one shard, unless it is there, and returns what it holds.
+
+    Returns `{'videos': [...], 'problems': [...], 'bytes': n, 'examples': n}`, where each video has
+    `name, kind, num_frames, height, width, unusable` (see data.videos.VideoInfo).
+    """
+    from array_record.python import array_record_module
+
+    description = task.path.with_suffix('.json')
+    if description.exists() and task.path.exists():
+        return json.loads(description.read_text())
+    features = frame_features(task.encoding)
+    report, videos, total = Report(), [], 0
+    with atomic_path(task.path) as temporary:
+        writer = array_record_module.ArrayRecordWriter(str(temporary), 'group_size:1')
+        try:
+            for source in task.sources:
+                index = VideoIndex(source.name, source.kind)
+                for frame in source.frames(report):
+                    record = features.serialize_example(
+                        example_of(frame, source, task.size, task.encoding)
+                    )
+                    total += len(record)
+                    writer.write(record)
+                    index.add(frame.size, frame.number, frame.num_fixations)
+                if index.num_frames:
+                    videos.append(index.as_dict())
+        finally:
+            writer.close()
+    result = {
+        'videos': videos,
+        'problems': [dataclasses.astuple(problem) for problem in report.problems],
+        'bytes': total,
+        'examples': sum(video['num_frames'] for video in videos),
+    }
+    write_atomic(description, json.dumps(result))
+    return result
+
+
+class VideoIndex:
+    """Gathers what is to be known of a video without reading its frames."""
+
+    def __init__(self, name: str, kind: str):
+        self.name, self.kind, self.num_frames = name, kind, 0
+        self.size, self.first_number = (0, 0), 0
+        self.unusable: list[list[int]] = []
+
+    def add(self, size: tuple[int, int], number: int, num_fixations: int) -> None:
+        """Counts one more frame, with its annotation's size and number of fixated pixels."""
+        if not self.num_frames:
+            self.size, self.first_number = size, number
+        if not num_fixations:
+            if self.unusable and self.unusable[-1][1] == self.num_frames:
+                self.unusable[-1][1] += 1
+            else:
+                self.unusable.append([self.num_frames, self.num_frames + 1])
+        self.num_frames += 1
+
+    def as_dict(self) -> dict:
+        """For JSON. `unusable`: ranges [start, stop) of frames without any fixation."""
+        return {
+            'name': self.name,
+            'kind': self.kind,
+            'num_frames': self.num_frames,
+            'height': self.size[0],
+            'width': self.size[1],
+            'first_number': self.first_number,
+            'unusable': self.unusable,
+        }
+
+
+def write_shards(tasks: Sequence[ShardTask], num_workers: int, label: str) -> list[dict]:
+    """Runs the tasks on `num_workers` processes with a progress bar; results are in their order."""
+    results: list[dict | None] = [None] * len(tasks)
+    with tqdm(
+        total=sum(len(t.sources) for t in tasks), unit='video', desc=label, disable=None
+    ) as bar:
+        if num_workers <= 1 or len(tasks) == 1:
+            for i, task in enumerate(tasks):
+                results[i] = write_shard(task)
+                bar.update(len(task.sources))
+            return results
+        # Spawned, not forked: the caller may run threads (JAX does), which a fork would break.
+        pool = concurrent.futures.ProcessPoolExecutor(
+            num_workers, multiprocessing.get_context('spawn')
+        )
+        try:
+            futures = {pool.submit(write_shard, task): i for i, task in enumerate(tasks)}
+            for future in concurrent.futures.as_completed(futures):
+                i = futures[future]
+                results[i] = future.result()
+                bar.update(len(tasks[i].sources))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return results
+
+
+def problems_of(results: Sequence[dict]) -> list[Problem]:
+    """All problems of these shards, in order."""
+    return [Problem(*problem) for result in results for problem in result['problems']]
+
+
+def available_cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+_BLACK: dict[tuple[int, int], bytes] = {}
+
+
+def _black(size: tuple[int, int]) -> bytes:
+    if size not in _BLACK:
+        _BLACK[size] = images.encode_map(np.zeros(size, np.uint8))
+    return _BLACK[size]

@@ -1,0 +1,126 @@
+"""The embedded dataset `stsa_synthetic`: everything is rendered from a seed, nothing downloaded.
+
+Short videos of scenes (see data.scenes) watched by simulated observers, who follow what is attended
+with a lag and some scatter, blink, look at something else now and then, and start at the centre.
+Their gaze gives the fixation maps, and blurred fixations the density maps, as in the real sets.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from data import images, scenes
+from data.building import SaliencyBuilder
+from data.features import ORIGINAL_JPEG, ORIGINAL_PNG, Frame
+from data.scenes import FRAMES, HEIGHT, WIDTH, Scene
+from data.sources import Report, VideoSource
+
+SEED = 2023
+VIDEOS = {'train': 60, 'validation': 6, 'test': 12}
+OBSERVERS = 15
+SCATTER = 3.5  # pixels, an observer's error, drawn at every shift of attention
+TREMOR = 1.2  # pixels, a frame
+CENTRE_SPREAD = (0.16, 0.16)  # of the frame's height and width, of looks at the centre
+BLUR = 7.0  # pixels, sigma of the density maps
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticVideo(VideoSource):
+    """Video `index` of a split; its name says which script it follows."""
+
+    split: str
+    index: int
+
+    @classmethod
+    def at(cls, split: str, index: int) -> 'SyntheticVideo':
+        """The video at this place of the split."""
+        script = scenes.CYCLE[index % len(scenes.CYCLE)]
+        return cls(f'{split}_{index:03d}_{script.__name__}', split, index)
+
+    @property
+    def kind(self) -> str:
+        """'relational' if the attended object stands out only by an earlier time, else 'plain'."""
+        script = scenes.CYCLE[self.index % len(scenes.CYCLE)]
+        return 'relational' if script in scenes.RELATIONAL else 'plain'
+
+    def frames(self, report: Report) -> Iterator[Frame]:
+        """Renders the frames, numbered from 1."""
+        rng = np.random.default_rng([SEED, list(VIDEOS).index(self.split), self.index])
+        scene = scenes.CYCLE[self.index % len(scenes.CYCLE)](rng)
+        gaze, open_eyes = observe(scene, rng)
+        for t in range(FRAMES):
+            fixations = fixation_map(gaze[:, t][open_eyes[:, t]])
+            yield Frame(
+                number=t + 1,
+                image=scenes.render(scene, t),
+                density=images.encode_map(density_map(fixations)),
+                fixations=images.encode_map(fixations),
+                num_fixations=int(fixations.sum()),
+                size=(HEIGHT, WIDTH),
+            )
+
+
+def observe(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Where the observers look, (OBSERVERS, T, 2) positions (y, x), and whether with open eyes.
+
+    In some videos nobody's fixation was recorded for a few frames, as happens in the real sets.
+    """
+    gaze = np.zeros((OBSERVERS, FRAMES, 2))
+    centre = np.array([HEIGHT, WIDTH]) / 2
+    for observer in range(OBSERVERS):
+        lag = int(rng.integers(2, 5))
+        last, offset, at = None, np.zeros(2), -1
+        for t in range(FRAMES):
+            wanted = int(scene.attended[max(t - lag, 0)]) if t >= lag else -1
+            if wanted != last:
+                last, at = wanted, wanted
+                if rng.random() < 0.15:
+                    at = -1  # looks back at the centre instead
+                elif rng.random() < 0.06:
+                    at = int(rng.integers(len(scene.shape)))  # or at something else
+                spread = np.array([HEIGHT, WIDTH]) * CENTRE_SPREAD if at < 0 else SCATTER
+                offset = rng.normal(size=2) * spread
+            here = centre if at < 0 else scene.centre[at, max(t - lag, 0)]
+            gaze[observer, t] = here + offset + rng.normal(size=2) * TREMOR
+    open_eyes = rng.random((OBSERVERS, FRAMES)) > 0.05
+    if rng.random() < 0.15:
+        start = int(rng.integers(FRAMES - 3))
+        open_eyes[:, start : start + 3] = False
+    return gaze, open_eyes
+
+
+def fixation_map(points: np.ndarray) -> np.ndarray:
+    """(n, 2) positions -> bool (HEIGHT, WIDTH), true where someone looked within the frame."""
+    y, x = np.rint(points).astype(int).T
+    inside = (y >= 0) & (y < HEIGHT) & (x >= 0) & (x < WIDTH)
+    result = np.zeros((HEIGHT, WIDTH), bool)
+    result[y[inside], x[inside]] = True
+    return result
+
+
+def density_map(fixations: np.ndarray) -> np.ndarray:
+    """The fixations blurred with a Gaussian of BLUR pixels, as uint8 with its maximum at 255."""
+    y, x = np.nonzero(fixations)
+    rows = np.exp(-((np.arange(HEIGHT)[:, None] - y) ** 2) / (2 * BLUR**2))
+    columns = np.exp(-((np.arange(WIDTH)[:, None] - x) ** 2) / (2 * BLUR**2))
+    return images.rescale_to_uint8(rows @ columns.T)
+
+
+class StsaSynthetic(SaliencyBuilder):
+    """TFDS builder of the embedded dataset; no data needed."""
+
+    VERSION = '1.0.0'
+    BUILDER_CONFIGS = [ORIGINAL_JPEG, ORIGINAL_PNG]  # noqa: RUF012
+    SUMMARY = (
+        'Rendered videos (128x192) of objects that move, appear and change, with the fixations of '
+        'simulated observers. In those of kind "relational" the attended object stands out only by '
+        'its relation to an earlier time.'
+    )
+
+    def find_videos(self, manual_dir, report: Report) -> dict[str, list[VideoSource]]:
+        """All videos of all splits."""
+        return {
+            split: [SyntheticVideo.at(split, index) for index in range(count)]
+            for split, count in VIDEOS.items()
+        }

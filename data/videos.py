@@ -1,0 +1,189 @@
+"""A prepared split, video by video: frames, density and fixation maps of any frame at random.
+
+dataset = open_split('dhf1k', 'validation')
+video = dataset.videos[0]
+for i in range(video.first_example, video.first_example + video.num_frames):
+    dataset.frame(i), dataset.density(i), dataset.fixations(i), dataset.frame_number(i)
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data import images
+from stsa_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoInfo:
+    """One video of a split. Its frames are examples first_example .. first_example+num_frames-1.
+
+    `height, width` are those of its annotation (for a video without one, of the video itself);
+    `unusable` are ranges [start, stop), counted from its first frame, of frames without any
+    fixation.
+    """
+
+    name: str
+    first_example: int
+    num_frames: int
+    height: int
+    width: int
+    kind: str = ''
+    first_number: int = 1
+    unusable: tuple[tuple[int, int], ...] = ()
+
+    def with_fixation(self) -> np.ndarray:
+        """bool (num_frames,): which frames have at least one fixation."""
+        usable = np.ones(self.num_frames, bool)
+        for start, stop in self.unusable:
+            usable[start:stop] = False
+        return usable
+
+
+class VideoDataset:
+    """Random access to the frames of a prepared split. Picklable."""
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
+        self.name, self.split = builder.name, split
+        self.folder = str(builder.data_dir)
+        self._source = builder.as_data_source(split, deserialize_method=_RAW)
+        self._parse = _Parser(builder.info.features)
+        indexed = dict(builder.info.metadata or {}).get('videos', {}).get(split)
+        self.videos: list[VideoInfo] = []
+        first = 0
+        for entry in indexed if indexed is not None else index_split(builder, split):
+            unusable = tuple(tuple(pair) for pair in entry['unusable'])
+            entry = {**entry, 'unusable': unusable}
+            self.videos.append(VideoInfo(first_example=first, **entry))
+            first += self.videos[-1].num_frames
+        if first != len(self._source):
+            raise InputError(
+                f'{self.folder}: its index counts {first} frames in split {split}, but the files '
+                f'hold {len(self._source)}; prepare {self.name} again'
+            )
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def frame(self, i: int) -> np.ndarray:
+        """Frame of example i: uint8 RGB (h, w, 3) at the size it is stored at."""
+        return images.decode_frame(self.example(i)['frame'])
+
+    def density(self, i: int) -> np.ndarray | None:
+        """Density map of example i: float32 (h, w) in [0, 1] at its original size, None without."""
+        example = self.example(i)
+        if not example['annotated']:
+            return None
+        return images.decode_map(example['density']).astype(np.float32) / 255
+
+    def fixations(self, i: int) -> np.ndarray | None:
+        """Fixation map of example i: bool (h, w) at its original size, None without annotation."""
+        example = self.example(i)
+        return images.decode_map(example['fixations']) > 0 if example['annotated'] else None
+
+    def frame_number(self, i: int) -> int:
+        """The frame's number as the dataset counts."""
+        return int(self.example(i)['frame_number'])
+
+    def example(self, i: int) -> dict:
+        """Example i as stored, images as the bytes of their files."""
+        if not 0 <= i < len(self):
+            raise IndexError(f'example {i} of {len(self)} of {self.name}, split {self.split}')
+        return self.examples([i])[0]
+
+    def examples(self, indices) -> list[dict]:
+        """Several examples as stored; neighbouring ones are read together."""
+        return [self._parse(record) for record in self._source.__getitems__(list(indices))]
+
+
+_RAW = tfds.decode.DeserializeMethod.RAW_BYTES
+
+
+class _Parser:
+    """Records to examples with images left encoded, so that only what is used gets decoded."""
+
+    def __init__(self, features: tfds.features.FeaturesDict):
+        self.features = features
+
+    def __call__(self, record: bytes) -> dict:
+        example = self.features._example_parser_np.parse_example(record)
+        for name in ('video', 'kind'):
+            value = example[name]
+            example[name] = value.decode() if isinstance(value, bytes) else value
+        return example
+
+
+def index_split(builder: tfds.core.DatasetBuilder, split: str) -> list[dict]:
+    """The index of a split's videos, from reading all of it; see data.shards.VideoIndex."""
+    from data.shards import VideoIndex
+
+    parse, indexes = _Parser(builder.info.features), []
+    for record in builder.as_data_source(split, deserialize_method=_RAW):
+        example = parse(record)
+        if not indexes or indexes[-1].name != example['video']:
+            indexes.append(VideoIndex(example['video'], example['kind']))
+        fixations = images.decode_map(example['fixations'])
+        indexes[-1].add(fixations.shape, int(example['frame_number']), int((fixations > 0).sum()))
+    return [index.as_dict() for index in indexes]
+
+
+def open_split(name: str, split: str, data_dir: str | os.PathLike | None = None) -> VideoDataset:
+    """Opens a prepared split.
+
+    Args:
+      name: `dhf1k`, or with the storage of its frames, `dhf1k/224x384_png`. With the name alone,
+        the only storage prepared, or the default one among several.
+      split: `train`, `validation` or `test`, as the dataset has them.
+      data_dir: where datasets were prepared; TFDS's own default without.
+
+    Raises InputError if the dataset or the split is not there.
+    """
+    builder = prepared_builder(name, data_dir)
+    if split not in builder.info.splits:
+        there = ', '.join(sorted(builder.info.splits))
+        raise InputError(f'{builder.data_dir}: no split {split!r}; it has {there}')
+    try:
+        return VideoDataset(builder, split)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f'{builder.data_dir}: damaged, its split {split!r} cannot be read ({error}); '
+            f'remove this folder and prepare {name} again'
+        ) from error
+
+
+def prepared_builder(
+    name: str, data_dir: str | os.PathLike | None = None
+) -> tfds.core.DatasetBuilder:
+    """A builder that reads the prepared dataset `name`, see `open_split`."""
+    root = Path(data_dir).expanduser() if data_dir else default_data_dir()
+    dataset, _, config = name.partition('/')
+    if any(part in ('', '.', '..') for part in name.split('/')) or os.path.isabs(name):
+        raise InputError(f'{name!r} is no name of a dataset')
+    pattern = f'{dataset}/{config or "*"}/*/dataset_info.json'
+    found = sorted(path.parent for path in root.glob(pattern) if '.' not in path.parent.parent.name)
+    if not found:
+        there = sorted({path.parts[-4] for path in root.glob('*/*/*/dataset_info.json')})
+        raise InputError(
+            f'{root}: dataset {name!r} is not prepared here (found: {", ".join(there) or "none"}); '
+            f'prepare it with: python -m data.prepare {dataset} --data_dir={root}'
+        )
+    folder = found[-1]
+    if len({path.parent.name for path in found}) > 1:
+        preferred = [p for p in found if p.parent.name in ('224x384', 'original')]
+        folder = preferred[0] if preferred else found[0]
+    try:
+        return tfds.builder_from_directory(folder)
+    except (OSError, ValueError, KeyError, AssertionError) as error:
+        raise InputError(
+            f'{folder}: not a readable TFDS dataset ({error}); remove it and prepare {name} again'
+        ) from error
+
+
+def default_data_dir() -> Path:
+    """Where TFDS keeps datasets: $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    return Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
