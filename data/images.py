@@ -79,3 +79,9 @@ def _opened(content: bytes) -> Image.Image:
     except (SyntaxError, ValueError, IndexError) as error:  # Pillow's decoders on damaged files
         raise OSError(f'damaged image: {error}') from error
     return image
+
+
+def channels_of(content: bytes) -> int:
+    """Number of colour channels of an image file; 1 for a grey one."""
+    with Image.open(io.BytesIO(content)) as image:
+        return 1 if image.mode in ('1', 'L', 'I', 'F', 'I;16', 'LA') else 3

@@ -19,7 +19,7 @@ def load_builder(
     name: str,
     data_dir: str | os.PathLike | None = None,
     *,
-    size: tuple[int, int] | None | str = 'default',
+    size: tuple[int, int] | str | None = 'default',
     encoding: str = 'jpeg',
     num_workers: int | None = None,
     strict: bool = False,
@@ -41,9 +41,11 @@ def load_builder(
     builder = getattr(importlib.import_module(module), class_name)
     if size == 'default':
         size = builder.BUILDER_CONFIGS[0].size
+    config = storage(size, encoding)
+    known = {each.name: each for each in builder.BUILDER_CONFIGS}
     return builder(
         data_dir=str(Path(data_dir).expanduser() if data_dir else default_data_dir()),
-        config=storage(size, encoding),
+        config=known.get(config.name, config),
         num_workers=num_workers,
         strict=strict,
     )

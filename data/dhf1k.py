@@ -1,0 +1,121 @@
+"""DHF1K (Wang et al., CVPR 2018; TPAMI 2021), in any of the arrangements in circulation.
+
+Videos 1-600 are for training, 601-700 for validation, 701-1000 for testing (without annotation).
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from data import tree
+from data.building import SaliencyBuilder
+from data.folders import FolderVideo
+from data.layouts import Layout, check_counts, choose_layout
+from data.sources import Report, VideoSource
+
+SPLITS = {'train': range(1, 601), 'validation': range(601, 701), 'test': range(701, 1001)}
+
+EXPECTED = """\
+    video/001.AVI ... 1000.AVI              (or frames/0001/images/0001.png,
+                                                annotation/0001/images/0001.png,
+                                                video/0001/0001.png,
+                                                train/0001/images/0001.png and val/...)
+    annotation/0001/maps/0001.png ...
+    annotation/0001/fixation/0001.png ...   (or annotation/0001/fixation/maps/0001.mat)"""
+
+
+def _videos(root: Path, report: Report) -> dict[int, Path]:
+    folder = tree.find(root, 'video')
+    if folder is None:
+        return {}
+    files = [p for p in tree.entries(folder, root, report) if p.is_file() and not tree.is_litter(p)]
+    known = {p for p in files if p.suffix.lower() in tree.VIDEOS and re.fullmatch(r'\d+', p.stem)}
+    stray = [p.name for p in files if p not in known]
+    if stray and known:
+        report.add(folder, f'{len(stray)} stray files ({", ".join(stray[:3])})', 'skipped')
+    return {int(p.stem): p for p in sorted(known)}
+
+
+def _folders(*parts: str, inner: str = '') -> Callable[[Path, Report], dict[int, Path]]:
+    """Finds parts/0001/inner for every number; of parts, any may be there."""
+
+    def found(root: Path, report: Report) -> dict[int, Path]:
+        result = {}
+        for part in parts:
+            for path in tree.folders(tree.find(root, part), root, report):
+                frames = tree.find(path, inner) if inner else path
+                if re.fullmatch(r'\d+', path.name) and frames and _has_images(frames, root):
+                    result.setdefault(int(path.name), frames)
+        return result
+
+    return found
+
+
+LAYOUTS = (
+    Layout('videos (video/001.AVI)', _videos),
+    Layout('frames (frames/0001/images)', _folders('frames', inner='images')),
+    Layout('frames (annotation/0001/images)', _folders('annotation', inner='images')),
+    Layout('frames (video/0001)', _folders('video')),
+    Layout(
+        'frames (train/0001/images and val/0001/images)',
+        _folders('train', 'val', 'validation', 'test', inner='images'),
+    ),
+)
+
+
+class Dhf1k(SaliencyBuilder):
+    """TFDS builder of DHF1K; `manual_dir` is the folder that holds the copy."""
+
+    VERSION = '1.0.0'
+    SUMMARY = 'DHF1K: 1000 videos (640x360, 30 fps) with the free-viewing gaze of 17 observers.'
+    HOMEPAGE = 'https://github.com/wenguanwang/DHF1K'
+    CITATION = (
+        '@article{wang2021revisiting, title={Revisiting Video Saliency Prediction in the Deep '
+        'Learning Era}, author={Wang, Wenguan and Shen, Jianbing and Xie, Jianwen and Cheng, '
+        'Ming-Ming and Ling, Haibin and Borji, Ali}, journal={IEEE TPAMI}, year={2021}}'
+    )
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f'Download DHF1K from {HOMEPAGE}, arranged as:\n{EXPECTED}'
+
+    def find_videos(self, manual_dir: Path | None, report: Report) -> dict[str, list[VideoSource]]:
+        """The videos of this copy by split."""
+        root, layout, found = choose_layout('DHF1K', manual_dir, LAYOUTS, EXPECTED, report, 'dhf1k')
+        self.layout = layout
+        for number in sorted(set(found) - set(range(1, 1001))):
+            report.add(found.pop(number), 'is none of the videos 1 to 1000', 'skipped')
+        result: dict[str, list[VideoSource]] = {}
+        for split, numbers in SPLITS.items():
+            here = [n for n in numbers if n in found]
+            result[split] = [_video(root, n, found[n], split, report) for n in here]
+            check_counts(report, root, f'videos of split {split}', here, numbers)
+        return result
+
+
+def _video(root: Path, number: int, frames: Path, split: str, report: Report) -> FolderVideo:
+    name = f'{number:04d}'
+    for top in ('annotation', 'train', 'val', 'validation', 'test', 'frames'):
+        folder = tree.find(root, top, name)
+        maps = folder and tree.find(folder, 'maps')
+        fixations = folder and _fixations(folder, root)
+        if maps and fixations:
+            return FolderVideo(name, str(root), str(frames), str(maps), str(fixations))
+    if split != 'test':
+        report.add(
+            frames, f'there is no annotation/{name} with maps and fixation',
+            'prepared as not annotated',
+        )  # fmt: skip
+    return FolderVideo(name, str(root), str(frames))
+
+
+def _fixations(folder: Path, root: Path) -> Path | None:
+    """The folder with the fixation maps: as images in `fixation`, or .mat in `fixation/maps`."""
+    images = tree.find(folder, 'fixation')
+    if images is not None and not _has_images(images, root):
+        return tree.find(images, 'maps') or images
+    return images
+
+
+def _has_images(folder: Path, root: Path) -> bool:
+    return folder.is_dir() and any(
+        p.suffix.lower() in tree.IMAGES and not tree.is_litter(p)
+        for p in tree.entries(folder, root)
+    )

@@ -1,0 +1,243 @@
+"""A video as datasets keep them: a video file or a folder of frames, beside folders of maps.
+
+Frames and maps are brought together by their numbers. What does not fit is reported by video: a
+frame without maps is kept, as one that was not annotated; a map without frame is left out.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data import images, tree
+from data.features import Frame
+from data.sources import Report, VideoSource
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderVideo(VideoSource):
+    """One video of a dataset in `root`.
+
+    `frames_from` is a video file (its frames count from 1) or a folder of images; `maps` and
+    `fixations` are folders of images or .mat files, empty for a video without annotation.
+    `variable` is the name of the map inside .mat files.
+    """
+
+    root: str
+    frames_from: str
+    maps: str = ''
+    fixations: str = ''
+    variable: str = 'I'
+
+    def paths(self) -> tuple[Path, ...]:
+        """The video file or the folders."""
+        return tuple(Path(p) for p in (self.frames_from, self.maps, self.fixations) if p)
+
+    def frames(self, report: Report) -> Iterator[Frame]:
+        """Yields every frame that can be read, with its maps."""
+        annotation = self.annotation(report)
+        seen, missing, empty, colour, sizes = [], [], [], [], {}
+        for number, image in self.images(report):
+            seen.append(number)
+            sizes.setdefault(image.shape[:2], number)
+            if number not in annotation.numbers:
+                missing.append(number)
+                yield Frame(number, image, None, None, 0, image.shape[:2])
+                continue
+            try:
+                density, fixations = annotation.read(number)
+            except (OSError, ValueError) as error:
+                report.add(annotation.path(number), f'its maps cannot be used ({error})',
+                           'frame kept as not annotated')  # fmt: skip
+                yield Frame(number, image, None, None, 0, image.shape[:2])
+                continue
+            fixated = int(np.count_nonzero(fixations.values))
+            if not fixated:
+                empty.append(number)
+            if density.channels > 1 or fixations.channels > 1:
+                colour.append(number)
+            yield Frame(
+                number, image, density.png(), fixations.png(), fixated, density.values.shape
+            )
+            if not _same_shape(image, density.values) and number == seen[0]:
+                report.add(
+                    annotation.path(number),
+                    f"{_size(density.values)}, another shape than the frames' {_size(image)}",
+                    'used; check that they belong together',
+                )
+        if len(sizes) > 1:
+            found = ', '.join(f'{w}x{h} from frame {n}' for (h, w), n in sizes.items())
+            report.add(self.frames_from, f'frames of different sizes: {found}', 'used as they are')
+        if annotation.expected:
+            self._sum_up(report, annotation.numbers, seen, missing, empty, colour)
+
+    def _sum_up(self, report, numbers, seen, missing, empty, colour) -> None:
+        def note(which, what: str, done: str) -> None:
+            if which:
+                report.add(self.frames_from, f'{len(which)} {what}: {tree.ranges(which)}', done)
+
+        note(missing, 'frames without both maps', 'kept as not annotated')
+        note(set(numbers) - set(seen), 'maps without frame', 'left out')
+        note(empty, 'frames without any fixation', 'not used as targets')
+        note(colour, 'maps of several channels', 'taken as one channel')
+
+    def images(self, report: Report) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields (number, uint8 RGB frame)."""
+        source = Path(self.frames_from)
+        if source.is_dir():
+            return _images_of_folder(source, Path(self.root), report)
+        return frames_of_video(source, report)
+
+    def annotation(self, report: Report) -> 'Annotation':
+        """The maps of this video, by frame number."""
+        if not (self.maps and self.fixations):
+            return Annotation()
+        files = []
+        for folder in (self.maps, self.fixations):
+            extensions = (*tree.IMAGES, *tree.MATLAB)
+            files.append(tree.numbered(Path(folder), Path(self.root), extensions, report))
+        return FileAnnotation(*files, self.variable)
+
+
+class Annotation:
+    """No annotation at all; subclasses have one."""
+
+    expected = False  # whether the video is one that should have maps
+    numbers: frozenset[int] = frozenset()  # of the frames that have both maps
+
+    def path(self, number: int) -> str:
+        """What to name in a message about this frame's maps."""
+        raise NotImplementedError
+
+    def read(self, number: int) -> tuple['Map', 'Map']:
+        """Density and fixations. Raises OSError or ValueError if they cannot be used."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Map:
+    """A density or fixation map: uint8 `(h, w)`, and its file's content if it can stay as it is."""
+
+    values: np.ndarray
+    content: bytes | None = None
+    channels: int = 1
+    lossy: bool = False
+
+    def png(self) -> bytes:
+        """As a PNG of one 8-bit channel."""
+        return self.content or images.encode_map(self.values)
+
+
+class FileAnnotation(Annotation):
+    """Maps in files, {number: path} each."""
+
+    expected = True
+
+    def __init__(self, maps: dict[int, Path], fixations: dict[int, Path], variable: str):
+        self.maps, self.fixations, self.variable = maps, fixations, variable
+        self.numbers = frozenset(maps) & frozenset(fixations)
+
+    def path(self, number: int) -> str:
+        """The density map's file."""
+        return str(self.maps[number])
+
+    def read(self, number: int) -> tuple[Map, Map]:
+        """See Annotation."""
+        density = read_map(self.maps[number], self.variable)
+        found = read_map(self.fixations[number], self.variable)
+        if density.values.shape != found.values.shape:
+            raise ValueError(
+                f'density {_size(density.values)}, fixations {_size(found.values)}, should be equal'
+            )
+        return density, binary(found)
+
+
+def binary(found: Map) -> Map:
+    """A fixation map with 255 wherever the file has a fixation.
+
+    Files in a lossy format have faint noise around the points, so there half the range counts;
+    in others any value does, since some datasets write 1 and others 255.
+    """
+    values = found.values
+    peak = int(values.max(initial=0))
+    threshold = 127 if found.lossy else 0
+    fixated = values > threshold
+    if found.content is not None and (peak == 0 or np.array_equal(values, fixated * np.uint8(255))):
+        return found
+    return dataclasses.replace(found, values=fixated.astype(np.uint8) * 255, content=None)
+
+
+def read_map(path: Path, variable: str) -> Map:
+    """Reads a map from an image or a .mat file. Raises OSError or ValueError if that fails."""
+    if path.suffix.lower() in tree.MATLAB:
+        return Map(images.rescale_to_uint8(read_matlab(path, variable)))
+    content = path.read_bytes()
+    values = images.decode_map(content)
+    if images.is_plain_map(content):
+        return Map(values, content)
+    lossy = path.suffix.lower() in ('.jpg', '.jpeg')
+    return Map(values, channels=images.channels_of(content), lossy=lossy)
+
+
+def read_matlab(path: Path, variable: str) -> np.ndarray:
+    """The map `variable`, or the only one there is, of a .mat file. Raises ValueError without."""
+    import scipy.io
+
+    try:
+        content = scipy.io.loadmat(path)
+    except NotImplementedError as error:  # version 7.3, which is HDF5
+        raise ValueError("MATLAB's format 7.3; save it again with '-v7'") from error
+    except Exception as error:  # scipy's reader raises almost anything on a damaged file
+        raise ValueError(f'damaged .mat file: {type(error).__name__}: {error}') from error
+    maps = {
+        k: v for k, v in content.items() if getattr(v, 'ndim', 0) >= 2 and v.dtype.kind in 'biuf'
+    }
+    if variable not in maps and len(maps) != 1:
+        raise ValueError(f'no variable {variable!r} in it, but {sorted(maps)}')
+    values = maps.get(variable, next(iter(maps.values())))
+    return values if values.ndim == 2 else values.max(axis=tuple(range(2, values.ndim)))
+
+
+def frames_of_video(path: Path, report: Report) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (number from 1, uint8 RGB (h, w, 3)) of a video file until it ends or breaks off."""
+    import av
+
+    number = 0
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = 'SLICE'  # one process a core decodes already
+            for frame in container.decode(stream):
+                number += 1
+                yield number, frame.to_ndarray(format='rgb24')
+    except (av.error.FFmpegError, OSError, IndexError) as error:
+        what = f'does not decode beyond frame {number}' if number else 'is not a readable video'
+        report.add(path, f'{what} ({error})', 'what precedes is used' if number else 'skipped')
+
+
+def _images_of_folder(folder: Path, root: Path, report: Report) -> Iterator[tuple[int, np.ndarray]]:
+    files = tree.numbered(folder, root, tree.IMAGES, report)
+    if not files:
+        report.add(folder, 'has no frames', 'skipped')
+    for number, path in files.items():
+        try:
+            image = images.decode_frame(path.read_bytes())
+        except OSError as error:
+            report.add(path, f'is not a readable image ({error})', 'frame left out')
+            continue
+        yield number, image
+    if files:
+        gaps = set(range(min(files), max(files) + 1)) - set(files)
+        if gaps:
+            report.add(folder, f'{len(gaps)} frames are not there: {tree.ranges(gaps)}', 'left out')
+
+
+def _same_shape(image: np.ndarray, values: np.ndarray) -> bool:
+    """Whether the aspect ratios agree within 3 %, more than any rounding of sizes."""
+    ratio = (image.shape[0] * values.shape[1]) / (image.shape[1] * values.shape[0])
+    return 0.97 < ratio < 1 / 0.97
+
+
+def _size(values: np.ndarray) -> str:
+    return f'{values.shape[1]}x{values.shape[0]}'
