@@ -6,6 +6,7 @@ Apache Beam instead. TensorFlow is needed for neither, nor for reading.
 """
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,9 +94,18 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for problem in self.problems[:20]:
             logging.warning('%s', problem)
 
+    def download_and_prepare(self, **options) -> None:
+        """As every TFDS builder's; what is written is kept, if interrupted, for the next run."""
+        super().download_and_prepare(**options)
+        shutil.rmtree(self._parts, ignore_errors=True)
+
+    @property
+    def _parts(self) -> Path:
+        return Path(self.data_dir).parent / f'.parts-{self.version}'
+
     def _prepare_in_parallel(self, found: dict[str, Sequence[VideoSource]]) -> None:
         destination = Path(self.data_dir)  # temporary, renamed by TFDS when all is done
-        parts = destination.parent / f'.parts-{self.version}'
+        parts = self._parts
         tasks = {
             split: shards.plan(videos, parts, split, self.storage)
             for split, videos in found.items()
@@ -118,7 +128,7 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 filename_template=self._get_filename_template(split_name=split),
             )
             for task, path in zip(full, info.filepaths):
-                os.replace(task.path, destination / path.name)
+                _link_or_move(task.path, destination / path.name)
             split_infos.append(info)
             videos[split] = [v for task in full for v in written[task.path]['videos']]
         if not split_infos:
@@ -128,9 +138,6 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             )
         self.info.set_splits(tfds.core.splits.SplitDict(split_infos))
         self.info.metadata['videos'] = videos
-        for leftover in parts.iterdir():
-            leftover.unlink()
-        parts.rmdir()
 
     def _prepare_by_tfds(self, dl_manager, download_config) -> None:
         """TFDS's own way, by Beam or for a few examples; the index of videos is read back."""
@@ -162,6 +169,13 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 f'{self.name}: {len(self.problems)} things are wrong with this copy, and --strict '
                 f'allows none:\n  {shown}' + (f'\n  and {more} more' if more > 0 else '')
             )
+
+
+def _link_or_move(path: Path, destination: Path) -> None:
+    try:
+        os.link(path, destination)
+    except OSError:  # a file system without hard links
+        os.replace(path, destination)
 
 
 def _examples(numbered: tuple[int, VideoSource], storage: FrameStorage):

@@ -213,7 +213,8 @@ def frames_of_video(path: Path, report: Report) -> Iterator[tuple[int, np.ndarra
                 yield number, frame.to_ndarray(format='rgb24')
     except (av.error.FFmpegError, OSError, IndexError) as error:
         what = f'does not decode beyond frame {number}' if number else 'is not a readable video'
-        report.add(path, f'{what} ({error})', 'what precedes is used' if number else 'skipped')
+        reason = getattr(error, 'strerror', None) or error
+        report.add(path, f'{what} ({reason})', 'what precedes is used' if number else 'skipped')
 
 
 def _images_of_folder(folder: Path, root: Path, report: Report) -> Iterator[tuple[int, np.ndarray]]:

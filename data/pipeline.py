@@ -95,6 +95,7 @@ class ClipIterator(grain.DatasetIterator):
         num_workers: int,
     ):
         super().__init__()
+        self._next, self._iterator = 0, None
         if batch_size < 1 or not 0 <= process_index < process_count:
             raise InputError(
                 f'batch size {batch_size}, process {process_index} of {process_count}: at least 1, '
@@ -121,7 +122,6 @@ class ClipIterator(grain.DatasetIterator):
             [float(w) for w in weights], reader.frames, reader.offset, seed,
         ]  # fmt: skip
         self._stream_identity = hashlib.sha256(repr(described).encode()).hexdigest()[:16]
-        self._next, self._iterator = 0, None
 
     def __next__(self) -> dict[str, np.ndarray]:
         if self._iterator is None:

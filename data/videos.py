@@ -64,6 +64,7 @@ class VideoDataset:
                 f'{self.folder}: its index counts {first} frames in split {split}, but the files '
                 f'hold {len(self._source)}; prepare {self.name} again'
             )
+        self.examples([0, first - 1])  # a file cut off is noticed here, not in mid-training
 
     def __len__(self) -> int:
         return len(self._source)
@@ -96,7 +97,13 @@ class VideoDataset:
 
     def examples(self, indices) -> list[dict]:
         """Several examples as stored; neighbouring ones are read together."""
-        return [self._parse(record) for record in self._source.__getitems__(list(indices))]
+        try:
+            return [self._parse(record) for record in self._source.__getitems__(list(indices))]
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f'{self.folder}: damaged, split {self.split!r} cannot be read ({error}); remove '
+                f'this folder and prepare {self.name} again'
+            ) from error
 
 
 _RAW = tfds.decode.DeserializeMethod.RAW_BYTES

@@ -1,0 +1,148 @@
+"""Miniature copies of datasets whose every frame carries its own number, for the tests of data/.
+
+The number is written as twelve bars (frames, density maps) or twelve points (fixation maps), which
+survive compression and resizing, so that it can be read off again at the end of the pipeline.
+"""
+
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+HEIGHT, WIDTH, BITS = 48, 96, 12
+BAR = WIDTH // BITS
+
+
+def bits_of(number: int) -> np.ndarray:
+    return np.array([number >> k & 1 for k in range(BITS)], bool)
+
+
+def frame_of(number: int) -> np.ndarray:
+    """uint8 RGB (48, 96, 3) with the number as white and black bars."""
+    row = np.repeat(bits_of(number), BAR) * np.uint8(255)
+    return np.broadcast_to(row[None, :, None], (HEIGHT, WIDTH, 3)).copy()
+
+
+def density_of(number: int) -> np.ndarray:
+    """uint8 (48, 96): the bars in its lower part, and a full upper part so that it is never 0."""
+    values = frame_of(number)[..., 0]
+    values[: HEIGHT // 4] = 255
+    return values
+
+
+def fixations_of(number: int) -> np.ndarray:
+    """uint8 (48, 96): a point in row 20 for each bar, and one in row 5."""
+    values = np.zeros((HEIGHT, WIDTH), np.uint8)
+    values[20, np.flatnonzero(bits_of(number)) * BAR + BAR // 2] = 255
+    values[5, 7] = 255
+    return values
+
+
+def number_in(image: np.ndarray) -> int:
+    """The number in a frame or density map of any size; in a frame of any affine range."""
+    grey = image.mean(axis=-1) if image.ndim == 3 else image
+    height, width = grey.shape
+    columns = ((np.arange(BITS) + 0.5) * width / BITS).astype(int)
+    values = grey[height // 2 :, columns].mean(axis=0)
+    # A frame of one colour has all bits equal; the numbers used have both values.
+    middle = (grey[height // 2 :].max() + grey[height // 2 :].min()) / 2
+    return int(sum(1 << k for k in range(BITS) if values[k] > middle))
+
+
+def number_in_fixations(fixations: np.ndarray) -> int:
+    assert fixations.shape == (HEIGHT, WIDTH) and fixations[5, 7]
+    return int(sum(1 << k for k in range(BITS) if fixations[20, k * BAR + BAR // 2]))
+
+
+def save(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+def write_video(path: Path, frames, codec: str = 'mpeg4') -> None:
+    """An AVI (whatever the extension's case) at quality good enough for the bars."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), 'w', format='avi') as container:
+        stream = container.add_stream(codec, rate=30)
+        stream.width, stream.height, stream.pix_fmt = (
+            WIDTH,
+            HEIGHT,
+            'yuvj420p' if codec == 'mjpeg' else 'yuv420p',
+        )
+        stream.bit_rate = 8_000_000
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
+        container.mux(stream.encode())
+
+
+def dhf1k(
+    root: Path, lengths: dict[int, int], layout: str = 'videos', matlab: bool = False
+) -> Path:
+    """A copy of DHF1K with videos of the given lengths; those above 700 have no annotation.
+
+    layout: 'videos', or where the frames are: 'frames', 'annotation', 'video', 'train_val'.
+    """
+    import scipy.io
+
+    for video, length in lengths.items():
+        name = f'{video:04d}'
+        top = root / 'annotation'
+        if layout == 'train_val':
+            top = root / ('train' if video <= 600 else 'val')
+        numbers = range(1, length + 1)
+        frames = {n: frame_of(video * 64 % 1024 + n) for n in numbers}
+        if layout == 'videos':
+            write_video(root / 'video' / f'{video:03d}.AVI', frames.values())
+        else:
+            folder = {
+                'frames': root / 'frames' / name / 'images',
+                'annotation': root / 'annotation' / name / 'images',
+                'video': root / 'video' / name,
+                'train_val': top / name / 'images',
+            }[layout]
+            for n, frame in frames.items():
+                save(folder / f'{n:04d}.png', frame)
+        if video > 700:
+            continue
+        for n in numbers:
+            code = video * 64 % 1024 + n
+            save(top / name / 'maps' / f'{n:04d}.png', density_of(code))
+            if matlab:
+                path = top / name / 'fixation' / 'maps' / f'{n:04d}.mat'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                scipy.io.savemat(path, {'I': (fixations_of(code) > 0).astype(np.uint8)})
+            else:
+                save(top / name / 'fixation' / f'{n:04d}.png', fixations_of(code))
+    return root
+
+
+def check_numbers(dataset, code_of) -> int:
+    """Asserts that every frame, density and fixation map of a VideoDataset carries its number.
+
+    `code_of(video name, frame number)` is what was written. Returns how many frames were checked.
+    """
+    for video in dataset.videos:
+        for i in range(video.first_example, video.first_example + video.num_frames):
+            code = code_of(video.name, dataset.frame_number(i))
+            assert number_in(dataset.frame(i)) == code
+            if dataset.density(i) is not None:
+                assert number_in(dataset.density(i)) == code
+                assert number_in_fixations(dataset.fixations(i)) == code
+    return len(dataset)
+
+
+def check_batch(batch: dict, code_of, lengths: dict[str, int], first: dict[str, int], offset: int):
+    """Asserts that clips hold the right frames around their targets, with the target's density.
+
+    lengths, first: of every video by name, how many frames it has and the first one's number.
+    """
+    for clip, density, video, number in zip(
+        *(batch[k] for k in ('clip', 'density', 'video', 'frame'))
+    ):
+        video, number = str(video), int(number)
+        assert number_in(density) == code_of(video, number)
+        for t, frame in enumerate(clip):
+            low = first[video]
+            wanted = min(max(number - offset + t, low), low + lengths[video] - 1)
+            assert number_in(frame) == code_of(video, wanted), (video, number, t)

@@ -1,0 +1,223 @@
+"""DHF1K: every arrangement in circulation, imperfect copies, and the real sample."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import data
+from data import images
+from data.folders import FolderVideo
+from data.pipeline import train_clips
+from stsa_jax.errors import InputError
+from tests import data_copies as copies
+
+
+def code_of(video: str, number: int) -> int:
+    return int(video) * 64 % 1024 + number
+
+
+@pytest.mark.parametrize(
+    'layout, matlab, told',
+    [
+        ('videos', False, 'video/001.AVI'),
+        ('frames', False, 'frames/0001/images'),
+        ('annotation', True, 'annotation/0001/images'),
+        ('video', False, 'video/0001'),
+        ('train_val', True, 'train/0001/images'),
+    ],
+)
+def test_every_layout_carries_frames_maps_and_fixations_of_the_same_number(
+    tmp_path, layout, matlab, told
+):
+    lengths = {3: 40, 5: 9, 601: 6}
+    copies.dhf1k(tmp_path / 'copy', lengths, layout, matlab)
+    builder = data.prepare('dhf1k', tmp_path / 'out', tmp_path / 'copy', num_workers=1)
+    assert told in builder.layout
+    train = data.open_split('dhf1k', 'train', tmp_path / 'out')
+    assert [(v.name, v.num_frames) for v in train.videos] == [('0003', 40), ('0005', 9)]
+    assert copies.check_numbers(train, code_of) == 49
+    assert (
+        copies.check_numbers(data.open_split('dhf1k', 'validation', tmp_path / 'out'), code_of) == 6
+    )
+
+    clips = train_clips(['dhf1k'], data_dir=tmp_path / 'out', batch_size=4, image_size=(32, 64),
+                        frames=16)  # fmt: skip
+    names = {f'{k:04d}': n for k, n in lengths.items()}
+    first = dict.fromkeys(names, 1)
+    seen = set()
+    for _ in range(4):
+        batch = next(clips)
+        copies.check_batch(batch, code_of, names, first, offset=7)
+        seen |= set(batch['video'])
+    assert seen == {'0003', '0005'}  # the short one is padded, not dropped
+
+
+def test_videos_without_annotation_are_kept_for_prediction(tmp_path):
+    copies.dhf1k(tmp_path / 'copy', {701: 5, 3: 20})
+    data.prepare('dhf1k', tmp_path / 'out', tmp_path / 'copy', num_workers=1)
+    test = data.open_split('dhf1k', 'test', tmp_path / 'out')
+    assert test.density(0) is None and test.fixations(0) is None
+    assert test.frame(4).shape == (224, 384, 3)
+    assert (test.videos[0].height, test.videos[0].width) == (copies.HEIGHT, copies.WIDTH)
+    with pytest.raises(InputError, match='no frame of split test has a fixation'):
+        train_clips(['dhf1k'], split='test', data_dir=tmp_path / 'out', batch_size=1)
+
+
+def test_imperfect_copy_is_reported_by_file_and_only_the_unusable_skipped(tmp_path):
+    copy = copies.dhf1k(tmp_path / 'copy', {1: 12, 2: 6, 3: 6}, 'videos')
+    notes = copy / 'annotation' / '0001'
+    (notes / 'maps' / '0003.png').unlink()  # a missing map
+    copies.save(notes / 'maps' / '0013.png', copies.density_of(5))  # a map too many
+    copies.save(notes / 'fixation' / '0013.png', copies.fixations_of(5))
+    copies.save(notes / 'fixation' / '0004.png', np.zeros((48, 96), np.uint8))  # nobody looked
+    copies.save(notes / 'maps' / '0005.png', np.repeat(copies.density_of(69)[..., None], 3, -1))
+    content = (notes / 'maps' / '0006.png').read_bytes()
+    (notes / 'maps' / '0006.png').write_bytes(content[: len(content) // 2])  # a broken file
+    copies.save(notes / 'fixation' / '0007.png', np.zeros((20, 30), np.uint8))  # another size
+    (notes / 'maps' / 'Thumbs.db').write_bytes(b'litter')
+    (notes / 'maps' / '._0008.png').write_bytes(b'litter')
+    (copy / 'video' / '002.AVI').write_bytes(b'no video')
+    (copy / 'annotation' / '0003').rename(copy / 'annotation' / '0003x')
+
+    builder = data.prepare('dhf1k', tmp_path / 'out', copy, num_workers=1)
+    report = '\n'.join(map(str, builder.problems))
+    for told in (
+        '001.AVI: 1 frames without both maps: 3',
+        '001.AVI: 1 maps without frame: 13',
+        '001.AVI: 1 frames without any fixation: 4',
+        '001.AVI: 1 maps of several channels: 5',
+        '0006.png: its maps cannot be used',
+        '0007.png: its maps cannot be used (density 96x48, fixations 30x20, should be equal)',
+        'maps: 2 stray files (Thumbs.db, ._0008.png)',
+        '002.AVI: is not a readable video',
+        '003.AVI: there is no annotation/0003 with maps and fixation',
+        '597 of 600 videos of split train are not there: 4-600',
+    ):
+        assert told in report, f'{told!r} not in:\n{report}'
+    stored = dict(data.videos.prepared_builder('dhf1k', tmp_path / 'out').info.metadata)['problems']
+    assert stored == [str(problem) for problem in builder.problems]
+
+    train = data.open_split('dhf1k', 'train', tmp_path / 'out')
+    assert [(v.name, v.num_frames) for v in train.videos] == [('0001', 12), ('0003', 6)]
+    assert train.videos[0].unusable == ((2, 4), (5, 7))
+    assert copies.number_in(train.density(4)) == 69
+
+    with pytest.raises(InputError, match='things are wrong with this copy'):
+        data.prepare('dhf1k', tmp_path / 'strict', copy, num_workers=1, strict=True)
+    assert not list((tmp_path / 'strict').glob('dhf1k/*/1.0.0'))
+
+
+def test_a_wrong_folder_is_told_what_is_expected_and_what_was_found(tmp_path):
+    (tmp_path / 'holidays' / 'rome').mkdir(parents=True)
+    with pytest.raises(InputError, match=r'(?s)video/001.AVI.*Found:.*rome/'):
+        data.prepare('dhf1k', tmp_path / 'out', tmp_path / 'holidays')
+    with pytest.raises(InputError, match='no such folder'):
+        data.prepare('dhf1k', tmp_path / 'out', tmp_path / 'nowhere')
+
+
+def test_links_out_of_the_dataset_are_not_followed(tmp_path):
+    copy = copies.dhf1k(tmp_path / 'copy', {1: 5}, 'annotation')
+    secret = tmp_path / 'elsewhere' / 'secret.png'
+    copies.save(secret, copies.frame_of(99))
+    (copy / 'annotation' / '0001' / 'images' / '0006.png').symlink_to(secret)
+    builder = data.prepare('dhf1k', tmp_path / 'out', copy, num_workers=1)
+    assert any("links to outside of the dataset's folder" in str(p) for p in builder.problems)
+    assert len(data.open_split('dhf1k', 'train', tmp_path / 'out')) == 5
+
+
+def test_video_that_breaks_off_is_used_as_far_as_it_goes(tmp_path):
+    copy = copies.dhf1k(tmp_path / 'copy', {1: 40})
+    # A header, an index at the end that the cut takes away, and data enough to cut within.
+    copies.write_video(
+        copy / 'video' / '001.AVI', [copies.frame_of(64 + n) for n in range(1, 41)], 'mjpeg'
+    )
+    path = copy / 'video' / '001.AVI'
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    builder = data.prepare('dhf1k', tmp_path / 'out', copy, num_workers=1)
+    train = data.open_split('dhf1k', 'train', tmp_path / 'out')
+    assert 10 <= train.videos[0].num_frames < 40
+    assert copies.check_numbers(train, code_of) == train.videos[0].num_frames
+    assert any('maps without frame' in str(p) for p in builder.problems)
+
+
+def test_interrupted_preparation_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    from data import shards
+
+    copies.dhf1k(tmp_path / 'copy', {1: 5, 2: 6, 3: 7})
+    write, written = shards.write_shard, []
+
+    def interrupted(task):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(task.path)
+        return write(task)
+
+    monkeypatch.setattr(shards, 'write_shard', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        data.prepare('dhf1k', tmp_path / 'out', tmp_path / 'copy', num_workers=1)
+    # A source that has changed since is prepared anew, an untouched one is taken over.
+    copies.save(
+        tmp_path / 'copy' / 'annotation' / '0002' / 'maps' / '0007.png', copies.density_of(1)
+    )
+    monkeypatch.setattr(shards, 'write_shard', write)
+    read = []
+    frames = FolderVideo.frames
+    monkeypatch.setattr(
+        FolderVideo,
+        'frames',
+        lambda self, report: (read.append(self.name), frames(self, report))[1],
+    )
+    data.prepare('dhf1k', tmp_path / 'out', tmp_path / 'copy', num_workers=1)
+    assert read == ['0002', '0003']
+    train = data.open_split('dhf1k', 'train', tmp_path / 'out')
+    assert [v.num_frames for v in train.videos] == [5, 6, 7]
+    assert not list((tmp_path / 'out' / 'dhf1k' / '224x384').glob('.*'))
+
+
+def test_lossless_and_original_size_on_request(tmp_path):
+    copy = copies.dhf1k(tmp_path / 'copy', {1: 3}, 'annotation')
+    data.prepare('dhf1k', tmp_path / 'out', copy, num_workers=1, size=None, encoding='png')
+    train = data.open_split('dhf1k/original_png', 'train', tmp_path / 'out')
+    np.testing.assert_array_equal(train.frame(1), copies.frame_of(66))
+    data.prepare('dhf1k', tmp_path / 'out', copy, num_workers=1, encoding='png')
+    small = data.open_split('dhf1k/224x384_png', 'train', tmp_path / 'out')
+    pillow = Image.fromarray(copies.frame_of(66)).resize((384, 224), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(small.frame(1), np.asarray(pillow))
+
+
+def test_real_sample(tmp_path, real_data):
+    """A real copy with only a few of its frames' annotation, so that the test is quick."""
+    import av
+
+    copy = tmp_path / 'copy'
+    source = real_data / 'dhf1k'
+    with av.open(str(source / 'video' / '002.AVI')) as container:
+        expected = [
+            f.to_ndarray(format='rgb24') for f, _ in zip(container.decode(video=0), range(60))
+        ]
+    for n in range(1, 61):
+        copies.save(copy / 'annotation' / '0002' / 'images' / f'{n:04d}.png', expected[n - 1])
+        for kind in ('maps', 'fixation'):
+            target = copy / 'annotation' / '0002' / kind / f'{n:04d}.png'
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(
+                (source / 'annotation' / '0002' / kind / f'{n:04d}.png').read_bytes()
+            )
+    data.prepare('dhf1k', tmp_path / 'out', copy, num_workers=1)
+    train = data.open_split('dhf1k', 'train', tmp_path / 'out')
+    assert len(train) == 60 and (train.videos[0].height, train.videos[0].width) == (360, 640)
+    for i in (0, 31, 59):
+        name = f'{i + 1:04d}.png'
+        annotation = source / 'annotation' / '0002'
+        np.testing.assert_array_equal(
+            train.density(i) * 255, images.decode_map((annotation / 'maps' / name).read_bytes())
+        )
+        np.testing.assert_array_equal(
+            train.fixations(i), images.decode_map((annotation / 'fixation' / name).read_bytes()) > 0
+        )
+        small = np.asarray(
+            Image.fromarray(expected[i]).resize((384, 224), Image.Resampling.BILINEAR)
+        )
+        error = np.mean((train.frame(i).astype(float) - small) ** 2)
+        assert 10 * np.log10(255**2 / error) > 40  # dB; 46.8 was measured over the video

@@ -1,0 +1,210 @@
+"""Training clips: the right frames, the same stream for any workers, resumable, sharded."""
+
+import json
+
+import grain
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import data
+from data import windows
+from data.pipeline import train_clips
+from data.videos import VideoInfo
+from stsa_jax.errors import InputError
+from stsa_jax.preprocess import denormalise, normalise
+from tests import data_copies as copies
+
+LENGTHS = {1: 30, 2: 22, 3: 18, 4: 5, 5: 1, 6: 25, 7: 20}
+
+
+def code_of(video: str, number: int) -> int:
+    return int(video) * 64 % 1024 + number
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('pipeline')
+    copies.dhf1k(folder / 'copy', LENGTHS, 'annotation')
+    data.prepare('dhf1k', folder / 'out', folder / 'copy', num_workers=1, size=(32, 64))
+    return folder / 'out'
+
+
+def clips(prepared, **options):
+    options = {'batch_size': 2, 'image_size': (32, 64), 'frames': 16, 'seed': 3} | options
+    return train_clips(['dhf1k'], data_dir=prepared, **options)
+
+
+def take(iterator, count: int) -> list[dict]:
+    return [next(iterator) for _ in range(count)]
+
+
+def assert_same(a: list[dict], b: list[dict]) -> None:
+    assert len(a) == len(b)
+    for x, y in zip(a, b):
+        for key in ('clip', 'density', 'video', 'frame'):
+            np.testing.assert_array_equal(x[key], y[key])
+
+
+@pytest.mark.parametrize('target, offset', [('middle', 7), ('last', 15)])
+def test_clips_hold_the_frames_around_their_target(prepared, target, offset):
+    lengths = {f'{k:04d}': n for k, n in LENGTHS.items()}
+    iterator = clips(prepared, target=target)
+    for batch in take(iterator, 12):
+        copies.check_batch(batch, code_of, lengths, dict.fromkeys(lengths, 1), offset)
+        assert batch['clip'].shape == (2, 16, 32, 64, 3) and batch['clip'].dtype == np.float32
+        assert batch['density'].shape == (2, 32, 64) and batch['density'].dtype == np.float32
+        assert (batch['density'] >= 0).all() and (batch['density'] <= 1).all()
+
+
+def test_every_epoch_takes_every_video_once_with_new_windows(prepared):
+    iterator = clips(prepared, batch_size=7)
+    assert iterator.steps_per_epoch == 1
+    epochs = take(iterator, 6)
+    for batch in epochs:
+        assert sorted(map(int, batch['video'])) == sorted(LENGTHS)
+    orders = {tuple(batch['video']) for batch in epochs}
+    assert len(orders) > 1
+    targets = {
+        int(n) for batch in epochs for v, n in zip(batch['video'], batch['frame']) if v == '0001'
+    }
+    assert len(targets) > 2
+
+
+def test_normalised_clip_is_the_uint8_one_normalised(prepared):
+    raw, floats = next(clips(prepared, normalise=False)), next(clips(prepared))
+    assert raw['clip'].dtype == np.uint8
+    np.testing.assert_array_equal(floats['clip'], normalise(raw['clip']))
+    np.testing.assert_array_equal(denormalise(floats['clip']), raw['clip'])
+
+
+def test_state_resumes_in_the_middle_of_an_epoch(prepared):
+    iterator = clips(prepared)
+    take(iterator, 5)
+    state = json.loads(json.dumps(iterator.get_state()))
+    expected = take(iterator, 6)
+    fresh = clips(prepared)
+    fresh.set_state(state)
+    assert_same(take(fresh, 6), expected)
+    iterator.set_state(state)  # also backwards, in use
+    assert_same(take(iterator, 2), expected[:2])
+
+
+def test_state_goes_through_grains_checkpointing(prepared, tmp_path):
+    iterator = clips(prepared)
+    take(iterator, 3)
+    handler = grain.checkpoint.CheckpointHandler()
+    handler.save(tmp_path, iterator)
+    expected = take(iterator, 2)
+    fresh = clips(prepared)
+    handler.restore(tmp_path, fresh)
+    assert_same(take(fresh, 2), expected)
+
+
+@pytest.mark.slow
+def test_stream_does_not_depend_on_the_number_of_workers(prepared):
+    expected = take(clips(prepared), 7)
+    with_workers = clips(prepared, num_workers=2)
+    assert_same(take(with_workers, 5), expected[:5])
+    state = with_workers.get_state()
+    with_workers.close()
+    threads = clips(prepared)
+    threads.set_state(state)
+    assert_same(take(threads, 2), expected[5:])
+
+
+def test_processes_share_the_global_batches_without_overlap(prepared):
+    whole = take(clips(prepared, batch_size=4), 6)
+    shares = [
+        take(clips(prepared, batch_size=2, process_index=p, process_count=2), 6) for p in (0, 1)
+    ]
+    for step, batch in enumerate(whole):
+        drawn = [list(zip(share[step]['video'], share[step]['frame'])) for share in shares]
+        assert sorted(drawn[0] + drawn[1]) == sorted(zip(batch['video'], batch['frame']))
+    # Within an epoch no video is in two processes: 7 videos, the first 6 clips of each 7.
+    first = [set(np.concatenate([share[i]['video'] for i in range(1)])) for share in shares]
+    assert not first[0] & first[1]
+
+
+def test_resuming_with_another_number_of_processes_goes_on_in_the_same_stream(prepared):
+    alone = clips(prepared, batch_size=4)
+    take(alone, 3)
+    state = alone.get_state()
+    expected = next(alone)
+    shares = [clips(prepared, batch_size=2, process_index=p, process_count=2) for p in (0, 1)]
+    for share in shares:
+        share.set_state(state)
+    drawn = [item for share in shares for item in zip(*(next(share)[k] for k in ('video',)))]
+    assert sorted(v for (v,) in drawn) == sorted(expected['video'])
+
+
+def test_state_of_another_stream_is_refused(prepared):
+    iterator = clips(prepared)
+    next(iterator)
+    state = iterator.get_state()
+    for other in (
+        clips(prepared, seed=4),
+        clips(prepared, frames=8),
+        clips(prepared, target='last'),
+    ):
+        with pytest.raises(InputError, match='another stream'):
+            other.set_state(state)
+    with pytest.raises(InputError, match='inside a global batch'):
+        clips(prepared, batch_size=4).set_state(state)
+
+
+def test_bad_requests_are_named(prepared):
+    with pytest.raises(InputError, match=r"'hollywood9' is not prepared here.*dhf1k"):
+        train_clips(['hollywood9'], data_dir=prepared, batch_size=1)
+    with pytest.raises(InputError, match="no split 'test'; it has train"):
+        data.open_split('dhf1k', 'test', prepared)
+    with pytest.raises(InputError, match='weights'):
+        train_clips(['dhf1k'], [1, 2], data_dir=prepared, batch_size=1)
+    with pytest.raises(InputError, match="target 'first'"):
+        clips(prepared, target='first')
+    with pytest.raises(InputError, match='no name of a dataset'):
+        data.open_split('../dhf1k', 'train', prepared)
+    with pytest.raises(InputError, match='batch size 0'):
+        clips(prepared, batch_size=0)
+
+
+def test_damaged_files_are_named(prepared, tmp_path):
+    import shutil
+
+    copy = tmp_path / 'copy'
+    shutil.copytree(prepared, copy)
+    folder = next(copy.glob('dhf1k/*/1.0.0'))
+    record = next(folder.glob('*.array_record*'))
+    content = record.read_bytes()
+    record.write_bytes(content[: len(content) // 3])
+    with pytest.raises(InputError, match='prepare dhf1k again'):
+        data.open_split('dhf1k', 'train', copy)
+    record.write_bytes(content)
+    (folder / 'features.json').write_text('{}')
+    with pytest.raises(InputError, match='prepare dhf1k again'):
+        data.open_split('dhf1k', 'train', copy)
+
+
+@given(
+    st.integers(1, 80), st.sampled_from([8, 16, 32]), st.sampled_from(['middle', 'last']),
+    st.sets(st.integers(0, 79)),
+)  # fmt: skip
+def test_windows_pad_by_repetition_and_targets_have_fixations(length, frames, target, empty):
+    offset = windows.target_offset(frames, target)
+    unusable = tuple((i, i + 1) for i in sorted(empty) if i < length)
+    video = VideoInfo('v', 0, length, 10, 10, unusable=unusable)
+    targets = windows.usable_targets(video, frames, offset)
+    # A video is left out only if none of its frames has a fixation.
+    assert (len(targets) == 0) == (len(unusable) == length)
+    assert not set(targets) & {i for i, _ in unusable}
+    for chosen in targets:
+        found = windows.window(chosen, length, frames, offset)
+        assert len(found) == frames and found[offset] == chosen
+        assert found.min() >= 0 and found.max() < length
+        steps = np.diff(found)
+        assert set(steps) <= {0, 1}  # in order, and repeated only at the two ends
+        inner = (found > 0) & (found < length - 1)
+        assert (steps[inner[:-1]] == 1).all()
+    if length >= frames and not unusable:
+        assert len(targets) == length - frames + 1

@@ -1,0 +1,122 @@
+"""The embedded dataset: made from a seed alone, and attention is where the scripts put it."""
+
+import numpy as np
+import pytest
+
+import data
+from data import images, scenes, synthetic
+from data.sources import Report
+from data.synthetic import SyntheticVideo
+
+
+@pytest.fixture(scope='module')
+def cycle() -> list:
+    """The frames of twelve training videos, one of each script or two."""
+    return [list(SyntheticVideo.at('train', i).frames(Report())) for i in range(12)]
+
+
+def test_rendering_is_a_function_of_split_and_index(cycle):
+    again = list(SyntheticVideo.at('train', 3).frames(Report()))
+    other = list(SyntheticVideo.at('test', 3).frames(Report()))
+    for a, b, c in zip(cycle[3], again, other):
+        np.testing.assert_array_equal(a.image, b.image)
+        assert a.density == b.density and a.fixations == b.fixations
+        assert a.density != c.density
+    assert abs(cycle[3][0].image.astype(int) - other[0].image).mean() > 5
+
+
+def test_one_in_three_videos_is_relational_in_every_split():
+    for split, count in synthetic.VIDEOS.items():
+        kinds = [SyntheticVideo.at(split, i).kind for i in range(count)]
+        assert kinds.count('relational') * 3 == count and count % 3 == 0
+
+
+def test_observers_follow_the_attended_object():
+    rng = np.random.default_rng(5)
+    scene = scenes.mover(rng)
+    gaze, open_eyes = synthetic.observe(scene, rng)
+    late = [t for t in range(8, 24)]  # the first object is attended, any lag is over
+    attended = scene.centre[scene.attended[late], np.array(late) - 3]
+    distance = np.linalg.norm(gaze[:, late] - attended, axis=-1)
+    # 85 in 100 looks go to it, within scatter, tremor and a lag of a frame more or less.
+    assert np.mean(distance < 15) > 0.6
+    assert 0.9 < open_eyes.mean() <= 1
+
+
+@pytest.mark.parametrize('script', scenes.RELATIONAL, ids=lambda s: s.__name__)
+def test_relational_scenes_look_alike_at_the_time_and_differ_by_the_past(script):
+    """What is attended later cannot be told from a frame: objects are alike, or all different."""
+    scene = script(np.random.default_rng(7))
+    assert len(set(scene.shape)) == 1 and np.ptp(scene.radius) == 0
+    attended = [t for t in range(scenes.FRAMES) if scene.attended[t] >= 0]
+    assert len(attended) > 45
+    if script is not scenes.changed:
+        assert len(np.unique(scene.colour.reshape(-1, 3), axis=0)) == 1
+    changes = np.zeros(scenes.FRAMES, int)
+    for t in range(1, scenes.FRAMES):
+        differs = [
+            not np.allclose(values[:, t], values[:, t - 1])
+            for values in (scene.centre, scene.colour, scene.visible)
+        ]
+        changes[t] = sum(differs)
+    quiet = [t for t in attended if not changes[max(t - 1, 0) : t + 2].any()]
+    assert len(quiet) > 15  # nothing happens around most frames, yet one object is attended
+
+
+def test_density_is_the_blurred_fixations(cycle):
+    from scipy.ndimage import gaussian_filter
+
+    for frame in (cycle[0][20], cycle[5][40]):
+        fixations = images.decode_map(frame.fixations) > 0
+        expected = gaussian_filter(
+            fixations.astype(float), synthetic.BLUR, mode='constant', truncate=6
+        )
+        found = images.decode_map(frame.density)
+        # Quantised to 1/255 of the maximum; SciPy's kernel ends at six sigma.
+        np.testing.assert_allclose(found / 255, expected / expected.max(), atol=0.006)
+        assert found.max() == 255 and fixations.sum() == frame.num_fixations
+
+
+def test_centre_prior_explains_little(cycle):
+    """Attention is spread, so that a model has to look: the mean map correlates with few frames."""
+    maps = np.array(
+        [images.decode_map(f.density) for video in cycle for f in video if f.num_fixations]
+    )
+    prior = maps[: len(maps) // 2].mean(axis=0)
+    held_out = maps[len(maps) // 2 :: 5]
+    cc = [np.corrcoef(prior.ravel(), m.ravel())[0, 1] for m in held_out]
+    assert -0.1 < np.mean(cc) < 0.35
+
+
+def test_prepared_without_tensorflow_in_parallel_and_as_tfds_reads_it(tmp_path, monkeypatch):
+    import sys
+
+    # Worker processes import the module afresh, so the splits are cut down through find_videos.
+    monkeypatch.setattr(
+        synthetic.StsaSynthetic,
+        'find_videos',
+        lambda *_: {
+            'train': [SyntheticVideo.at('train', i) for i in range(3)],
+            'test': [SyntheticVideo.at('test', 2)],
+        },
+    )
+    builder = data.prepare('stsa_synthetic', tmp_path, num_workers=2)
+    assert 'tensorflow' not in sys.modules
+    train = data.open_split('stsa_synthetic', 'train', tmp_path)
+    assert [v.name for v in train.videos] == [
+        'train_000_mover', 'train_001_onset', 'train_002_changed',
+    ]  # fmt: skip
+    assert [v.kind for v in train.videos] == ['plain', 'plain', 'relational']
+    assert [train.frame_number(i) for i in (0, 55, 56)] == [1, 56, 1]
+    frames = list(SyntheticVideo.at('train', 1).frames(Report()))
+    np.testing.assert_array_equal(
+        train.density(56 + 30) * 255, images.decode_map(frames[30].density)
+    )
+    # Through TFDS's own reader too.
+    example = builder.as_data_source('train')[56 + 30]
+    np.testing.assert_array_equal(example['density'][..., 0], images.decode_map(frames[30].density))
+    assert example['video'] == b'train_001_onset' and example['frame_number'] == 31
+    # The index that preparation stored is the one that reading everything gives.
+    from data.videos import index_split
+
+    assert index_split(builder, 'train') == dict(builder.info.metadata)['videos']['train']
