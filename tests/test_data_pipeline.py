@@ -177,7 +177,7 @@ def test_damaged_files_are_named(prepared, tmp_path):
     folder = next(copy.glob('dhf1k/*/1.0.0'))
     record = next(folder.glob('*.array_record*'))
     content = record.read_bytes()
-    record.write_bytes(content[: len(content) // 3])
+    record.write_bytes(content[:1000])  # small files are padded, mostly with zeros
     with pytest.raises(InputError, match='prepare dhf1k again'):
         data.open_split('dhf1k', 'train', copy)
     record.write_bytes(content)
