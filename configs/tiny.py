@@ -1,0 +1,23 @@
+"""A small model on the embedded dataset: minutes on two CPU cores.
+
+python train.py --config=configs/tiny.py --workdir=runs/tiny
+"""
+
+from configs import default
+
+
+def get_config():
+    """A quarter of the channels, 16 frames of 64x96."""
+    config = default.get_config()
+    config.model.image_size = (64, 96)
+    config.model.frames = 16
+    config.model.width = 0.25
+    config.data.datasets = ('stsa_synthetic',)
+    config.batch_size = 8
+    config.num_steps = 300
+    config.log_every = 10
+    config.checkpoint_every = 300
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = 'cosine'
+    config.optimizer.warmup_steps = 20
+    return config

@@ -1,0 +1,60 @@
+"""The same clips of a split every time, for validation during training."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from data.videos import open_split
+from data.windows import ClipReader, Window, target_offset, usable_targets
+from stsa_jax.errors import InputError
+from stsa_jax.preprocess import IMAGENET, Normalisation
+
+
+class HeldOutClips:
+    """`count` clips spread evenly over the videos and over each video's time.
+
+    Every video gives one clip before any gives two. `len(clips)` is how many there are, and
+    `clips.read(indices)` reads some of them as a batch, see data.windows.ClipReader.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[str],
+        count: int,
+        *,
+        split: str = 'validation',
+        data_dir: str | None = None,
+        image_size: tuple[int, int] = (224, 384),
+        frames: int = 32,
+        target: str = 'middle',
+        normalisation: Normalisation | None = IMAGENET,
+    ):
+        """Raises InputError if a dataset or its split is not there, or has no fixations."""
+        opened = tuple(open_split(name, split, data_dir) for name in datasets)
+        offset = target_offset(frames, target)
+        self._reader = ClipReader(opened, tuple(image_size), frames, offset, normalisation)
+        videos = [
+            (d, v, targets)
+            for d, dataset in enumerate(opened)
+            for v, video in enumerate(dataset.videos)
+            if len(targets := usable_targets(video, frames, offset))
+        ]
+        if not videos or count < 1:
+            raise InputError(
+                f'no held-out clips in split {split!r} of {", ".join(datasets)}: its videos have '
+                f'no fixations, or the number of clips, {count}, is not positive'
+            )
+        chosen = np.linspace(0, len(videos), min(count, len(videos)), endpoint=False).astype(int)
+        self._windows = []
+        for i, (d, v, targets) in enumerate(videos[j] for j in chosen):
+            share = len(range(i, count, len(chosen)))  # of the clips, this video's
+            at = (np.arange(share) + 0.5) / share * len(targets)
+            places = sorted(set(at.astype(int)))
+            self._windows += [Window(d, v, int(targets[place])) for place in places]
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def read(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
+        """A batch of the clips with these indices."""
+        return self._reader([self._windows[i] for i in indices])

@@ -1,0 +1,121 @@
+"""Reads a config file and the changes to it given on the command line.
+
+    config = load_config('configs/dhf1k.py', ['--config.batch_size=8', '--config.data.weights=1,2'])
+
+A config file is Python with a function `get_config()` that returns an ml_collections ConfigDict.
+A field that it does not have, or a value of another type, is an InputError.
+"""
+
+import ast
+import difflib
+import importlib.util
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from stsa_jax.errors import InputError
+
+_PREFIX = '--config.'
+_BOOLS = {'true': True, '1': True, 'false': False, '0': False}
+
+
+def load_config(path: str, overrides: list[str] = ()) -> ConfigDict:
+    """The config of file `path`, with overrides `--config.field=value` applied.
+
+    Raises InputError, naming the field and the known ones, for an override that does not fit.
+    """
+    config = _get_config(Path(path))
+    for override in overrides:
+        name, equals, text = override.removeprefix(_PREFIX).partition('=')
+        if not override.startswith(_PREFIX) or not equals or not name:
+            raise InputError(
+                f'{override}: not an option of this command; a config field is set by '
+                '--config.field=value'
+            )
+        _set(config, name, text)
+    return config
+
+
+def _get_config(path: Path) -> ConfigDict:
+    if not path.is_file():
+        beside = sorted(str(p) for p in Path('configs').glob('*.py') if p.stem != '__init__')
+        raise InputError(
+            f'{path}: there is no such config file; there are: {", ".join(beside) or "none here"}'
+        )
+    root = str(Path(__file__).resolve().parents[1])  # where the package `configs` is
+    if root not in sys.path:
+        sys.path.append(root)
+    spec = importlib.util.spec_from_file_location(f'_config_{path.stem}', path)
+    if spec is None:
+        raise InputError(f'{path}: expected a Python file, as configs/dhf1k.py')
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's file raises
+        raise InputError(
+            f'{path}: cannot be used as a config: {type(error).__name__}: {error}; it must define '
+            'get_config(), as configs/dhf1k.py does'
+        ) from error
+    if not isinstance(config, ConfigDict):
+        raise InputError(f'{path}: its get_config() must return an ml_collections ConfigDict')
+    return config
+
+
+def _set(config: ConfigDict, name: str, text: str) -> None:
+    *parents, field = name.split('.')
+    group, where = config, 'config'
+    for key in parents:
+        group, where = _get(group, key, name, where), f'{where}.{key}'
+    group[field] = _parse(f'config.{name}', _get(group, field, name, where), text)
+
+
+def _get(group, key: str, name: str, where: str):
+    """Field `key` of `group`, which is called `where`, on the way to field `name`."""
+    known = list(group.keys()) if isinstance(group, ConfigDict) else []
+    if key in known:
+        return group[key]
+    near = difflib.get_close_matches(key, known, 1)
+    hint = f' (did you mean {where}.{near[0]}?)' if near else ''
+    fields = f'has: {", ".join(known)}' if known else 'is a value, not a group of fields'
+    raise InputError(f'config.{name}: no such field{hint}; {where} {fields}')
+
+
+def _parse(name: str, current, text: str):
+    """`text` as a value of the type of `current`."""
+    if isinstance(current, ConfigDict):
+        raise InputError(f'{name}: is a group of fields ({", ".join(current)}); set one of them')
+    if isinstance(current, str):
+        return text
+    try:
+        if isinstance(current, bool):
+            return _BOOLS[text.lower()]
+        if isinstance(current, int):
+            return int(text)
+        if isinstance(current, float):
+            return float(text)
+        if isinstance(current, tuple):
+            return _parse_tuple(text, current)
+    except (ValueError, KeyError, SyntaxError):
+        pass
+    expected = {bool: 'true or false', int: 'a whole number', float: 'a number'}
+    raise InputError(
+        f'{name}: expected {expected.get(type(current), "values separated by commas")} '
+        f'such as {current!r}, found {text!r}'
+    )
+
+
+def _parse_tuple(text: str, current: tuple) -> tuple:
+    """'(1, 2)', '1,2', 'a,b', "('a', 'b')" and '' are all tuples."""
+    try:
+        value = ast.literal_eval(text) if text else ()
+    except (ValueError, SyntaxError):
+        value = tuple(part.strip() for part in text.split(','))
+    value = tuple(value) if isinstance(value, tuple | list) else (value,)
+    kinds = {type(x) for x in current}
+    if kinds and not all(type(x) in kinds for x in value):
+        raise ValueError(f'{value} is not like {current}')
+    return value

@@ -1,0 +1,108 @@
+"""Numbers of the running loop: means between two lines of the log, speed, and bad steps.
+
+Reading a step's metrics waits for the step. The loop therefore hands them over as they are, on the
+device, and reads them all at once when a line is due.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from stsa_jax.errors import InputError
+
+# Dense bfloat16 operations a second of one device, from the vendors' data sheets.
+PEAK_FLOPS = {
+    'TPU v4': 275e12,
+    'TPU v5 lite': 197e12,
+    'TPU v5': 459e12,
+    'TPU v6 lite': 918e12,
+    'NVIDIA A100': 312e12,
+    'NVIDIA H100': 989e12,
+    'NVIDIA H200': 989e12,
+}
+
+
+class Meter:
+    """Collects the metrics of steps.
+
+    `flops` are the operations of one step on one device, 0 if unknown; `max_skipped` steps in a
+    row whose loss or gradient is not finite raise InputError.
+    """
+
+    def __init__(self, batch_size: int, max_skipped: int, flops: float = 0):
+        self._batch_size, self._max_skipped, self._flops = batch_size, max_skipped, flops
+        self._pending = []
+        self._skipped_in_row = 0
+        self._restart()
+
+    def _restart(self):
+        self._started, self._waited = time.perf_counter(), 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Adds time spent waiting for data."""
+        self._waited += seconds
+
+    def add(self, step: int, metrics: dict, clips: Sequence[str]) -> None:
+        """Takes over the metrics of a step, and the names of this process's clips in it."""
+        self._pending.append((step, metrics, clips))
+
+    def read(self) -> tuple[dict[str, float], list[str]]:
+        """(mean values since the last call, lines about steps that were skipped).
+
+        Raises InputError after too many skipped steps in a row.
+        """
+        pending = [(s, jax.device_get(m), names) for s, m, names in self._pending]
+        self._pending = []
+        if not pending:
+            return {}, []
+        seconds = time.perf_counter() - self._started
+        lines = [line for entry in pending for line in self._check(*entry)]
+        taken = [m for _, m, _ in pending if not m['skipped']]
+        values = {
+            name: float(np.mean([m[name] for m in taken])) if taken else math.nan
+            for name in ('loss', 'kl', 'cc', 'grad_norm')
+        }
+        values['learning_rate'] = float(pending[-1][1]['learning_rate'])
+        values['skipped'] = len(pending) - len(taken)
+        values['clips_per_second'] = self._batch_size * len(pending) / seconds
+        values['step_seconds'] = seconds / len(pending)
+        values['data_wait_seconds'] = self._waited / len(pending)
+        values |= self._device(len(pending) / seconds)
+        self._restart()
+        return values, lines
+
+    def _check(self, step: int, metrics: dict, clips: Sequence[str]) -> list[str]:
+        if not metrics['skipped']:
+            self._skipped_in_row = 0
+            return []
+        self._skipped_in_row += 1
+        first = jax.process_index() * len(clips)
+        bad = ~np.isfinite(metrics['losses'][first : first + len(clips)])
+        named = [name for name, is_bad in zip(clips, bad) if is_bad or not bad.any()]
+        line = (
+            f'step {step}: skipped, its loss ({metrics["loss"]}) or gradient norm '
+            f'({metrics["grad_norm"]}) is not finite; clips: {", ".join(named)}'
+        )
+        if self._skipped_in_row >= self._max_skipped:
+            raise InputError(
+                f'{line}. That was {self._skipped_in_row} steps in a row (config.max_skipped), so '
+                'the run ends; its last checkpoint is good. Check these clips, or lower '
+                'config.optimizer.learning_rate'
+            )
+        return [line]
+
+    def _device(self, steps_per_second: float) -> dict[str, float]:
+        device = jax.local_devices()[0]
+        values = {}
+        memory = device.memory_stats() or {}
+        if 'peak_bytes_in_use' in memory:
+            values['device_memory_gib'] = memory['peak_bytes_in_use'] / 2**30
+        # The longest name that fits: 'TPU v5 lite' before 'TPU v5'.
+        names = [name for name in PEAK_FLOPS if device.device_kind.startswith(name)]
+        if names and self._flops:
+            peak = PEAK_FLOPS[max(names, key=len)]
+            values['fraction_of_peak'] = self._flops * steps_per_second / peak
+        return values

@@ -1,0 +1,118 @@
+"""What a training run tells: TensorBoard events, a log of JSON lines, a progress line.
+
+All are written by the first process alone. TensorBoard's files are made by tensorboardX, without
+TensorFlow. After a resumption both logs go on from the checkpoint: what an interrupted run wrote
+after it is dropped, since it is done again.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from stsa_jax import files
+
+LOG = 'log.jsonl'
+_PLAIN_SECONDS = 15  # between two plain lines, where there is no terminal for the progress line
+
+
+class Reporter:
+    """A context manager; `num_steps` is the run's length, `step` where it starts or goes on."""
+
+    def __init__(self, workdir, num_steps: int, step: int = 0):
+        self._active = jax.process_index() == 0
+        self._path = Path(workdir) / LOG
+        self._num_steps, self._step, self._first = num_steps, step, step
+        self._started = self._last_plain = time.monotonic()
+        self.history = [r for r in read_log(workdir) if r['step'] <= step]
+        if not self._active:
+            return
+        files.write_atomic(self._path, ''.join(json.dumps(r) + '\n' for r in self.history))
+        self._log = open(self._path, 'a', buffering=1)  # noqa: SIM115 (closed in __exit__)
+        self._events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+        self._bar = tqdm(
+            total=num_steps,
+            initial=step,
+            disable=None,
+            unit='step',
+            desc='training',
+            dynamic_ncols=True,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._active:
+            self._bar.close()
+            self._events.close()
+            self._log.close()
+
+    def advance(self, step: int) -> None:
+        """Moves the progress line to `step`."""
+        if self._active:
+            self._bar.update(step - self._step)
+        self._step = step
+
+    def record(self, step: int, values: Mapping[str, float], prefix: str = 'train') -> None:
+        """Logs scalars of `step`; a prefix other than 'train' is put before their names."""
+        values = {k: float(v) for k, v in values.items()}
+        entry = {'step': step, 'kind': prefix, **values}
+        self.history.append(entry)
+        if not self._active:
+            return
+        self._log.write(json.dumps(entry) + '\n')
+        for name, value in values.items():
+            self._events.add_scalar(f'{prefix}/{name}', value, step)
+        if prefix == 'train':
+            shown = {k: f'{values[k]:.3f}' for k in ('loss', 'kl', 'cc') if k in values}
+            shown['clips/s'] = f'{values.get("clips_per_second", 0):.2f}'
+            self._bar.set_postfix(shown, refresh=False)
+            self._plain_line(step, shown)
+        else:
+            line = ', '.join(f'{k} {v:.4f}' for k, v in values.items())
+            self.say(f'step {step}: {prefix}: {line}')
+
+    def images(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Puts uint8 RGB pictures (h, w, 3) into TensorBoard."""
+        if self._active:
+            for name, picture in pictures.items():
+                self._events.add_image(name, picture, step, dataformats='HWC')
+
+    def say(self, line: str) -> None:
+        """Prints a line without breaking the progress line."""
+        if self._active:
+            tqdm.write(line, file=sys.stderr)
+
+    def _plain_line(self, step: int, shown: Mapping[str, str]) -> None:
+        now = time.monotonic()
+        last = step >= self._num_steps
+        if not self._bar.disable or (now - self._last_plain < _PLAIN_SECONDS and not last):
+            return
+        self._last_plain = now
+        per_step = (now - self._started) / max(step - self._first, 1)
+        left = tqdm.format_interval(per_step * max(self._num_steps - step, 0))
+        values = '  '.join(f'{k} {v}' for k, v in shown.items())
+        print(f'step {step}/{self._num_steps}  {values}  time left {left}', file=sys.stderr)
+
+
+def read_log(workdir) -> list[dict]:
+    """The log of a run: dicts with `step`, `kind` and values. A line cut short is left out."""
+    path = Path(workdir) / LOG
+    if not path.is_file():
+        return []
+    entries = []
+    for line in path.read_text(errors='replace').splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and 'step' in entry:
+            entries.append(entry)
+    return entries

@@ -1,0 +1,111 @@
+"""The mesh of devices, and how the training state and the batches lie on it.
+
+The mesh has two axes. Batches are split over both: every device works on its own clips. The state
+is replicated over `data`; over `fsdp` each parameter and its optimizer state are split along one
+axis, gathered where a step needs them, and the gradients are scattered back. With fsdp = 1 the
+state is replicated everywhere. BatchNorm sees the whole global batch, unlike under PyTorch's
+DataParallel, because a jitted program means the same on any number of devices.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from stsa_jax.errors import InputError
+
+AXES = ('data', 'fsdp')
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
+    """A mesh of `data` x `fsdp` devices; -1 for `data` means all that there are.
+
+    Raises InputError if the devices do not make such a mesh.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    count = len(devices)
+    if data == -1 and fsdp > 0 and count % fsdp == 0:
+        data = count // fsdp
+    if data < 1 or fsdp < 1 or data * fsdp != count:
+        raise InputError(
+            f'config.mesh: data={data}, fsdp={fsdp} does not fit {count} devices: fsdp must divide '
+            f'{count}, and data be -1 or {count} / fsdp; divisors: {_divisors(count)}'
+        )
+    return jax.make_mesh((data, fsdp), AXES, (AxisType.Auto,) * 2, devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis split over all devices."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def state_sharding(mesh: Mesh, tree: Any) -> Any:
+    """For each array of `tree` (anything with shapes) its sharding as a part of the state.
+
+    Split along its longest axis that fsdp divides; replicated if there is none, or fsdp is 1.
+    """
+    return jax.tree.map(lambda array: _split_longest(mesh, array.shape), tree)
+
+
+def _split_longest(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    size = mesh.shape['fsdp']
+    axes = [i for i, n in enumerate(shape) if size > 1 and n >= size and n % size == 0]
+    if not axes:
+        return replicated(mesh)
+    longest = max(axes, key=lambda i: (shape[i], i))
+    return NamedSharding(mesh, PartitionSpec(*[None] * longest, 'fsdp'))
+
+
+def local_batch_size(mesh: Mesh, batch_size: int, accumulate: int = 1) -> int:
+    """How many clips of the global batch this process reads.
+
+    Raises InputError if the devices, times the steps of accumulation, do not divide the batch.
+    """
+    parts = mesh.size * accumulate
+    if accumulate < 1 or batch_size < 1 or batch_size % parts:
+        fits = sorted({max(batch_size // parts, 1) * parts, (batch_size // parts + 1) * parts})
+        raise InputError(
+            f'config.batch_size={batch_size} is not divisible by {mesh.size} devices'
+            + (f' x accumulate={accumulate}' if accumulate != 1 else '')
+            + f'; use {" or ".join(map(str, fits))}, or fewer devices'
+        )
+    return batch_size // jax.process_count()
+
+
+def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This process's part of a batch, numpy arrays, -> global arrays split over the devices."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, np.asarray(array))
+        for name, array in batch.items()
+    }
+
+
+def put_state(tree: Any, shardings: Any) -> Any:
+    """The same numpy arrays on every process -> global arrays with the given shardings."""
+
+    def put(array, sharding):
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def bytes_per_device(tree: Any) -> int:
+    """How much of the arrays of `tree` one device holds."""
+    return sum(
+        math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
+        for array in jax.tree.leaves(tree)
+    )
+
+
+def _divisors(count: int) -> list[int]:
+    return [n for n in range(1, count + 1) if count % n == 0]

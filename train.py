@@ -1,0 +1,220 @@
+"""Trains STSA-Net.
+
+    python train.py --config=configs/dhf1k.py --workdir=runs/dhf1k [--config.batch_size=8]
+
+The same command again continues an interrupted run, exactly as if it had not been interrupted. The
+fields of a config are explained in configs/default.py. `workdir` gets
+
+    config.json             the whole config
+    checkpoints/<step>/     the last few checkpoints
+    log.jsonl               a line of numbers every so many steps
+    events.out.tfevents.*   the same for TensorBoard: tensorboard --logdir=runs
+"""
+
+import argparse
+import contextlib
+import time
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+import data
+from data.held_out import HeldOutClips
+from stsa_jax import distributed, files, optimizer, run_config, sharding, training, visualize
+from stsa_jax.checkpoint import Checkpointer, describe
+from stsa_jax.configuration import load_config
+from stsa_jax.errors import InputError, exit_cleanly
+from stsa_jax.initial import initial_weights
+from stsa_jax.meter import Meter
+from stsa_jax.preprocess import IMAGENET, denormalise
+from stsa_jax.reporting import Reporter
+from stsa_jax.stsanet import STSANetConfig
+from stsa_jax.validation import Best, validate
+
+
+def train(config: ConfigDict, workdir: str) -> list[dict]:
+    """Trains, or continues to, until `config.num_steps`; returns the log, a dict a line.
+
+    Each dict has `step`, `kind` ('train' or 'validation') and values: loss, kl, cc, ... Raises
+    InputError for anything about the config, the data or the workdir that cannot be used.
+    """
+    check_config(config)
+    workdir = files.output_folder(workdir)
+    model_config = STSANetConfig(**config.model)
+    mesh = sharding.make_mesh(**config.mesh)
+    local_batch = sharding.local_batch_size(mesh, config.batch_size, config.accumulate)
+    best = Best(config.validation.metric, config.validation.mode)
+    optimizer_config = optimizer.OptimizerConfig(**config.optimizer)
+    view = {
+        'data_dir': config.data.data_dir or None,
+        'image_size': model_config.image_size,
+        'frames': model_config.frames,
+        'target': model_config.target,
+    }
+    clips = data.train_clips(
+        config.data.datasets,
+        config.data.weights or None,
+        split=config.data.train_split,
+        batch_size=local_batch,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        num_workers=config.data.num_workers,
+        normalise=False,  # uint8 to the device, normalised there
+        **view,
+    )
+    held_out = None
+    if config.validation.every:
+        held_out = HeldOutClips(
+            config.data.eval_datasets or config.data.datasets,
+            config.validation.clips,
+            split=config.data.eval_split,
+            normalisation=None,
+            **view,
+        )
+    num_steps = config.num_steps or config.num_epochs * clips.steps_per_epoch
+    run_config.write_config(workdir, config.to_dict())
+
+    graphdef, *weights = initial_weights(model_config, config.seed, config.init_from)
+    rate = optimizer.learning_rate(optimizer_config, clips.steps_per_epoch, num_steps)
+    tx = optimizer.optimizer(optimizer_config, clips.steps_per_epoch)
+    state = training.create_state(mesh, *weights, tx, ema=config.ema_decay > 0)
+    del weights
+    options = training.StepOptions(
+        config.accumulate,
+        config.ema_decay,
+        config.freeze_backbone,
+        config.freeze_batch_norm,
+        config.remat,
+    )
+    train_step = training.make_train_step(graphdef, tx, rate, mesh, options)
+    eval_step = training.make_eval_step(graphdef, mesh)
+    description = describe('stsanet', config.model.to_dict(), IMAGENET)
+    selection = (best.metric, best.mode) if held_out else ()
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(clips.close)
+        stopping = stack.enter_context(distributed.StopSignal())
+        checkpoints = stack.enter_context(
+            Checkpointer(workdir, description, config.keep_checkpoints, *selection)
+        )
+        step = 0
+        if (found := checkpoints.restore(training.to_items(state))) is not None:
+            state, step = training.from_items(found.items), found.step
+            clips.set_state(found.data_state['clips'])
+            best.value, best.since = found.data_state['best']
+            del found
+        report = stack.enter_context(Reporter(workdir, num_steps, step))
+        if step >= num_steps:
+            report.say(f'{workdir}: is trained already, {step} of {num_steps} steps')
+            return report.history
+        report.say(f'{"continuing at" if step else "starting at"} step {step} of {num_steps}')
+
+        meter, compiled, saved = None, None, step
+        while step < num_steps:
+            waiting = time.perf_counter()
+            batch = next(clips)
+            waited = time.perf_counter() - waiting
+            arrays = sharding.put_batch(mesh, {k: batch[k] for k in ('clip', 'density')})
+            if compiled is None:
+                report.say('compiling the training step')
+                compiled = train_step.lower(state, arrays).compile()
+                meter = Meter(config.batch_size, config.max_skipped, training.flops(compiled))
+            state, metrics = compiled(state, arrays)
+            step += 1
+            names = [f'{v} frame {f}' for v, f in zip(batch['video'], batch['frame'])]
+            meter.waited(waited)
+            meter.add(step, metrics, names)
+            report.advance(step)
+
+            last, stop = step == num_steps, stopping.requested(step)
+            validating = held_out is not None and (step % config.validation.every == 0 or last)
+            saving = last or stop or validating or step % config.checkpoint_every == 0
+            if saving or step % config.log_every == 0:
+                values, problems = meter.read()
+                for line in problems:
+                    report.say(line)
+                report.record(step, values)
+            scores = {}
+            if validating and not stop:
+                params = state.params if state.ema is None else state.ema
+                scores, saliency, shown = validate(
+                    eval_step, params, state.batch_stats, held_out, config.batch_size, mesh
+                )
+                best.update(scores)
+                report.record(step, scores, 'validation')
+                report.images(step, pictures(shown, saliency, model_config.target_index))
+            if saving:
+                data_state = {'clips': clips.get_state(), 'best': [best.value, best.since]}
+                saved = save(checkpoints, step, state, data_state, scores, report) or saved
+            if stop:
+                checkpoints.wait()
+                report.say(f'stopped at step {step}, saved; the same command continues')
+                break
+            if config.validation.patience and best.since >= config.validation.patience:
+                report.say(f'stopped early at step {step}: no better {best.metric} for a while')
+                break
+        return report.history
+
+
+def save(checkpoints, step: int, state, data_state, scores: dict, report) -> int | None:
+    """Saves a checkpoint; a failure is reported, and training goes on with the one before."""
+    try:
+        checkpoints.save(step, training.to_items(state), data_state, scores)
+    except OSError as error:
+        report.say(f'step {step}: no checkpoint could be written: {error}')
+        return None
+    return step
+
+
+def pictures(batch: dict, saliency: np.ndarray, target: int, most: int = 4) -> dict:
+    """For TensorBoard: the target frame, the prediction and the ground truth, side by side."""
+    made = {}
+    for i in range(min(most, len(saliency))):
+        frame = batch['clip'][i, target]
+        frame = frame if frame.dtype == np.uint8 else denormalise(frame)
+        name = f'validation/{batch["video"][i]}_{batch["frame"][i]}'
+        made[name] = visualize.side_by_side(frame, saliency[i], batch['density'][i])
+    return made
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises InputError for values that no run can have."""
+    expected = {
+        'batch_size': (config.batch_size > 0, 'a positive number of clips'),
+        'num_steps': (config.num_steps >= 0, 'a number of steps, or 0 for num_epochs'),
+        'num_epochs': (config.num_epochs > 0, 'a positive number of epochs'),
+        'log_every': (config.log_every > 0, 'a positive number of steps'),
+        'checkpoint_every': (config.checkpoint_every > 0, 'a positive number of steps'),
+        'keep_checkpoints': (config.keep_checkpoints > 0, 'a positive number'),
+        'ema_decay': (0 <= config.ema_decay < 1, 'a number from 0 to below 1'),
+        'max_skipped': (config.max_skipped > 0, 'a positive number of steps'),
+    }
+    for field, (good, what) in expected.items():
+        if not good:
+            raise InputError(f'config.{field} is {config[field]!r}, expected {what}')
+    if not config.data.datasets:
+        raise InputError(
+            'config.data.datasets is empty; name prepared datasets, as in '
+            '--config.data.datasets=dhf1k'
+        )
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description='Trains STSA-Net; the same command again continues.',
+        epilog='Any field of the config can be changed: --config.batch_size=8',
+        allow_abbrev=False,
+    )
+    parser.add_argument('--config', required=True, help='a config file, as configs/dhf1k.py')
+    parser.add_argument('--workdir', required=True, help='folder for checkpoints and logs')
+    options, overrides = parser.parse_known_args()
+    logging.set_verbosity(logging.ERROR)
+    train(load_config(options.config, overrides), options.workdir)
+
+
+if __name__ == '__main__':
+    exit_cleanly(main)
