@@ -64,7 +64,9 @@ class VideoDataset:
                 f'{self.folder}: its index counts {first} frames in split {split}, but the files '
                 f'hold {len(self._source)}; prepare {self.name} again'
             )
-        self.examples([0, first - 1])  # a file cut off is noticed here, not in mid-training
+        # One example of each file: one cut off is noticed here, not in the midst of training.
+        lengths = builder.info.splits[split].shard_lengths
+        self.examples(np.cumsum([0, *lengths[:-1]]).tolist())
 
     def __len__(self) -> int:
         return len(self._source)
