@@ -1,8 +1,9 @@
 """Atomic file writing: a reader sees the old file or the whole new one, never a part."""
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,6 +56,56 @@ def output_folder(path: str | os.PathLike) -> Path:
     with tempfile.TemporaryFile(dir=path):
         pass
     return path
+
+
+@contextmanager
+def staged_folder(
+    path: str | os.PathLike, names: Sequence[str], *, overwrite: bool = False
+) -> Iterator[Path]:
+    """Yields a temporary folder; what is written there appears in the folder `path` at the end.
+
+    `names` are the files and folders that may be written. On a clean exit they are moved into
+    `path`, in place of what has these names there; anything else there stays. On an error, Ctrl-C
+    included, they are removed, and `path` is as it was. An `OSError` on the way names the place in
+    `path`.
+
+    Raises:
+        InputError: `path` is a file, or holds one of `names` already and not `overwrite`.
+    """
+    path = Path(path)
+    if not overwrite:
+        check_free(path, names)
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    output_folder(path)
+    staging = Path(tempfile.mkdtemp(dir=path, prefix='.unfinished-'))
+    try:
+        yield staging
+        (staging / 'replaced').mkdir()
+        for name in names:
+            if os.path.lexists(path / name):
+                (path / name).rename(staging / 'replaced' / name)
+            if (staging / name).exists():
+                (staging / name).rename(path / name)
+        made = []
+    except OSError as error:
+        name = error.filename or str(path)
+        if isinstance(name, str) and name.startswith(str(staging)):
+            name = str(path) + name[len(str(staging)) :]
+        raise OSError(error.errno, error.strerror, name) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        for folder in made:
+            folder.rmdir()
+
+
+def check_free(path: str | os.PathLike, names: Sequence[str]) -> None:
+    """Raises InputError if the folder `path` holds one of `names`."""
+    taken = [name for name in names if os.path.lexists(Path(path) / name)]
+    if taken:
+        raise InputError(
+            f'{path}: holds {" and ".join(taken)} already; name another folder for the output, or '
+            'replace them (--overwrite)'
+        )
 
 
 def _umask() -> int:

@@ -280,6 +280,7 @@ def _stated_duration(container, stream) -> tuple[Fraction, Fraction]:
 
 def _decode(path: Path, allow_truncated: bool) -> Iterator[np.ndarray]:
     count = 0
+    ffmpeg_error = av.FFmpegError  # a generator left unfinished ends when modules are gone
     with _open(path) as container:
         stream = _video_stream(container, path)
         stream.thread_type = 'AUTO'
@@ -291,7 +292,7 @@ def _decode(path: Path, allow_truncated: bool) -> Iterator[np.ndarray]:
                     yield _displayed(frame)
                 if packet.is_corrupt:
                     break
-        except av.FFmpegError as error:
+        except ffmpeg_error as error:
             problem = f'{path}: the data after frame {count} does not decode ({_reason(error)})'
             if not (allow_truncated and count):
                 raise InputError(

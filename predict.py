@@ -1,0 +1,135 @@
+"""Predicts where people look in a video: one saliency map for every frame.
+
+    python predict.py --checkpoint=STSANet_DHF1K.pth --video=film.mp4 --output=runs/film
+
+writes
+
+    runs/film/maps/0001.png ...   a map for each frame, 8-bit grey, at the video's own size
+    runs/film/overlay.mp4         the video with the maps in colour over it
+    runs/film/prediction.json     what was run on what
+
+A map is the network's output, resized (bilinear) and divided by its own maximum, which becomes 255:
+8 bits are used fully, and the field's metrics do not change with the scale of a map. The folder is
+filled at the end of a video; an interrupted or failed run leaves nothing behind.
+"""
+
+import dataclasses
+import json
+import signal
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from PIL import Image
+from tqdm import tqdm
+
+import stsa_jax
+from stsa_jax import inference, video, visualize
+from stsa_jax.errors import InputError, exit_cleanly
+from stsa_jax.files import check_free, output_folder, staged_folder, write_atomic
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string(
+    'checkpoint', None, 'Training directory, converted checkpoint, .pth, .pt or .safetensors file.'
+)
+flags.DEFINE_multi_string(
+    'video', None, 'Video file that FFmpeg reads, or folder of frames. May be given several times.'
+)
+flags.DEFINE_string(
+    'output', None, 'Folder to write to; of several videos, each gets a folder in it by its name.'
+)
+flags.DEFINE_integer('batch_size', 1, 'Frames predicted at once.', lower_bound=1)
+flags.DEFINE_float('fps', 30, 'Frame rate of a folder of frames.', lower_bound=0.1)
+flags.DEFINE_bool('overlay', True, 'Write overlay.mp4 too.')
+flags.DEFINE_bool('overwrite', False, 'Replace the maps and overlay of an earlier prediction.')
+flags.DEFINE_bool('allow_truncated', False, 'Use the good frames of a video that breaks off.')
+OUTPUTS = ('maps', 'overlay.mp4', 'prediction.json')
+
+
+def main(arguments: list[str]) -> None:
+    """Reads the flags, checks what can be checked early, and predicts video by video."""
+    parse_flags(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up, as after Ctrl-C
+    jobs = plan(FLAGS.video, Path(FLAGS.output))
+    for path, folder in jobs:  # all of them before the work on the first
+        if not FLAGS.overwrite:
+            check_free(folder, OUTPUTS)
+        video.read_frames(path, allow_truncated=FLAGS.allow_truncated)
+    model = stsa_jax.load(FLAGS.checkpoint)
+    for path, folder in jobs:
+        count = predict(model, path, folder)
+        print(f'{path}: {count} maps in {folder / "maps"}')
+
+
+def parse_flags(arguments: list[str]) -> None:
+    """Raises InputError where absl would print its usage and end with its own exit code."""
+    app.define_help_flags()
+    try:
+        rest = FLAGS(arguments)
+    except flags.Error as error:
+        raise InputError(f'{error}; python {arguments[0]} --help lists the flags') from error
+    missing = [f'--{name}' for name in ('checkpoint', 'video', 'output') if not FLAGS[name].value]
+    if missing:
+        raise InputError(f'{" and ".join(missing)} missing; python {arguments[0]} --help says more')
+    if rest[1:]:
+        raise InputError(f'{rest[1]}: not a flag; give videos as --video={rest[1]}')
+
+
+def plan(videos: list[str], output: Path) -> list[tuple[Path, Path]]:
+    """Each video with the folder its maps go to."""
+    if output.exists():
+        output_folder(output)
+    paths = [Path(v) for v in videos]
+    if len(paths) == 1:
+        return [(paths[0], output)]
+    folders = [output / (p.name if p.is_dir() else p.stem) for p in paths]
+    for i, folder in enumerate(folders):
+        if folder in folders[:i]:
+            raise InputError(
+                f'{paths[folders.index(folder)]} and {paths[i]} would both be written to {folder}; '
+                'predict them in two runs with different --output'
+            )
+    return list(zip(paths, folders))
+
+
+def predict(model: inference.Predictor, path: Path, folder: Path) -> int:
+    """Writes maps and overlay of one video; returns the number of frames."""
+    info, frames = video.read_frames(
+        path, folder_fps=FLAGS.fps, allow_truncated=FLAGS.allow_truncated
+    )
+    with staged_folder(folder, OUTPUTS, overwrite=FLAGS.overwrite) as staging:
+        (staging / 'maps').mkdir()
+        pairs = tqdm(
+            inference.predict_video(model, frames, FLAGS.batch_size),
+            desc=path.name,
+            total=info.num_frames,
+            unit='frame',
+            disable=None,
+        )
+        results = write_maps(pairs, staging / 'maps', (info.height, info.width))
+        if FLAGS.overlay:
+            pictures = (visualize.overlay(frame, saliency) for frame, saliency in results)
+            count = video.write_video(staging / 'overlay.mp4', pictures, info.fps)
+        else:
+            count = sum(1 for _ in results)
+        record = {
+            'video': str(path),
+            'frames': count,
+            'size': [info.height, info.width],
+            'checkpoint': FLAGS.checkpoint,
+            'model': dataclasses.asdict(model.config),
+            'maps': 'resized to the size of the video (bilinear), each scaled to a maximum of 255',
+        }
+        write_atomic(staging / 'prediction.json', json.dumps(record, indent=2) + '\n')
+    return count
+
+
+def write_maps(pairs, folder: Path, size: tuple[int, int]):
+    """Writes each map as PNG, 0001.png onwards, and passes frame and map on."""
+    for number, (frame, saliency) in enumerate(pairs, 1):
+        Image.fromarray(visualize.to_8bit(saliency, size)).save(folder / f'{number:04d}.png')
+        yield frame, saliency
+
+
+if __name__ == '__main__':
+    exit_cleanly(lambda: main(sys.argv))

@@ -1,0 +1,346 @@
+"""predict.py: what it writes, and what it says and leaves behind when something is wrong."""
+
+import dataclasses
+import itertools
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import predict
+import stsa_jax
+from stsa_jax import video
+from stsa_jax.errors import exit_cleanly
+from stsa_jax.visualize import to_8bit
+
+SCRIPT = Path(predict.__file__)
+
+
+@dataclasses.dataclass
+class Config:
+    image_size: tuple = (8, 12)
+    frames: int = 8
+    target: str = 'middle'
+
+
+class RedModel:
+    """Deterministic and quick: what is red in the target frame is salient."""
+
+    config = Config()
+    calls = 0
+
+    def preprocess(self, frames):
+        return np.stack([np.asarray(Image.fromarray(f).resize((12, 8))) for f in frames]) / 255.0
+
+    def __call__(self, clips):
+        self.calls += 1
+        return clips[:, 3, :, :, 0] * 0.5 + 1e-3
+
+
+@pytest.fixture
+def model(monkeypatch):
+    model = RedModel()
+    monkeypatch.setattr(stsa_jax, 'load', lambda path: model)
+    return model
+
+
+def moving_square(count, size=(49, 81), rng=None):
+    """A red square that moves right by four pixels a frame; noise behind it if `rng` is given."""
+    for number in range(count):
+        frame = np.zeros((*size, 3), np.uint8)
+        if rng is not None:
+            frame[..., 1:] = rng.integers(0, 256, (*size, 2))
+        frame[20:30, 4 * number : 4 * number + 10, 0] = 255
+        yield frame
+
+
+@pytest.fixture
+def film(tmp_path):
+    path = tmp_path / 'in' / 'film.mp4'
+    video.write_video(path, moving_square(17, (48, 80)), 25)
+    return path
+
+
+def run_main(*arguments):
+    """As the script does it; returns the exit code."""
+    predict.FLAGS.unparse_flags()
+    for flag in predict.FLAGS.get_key_flags_for_module(predict):
+        flag.unparse()
+    with pytest.raises(SystemExit) as ended:
+        exit_cleanly(lambda: predict.main(['predict.py', *map(str, arguments)]))
+    return ended.value.code
+
+
+def run_script(*arguments, **options):
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parent, **options)
+
+
+def tree(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob('*'))
+
+
+def assert_refused(done, *words):
+    """Exit code 2, one message that names everything needed, no traceback."""
+    assert done.returncode == 2, done.stderr
+    assert 'Traceback' not in done.stderr
+    assert done.stderr.startswith('error: ')
+    for word in words:
+        assert str(word) in done.stderr
+
+
+@pytest.mark.parametrize('batch_size', [1, 5])
+def test_a_map_for_every_frame_and_the_overlay(tmp_path, film, model, batch_size):
+    out = tmp_path / 'new' / 'out'
+    flags = ['--checkpoint=c', f'--video={film}', f'--output={out}', f'--batch_size={batch_size}']
+    assert run_main(*flags) == 0
+    assert tree(out) == sorted(
+        ['maps', 'overlay.mp4', 'prediction.json']
+        + [f'maps/{number:04d}.png' for number in range(1, 18)]
+    )
+    for number in range(17):
+        image = Image.open(out / 'maps' / f'{number + 1:04d}.png')
+        saliency = np.asarray(image)
+        assert (image.mode, saliency.shape, saliency.max()) == ('L', (48, 80), 255)
+        row, column = np.argwhere(saliency > 200).mean(0)
+        assert abs(row - 24.5) < 4 and abs(column - (4 * number + 4.5)) < 6  # its own frame's
+    info, frames = video.read_frames(out / 'overlay.mp4')
+    assert info[1:] == (48, 80, 25, 17) and len(list(frames)) == 17
+    record = json.loads((out / 'prediction.json').read_text())
+    assert record['frames'] == 17 and record['model']['frames'] == 8
+
+
+def test_folder_of_frames_of_odd_size_and_several_videos(tmp_path, film, model):
+    for number, frame in enumerate(moving_square(3), 1):
+        (tmp_path / 'shots').mkdir(exist_ok=True)
+        Image.fromarray(frame).save(tmp_path / 'shots' / f'{number}.png')
+    videos = [f'--video={film}', f'--video={tmp_path / "shots"}']
+    assert run_main('--checkpoint=c', *videos, f'--output={tmp_path / "out"}', '--fps=10') == 0
+    assert len(tree(tmp_path / 'out' / 'film' / 'maps')) == 17
+    maps = [Image.open(p).size for p in sorted((tmp_path / 'out' / 'shots' / 'maps').iterdir())]
+    assert maps == [(81, 49)] * 3
+    info, _ = video.read_frames(tmp_path / 'out' / 'shots' / 'overlay.mp4')
+    assert info[1:] == (50, 82, 10, 3)  # even, as H.264 wants
+
+
+def test_one_frame_video(tmp_path, model):
+    film = tmp_path / 'one.mp4'
+    video.write_video(film, moving_square(1, (48, 80)), 30)
+    out = tmp_path / 'out'
+    assert run_main('--checkpoint=c', f'--video={film}', f'--output={out}', '--nooverlay') == 0
+    assert tree(out) == ['maps', 'maps/0001.png', 'prediction.json']
+
+
+def test_an_earlier_prediction_is_replaced_only_on_demand(tmp_path, film, model, capsys):
+    out = tmp_path / 'out'
+    (out / 'maps').mkdir(parents=True)
+    (out / 'maps' / '9999.png').write_text('mine')
+    (out / 'notes.txt').write_text('mine')
+    flags = ['--checkpoint=c', f'--video={film}', f'--output={out}']
+    assert run_main(*flags) == 2
+    assert 'holds maps already' in capsys.readouterr().err and model.calls == 0
+    assert tree(out) == ['maps', 'maps/9999.png', 'notes.txt']
+    assert run_main(*flags, '--overwrite') == 0
+    assert len(tree(out / 'maps')) == 17 and (out / 'notes.txt').read_text() == 'mine'
+    assert not (out / 'maps' / '9999.png').exists()
+    assert [p for p in out.iterdir() if p.name.startswith('.')] == []
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('existing', [False, True])
+def test_an_interrupted_run_leaves_nothing(tmp_path, film, monkeypatch, number, existing):
+    class Interrupted(RedModel):
+        def __call__(self, clips):
+            if self.calls == 9:
+                os.kill(os.getpid(), number)
+            return super().__call__(clips)
+
+    monkeypatch.setattr(stsa_jax, 'load', lambda path: Interrupted())
+    out = tmp_path / 'a' / 'b'
+    if existing:
+        out.mkdir(parents=True)
+    before = tree(tmp_path)
+    handlers = signal.getsignal(signal.SIGTERM)
+    try:
+        code = run_main('--checkpoint=c', f'--video={film}', f'--output={out}')
+    finally:
+        signal.signal(signal.SIGTERM, handlers)
+    assert code == 128 + number
+    assert tree(tmp_path) == before
+
+
+def test_a_video_that_breaks_off_midway(tmp_path, model, capsys):
+    """Cut in two ways: one that shows at once, and one that shows when the damage is reached."""
+    film = tmp_path / 'film.mp4'
+    video.write_video(film, moving_square(17, rng=np.random.default_rng(0)), 25)
+    whole = film.read_bytes()
+    film.write_bytes(whole[: len(whole) * 2 // 3])
+    damaged = tmp_path / 'damaged.mp4'
+    damaged.write_bytes(whole[: len(whole) * 2 // 3] + b'\xff' * (len(whole) // 3 + 1))
+    for path in (film, damaged):
+        out = tmp_path / 'out'
+        flags = ['--checkpoint=c', f'--video={path}', f'--output={out}']
+        assert run_main(*flags) == 2
+        message = capsys.readouterr().err
+        assert str(path) in message and '--allow_truncated' in message
+        assert not out.exists()
+        assert run_main(*flags, '--allow_truncated') == 0
+        count = len(tree(out / 'maps'))
+        assert 1 <= count < 17
+        assert len(list(video.read_frames(out / 'overlay.mp4')[1])) == count
+        shutil.rmtree(out)
+
+
+@pytest.fixture
+def tmpfs(tmp_path):
+    """Mounts a small file system; skips where that is not allowed."""
+    place = tmp_path / 'mounted'
+    place.mkdir()
+
+    def mount(options):
+        command = ['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', str(place)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f'mounting a small file system is not allowed here: {error}')
+        return place
+
+    yield mount
+    subprocess.run(['umount', str(place)], capture_output=True)
+
+
+def test_full_disk(tmpfs, film, model, capsys):
+    place = tmpfs('size=24k')
+    code = run_main('--checkpoint=c', f'--video={film}', f'--output={place / "out"}')
+    message = capsys.readouterr().err
+    assert code == 2 and 'the disk is full' in message and str(place) in message
+    assert tree(place) == []
+
+
+def test_read_only_disk(tmpfs, film, model, capsys):
+    place = tmpfs('ro')
+    for out in (place, place / 'out'):
+        assert run_main('--checkpoint=c', f'--video={film}', f'--output={out}') == 2
+        message = capsys.readouterr().err
+        assert 'read-only' in message and str(place) in message
+    assert model.calls == 0
+
+
+def test_file_size_limit_names_the_file_of_the_user(tmp_path, film, model, capsys):
+    """Runs where mounting is not allowed: writing fails midway through the overlay."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    out = tmp_path / 'out'
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
+        code = run_main('--checkpoint=c', f'--video={film}', f'--output={out}')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    message = capsys.readouterr().err
+    assert code == 2 and f'{out}/overlay.mp4: the file would be larger' in message
+    assert not out.exists()
+
+
+# From here on the real script, in a process of its own.
+
+
+def flags_for(tmp_path, film, **changed):
+    flags = {'checkpoint': tmp_path / 'w.safetensors', 'video': film, 'output': tmp_path / 'out'}
+    return [f'--{name}={value}' for name, value in (flags | changed).items()]
+
+
+def test_wrong_flags(tmp_path, film):
+    done = run_script(*flags_for(tmp_path, film), '--batchsize=3')
+    assert_refused(done, "Unknown command line flag 'batchsize'", '--help')
+    assert_refused(run_script('--video=a.mp4'), '--checkpoint and --output missing')
+    assert_refused(run_script(*flags_for(tmp_path, film), 'film.mp4'), '--video=film.mp4')
+    done = run_script(*flags_for(tmp_path, film), '--batch_size=0')
+    assert_refused(done, 'batch_size', 'positive integer')
+
+
+def test_wrong_videos(tmp_path, film):
+    missing, junk, empty = tmp_path / 'missing.mp4', tmp_path / 'junk.mp4', tmp_path / 'empty'
+    junk.write_bytes(film.read_bytes()[:900])
+    empty.mkdir()
+    done = run_script(*flags_for(tmp_path, missing))
+    assert_refused(done, missing, 'no such video')
+    assert_refused(run_script(*flags_for(tmp_path, junk)), junk, 'check', 'whole')
+    assert_refused(run_script(*flags_for(tmp_path, empty)), empty, 'without frames')
+    for number, frame in enumerate(moving_square(2)):
+        Image.fromarray(frame[: 40 + number]).save(empty / f'{number}.png')
+    done = run_script(*flags_for(tmp_path, empty))
+    assert_refused(done, empty / '1.png', '81x41', '81x40')
+    twice = [*flags_for(tmp_path, film), f'--video={tmp_path / "film.mkv"}']
+    assert_refused(run_script(*twice), 'film.mp4', 'film.mkv', 'two runs')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_wrong_outputs(tmp_path, film):
+    file = tmp_path / 'file'
+    file.write_text('mine')
+    assert_refused(run_script(*flags_for(tmp_path, film, output=file)), file, 'is a file')
+    assert file.read_text() == 'mine'
+
+
+def test_wrong_checkpoints(tmp_path, film):
+    from safetensors.numpy import save_file
+
+    missing, foreign, cut = (tmp_path / f'{n}.safetensors' for n in ('missing', 'foreign', 'cut'))
+    save_file({'conv1.weight': np.zeros((3, 3), np.float32)}, foreign)
+    cut.write_bytes(foreign.read_bytes()[:-9])
+    (tmp_path / 'folder').mkdir()
+    for path, words in {
+        missing: 'no such file',
+        foreign: 'not the weights of STSA-Net',
+        cut: 'not a whole safetensors file',
+        tmp_path / 'folder': 'holds no checkpoint',
+    }.items():
+        assert_refused(run_script(*flags_for(tmp_path, film, checkpoint=path)), path, words)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_output_below_a_file(tmp_path, film, model, capsys):
+    (tmp_path / 'file').write_text('mine')
+    assert run_main(*flags_for(tmp_path, film, output=tmp_path / 'file' / 'out')) == 2
+    assert str(tmp_path / 'file') in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_real_model_on_a_real_video(tmp_path, real_data):
+    """A random network of the tiny size; most of the time is its compilation."""
+    from stsa_jax import STSANetConfig, pretrained
+    from stsa_jax.checkpoint import Weights
+    from stsa_jax.initial import initial_weights
+    from stsa_jax.preprocess import IMAGENET
+
+    config = STSANetConfig(image_size=(32, 64), frames=16, width=0.125)
+    _, params, stats = initial_weights(config, seed=0)
+    weights = Weights('stsanet', dataclasses.asdict(config), params, stats, IMAGENET)
+    pretrained.save(tmp_path / 'w.safetensors', weights)
+    _, frames = video.read_frames(real_data / 'videos' / 'dhf1k_068.avi')
+    film = tmp_path / 'part.mp4'
+    video.write_video(film, itertools.islice(frames, 18), 30)
+
+    done = run_script(*flags_for(tmp_path, film), '--batch_size=4')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f'{film}: 18 maps in {tmp_path / "out" / "maps"}\n'
+    maps = [np.asarray(Image.open(p)) for p in sorted((tmp_path / 'out' / 'maps').iterdir())]
+    assert len(maps) == 18 and all(m.shape == (360, 640) and m.max() == 255 for m in maps)
+    # The library on the same frames, one window at a time, gives the same.
+    model = stsa_jax.load(tmp_path / 'w.safetensors')
+    frames = [model.preprocess(f[None])[0] for f in video.read_frames(film)[1]]
+    for number in (0, 9, 17):
+        window = [frames[min(max(i, 0), 17)] for i in range(number - 7, number + 9)]
+        saliency = np.asarray(model(np.stack(window)[None]))[0]
+        # Batches of 4 and of 1 may round differently: a level of 8 bits at most.
+        difference = to_8bit(saliency, (360, 640)).astype(int) - maps[number]
+        assert np.abs(difference).max() <= 1
