@@ -1,0 +1,25 @@
+"""pysaliency, the field's independent implementation, importable beside today's packages.
+
+Its last release (0.2.22) asks for two names that NumPy 2.4 and setuptools 82 removed. Both are
+supplied here before it is imported: `trapz` by its renamed self, and `pkg_resources`, which only
+serves its MATLAB models, by an empty module.
+"""
+
+import sys
+import types
+
+import numpy as np
+
+if not hasattr(np, 'trapz'):
+    setattr(np, 'trapz', np.trapezoid)  # noqa: B010
+try:
+    import pkg_resources  # noqa: F401
+except ModuleNotFoundError:
+    stand_in = types.ModuleType('pkg_resources')
+    stand_in.resource_string = stand_in.resource_listdir = stand_in.resource_filename = None
+    sys.modules['pkg_resources'] = stand_in
+
+import pysaliency
+from pysaliency import metrics, roc
+
+__all__ = ['metrics', 'pysaliency', 'roc']
