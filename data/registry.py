@@ -12,6 +12,9 @@ from stsa_jax.errors import InputError
 BUILDERS = {
     'stsa_synthetic': ('data.synthetic', 'StsaSynthetic'),
     'dhf1k': ('data.dhf1k', 'Dhf1k'),
+    'hollywood2': ('data.hollywood2', 'Hollywood2'),
+    'ucf_sports': ('data.ucf_sports', 'UcfSports'),
+    'diem': ('data.diem', 'Diem'),
 }
 
 

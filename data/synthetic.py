@@ -13,6 +13,7 @@ import numpy as np
 from data import images, scenes
 from data.building import SaliencyBuilder
 from data.features import ORIGINAL_JPEG, ORIGINAL_PNG, Frame
+from data.gaze import density_map
 from data.scenes import FRAMES, HEIGHT, WIDTH, Scene
 from data.sources import Report, VideoSource
 
@@ -54,7 +55,7 @@ class SyntheticVideo(VideoSource):
             yield Frame(
                 number=t + 1,
                 image=scenes.render(scene, t),
-                density=images.encode_map(density_map(fixations)),
+                density=images.encode_map(images.rescale_to_uint8(density_map(fixations, BLUR))),
                 fixations=images.encode_map(fixations),
                 num_fixations=int(fixations.sum()),
                 size=(HEIGHT, WIDTH),
@@ -97,14 +98,6 @@ def fixation_map(points: np.ndarray) -> np.ndarray:
     result = np.zeros((HEIGHT, WIDTH), bool)
     result[y[inside], x[inside]] = True
     return result
-
-
-def density_map(fixations: np.ndarray) -> np.ndarray:
-    """The fixations blurred with a Gaussian of BLUR pixels, as uint8 with its maximum at 255."""
-    y, x = np.nonzero(fixations)
-    rows = np.exp(-((np.arange(HEIGHT)[:, None] - y) ** 2) / (2 * BLUR**2))
-    columns = np.exp(-((np.arange(WIDTH)[:, None] - x) ** 2) / (2 * BLUR**2))
-    return images.rescale_to_uint8(rows @ columns.T)
 
 
 class StsaSynthetic(SaliencyBuilder):

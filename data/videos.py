@@ -46,7 +46,8 @@ class VideoInfo:
 class VideoDataset:
     """Random access to the frames of a prepared split. Picklable."""
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, part: dict | None = None):
+        """`part` restricts the videos to some names, or each to its `first_frames`."""
         self.name, self.split = builder.name, split
         self.folder = str(builder.data_dir)
         self._source = builder.as_data_source(split, deserialize_method=_RAW)
@@ -67,6 +68,8 @@ class VideoDataset:
         # One example of each file: one cut off is noticed here, not in the midst of training.
         lengths = builder.info.splits[split].shard_lengths
         self.examples(np.cumsum([0, *lengths[:-1]]).tolist())
+        if part:
+            self.videos = _part_of(self.videos, part)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -108,6 +111,21 @@ class VideoDataset:
             ) from error
 
 
+def _part_of(videos: list[VideoInfo], part: dict) -> list[VideoInfo]:
+    names, most = part.get('videos'), part.get('first_frames')
+    chosen = [v for v in videos if names is None or v.name in names]
+    if most is None:
+        return chosen
+    return [
+        dataclasses.replace(
+            v,
+            num_frames=min(v.num_frames, most),
+            unusable=tuple((a, min(b, most)) for a, b in v.unusable if a < most),
+        )
+        for v in chosen
+    ]
+
+
 _RAW = tfds.decode.DeserializeMethod.RAW_BYTES
 
 
@@ -145,17 +163,22 @@ def open_split(name: str, split: str, data_dir: str | os.PathLike | None = None)
     Args:
       name: `dhf1k`, or with the storage of its frames, `dhf1k/224x384_png`. With the name alone,
         the only storage prepared, or the default one among several.
-      split: `train`, `validation` or `test`, as the dataset has them.
+      split: `train`, `validation` or `test`, as the dataset has them; also DIEM's test sets,
+        `test_i`, `test_ii`, `test_iii`.
       data_dir: where datasets were prepared; TFDS's own default without.
 
     Raises InputError if the dataset or the split is not there.
     """
     builder = prepared_builder(name, data_dir)
+    parts = dict(builder.info.metadata or {}).get('subsets', {})
+    part = parts.get(split)
+    if part is not None and part['split'] in builder.info.splits:
+        split = part['split']
     if split not in builder.info.splits:
-        there = ', '.join(sorted(builder.info.splits))
+        there = ', '.join(sorted({*builder.info.splits, *parts}))
         raise InputError(f'{builder.data_dir}: no split {split!r}; it has {there}')
     try:
-        return VideoDataset(builder, split)
+        return VideoDataset(builder, split, part)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise

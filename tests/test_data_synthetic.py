@@ -69,7 +69,7 @@ def test_density_is_the_blurred_fixations(cycle):
     for frame in (cycle[0][20], cycle[5][40]):
         fixations = images.decode_map(frame.fixations) > 0
         expected = gaussian_filter(
-            fixations.astype(float), synthetic.BLUR, mode='constant', truncate=6
+            fixations.astype(float), synthetic.BLUR, mode='reflect', truncate=6
         )
         found = images.decode_map(frame.density)
         # Quantised to 1/255 of the maximum; SciPy's kernel ends at six sigma.

@@ -1,0 +1,136 @@
+"""Eye-tracker records to fixations, and fixations to density maps, by the published mappings.
+
+DHF1K's exports (one file a viewer and video): time in microseconds and the point of regard in
+pixels of a 1440x900 screen, on which the video fills the width:
+
+    x' = x 640/1440,  y' = (y - 45) 640/1440,  frame = floor(30 t),  t from the record's first line
+
+DIEM's gaze files (one a viewer): for each frame both eyes' positions on a 1280x960 screen with the
+video in its middle: x' = x - (1280 - W)/2, y' = y - (960 - H)/2; a fixation is when both eyes have
+event 1, at the mean of their positions.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from stsa_jax.errors import InputError
+
+DHF1K_SIZE, DHF1K_SCREEN, DHF1K_FPS = (360, 640), (900, 1440), 30
+DHF1K_SIGMA = 12.74  # pixels: full width 30 at half height, and 30 / (2 sqrt(2 ln 2)) = 12.74
+DIEM_SCREEN = (960, 1280)
+
+
+class Fixations(NamedTuple):
+    """Fixated points of a video: frame index (from 0) and pixel row and column, (n,) each."""
+
+    frame: np.ndarray
+    y: np.ndarray
+    x: np.ndarray
+
+    @classmethod
+    def together(cls, parts: Iterable['Fixations']) -> 'Fixations':
+        """Those of several viewers."""
+        return cls(*(np.concatenate(columns) for columns in zip(*parts)))
+
+    def map(self, frame: int, size: tuple[int, int]) -> np.ndarray:
+        """bool (h, w): where someone fixated during this frame."""
+        here = self.frame == frame
+        result = np.zeros(size, bool)
+        result[self.y[here], self.x[here]] = True
+        return result
+
+
+def density_map(fixations: np.ndarray, sigma: float) -> np.ndarray:
+    """bool (h, w) -> float64 (h, w) with maximum 1: a Gaussian of `sigma` pixels at each fixation.
+
+    At the edges the map is reflected, so that no mass is lost, as in the published maps. All zero
+    if there is no fixation.
+    """
+    height, width = fixations.shape
+    y, x = np.nonzero(fixations)
+    if not len(y):
+        return np.zeros((height, width))
+    density = _reflected(y, height, sigma) @ _reflected(x, width, sigma).T
+    return density / density.max()
+
+
+def _reflected(centres: np.ndarray, length: int, sigma: float) -> np.ndarray:
+    """(length, n): Gaussians along one axis, with what passes an edge thrown back."""
+    positions = np.arange(length)[:, None]
+    images = (centres, -1 - centres, 2 * length - 1 - centres)
+    return sum(np.exp(-((positions - c) ** 2) / (2 * sigma**2)) for c in images)
+
+
+def read_dhf1k(
+    path: Path,
+    size: tuple[int, int] = DHF1K_SIZE,
+    screen: tuple[int, int] = DHF1K_SCREEN,
+    fps: float = DHF1K_FPS,
+) -> Fixations:
+    """The fixations of one record of DHF1K's `exportdata_train`, on frames of `size` (h, w).
+
+    Samples that fall outside the frame are left out. Raises InputError if it is no such record.
+    """
+    rows = _rows(path)
+    if not rows or len(rows[0]) < 8 or not rows[0][0].strip().lower().startswith('time'):
+        raise InputError(
+            f'{path}: is no record of DHF1K: a tab-separated table was expected, with a header '
+            "'Time, Type, Trial, ..., L POR X [px], L POR Y [px], L Event Info'"
+        )
+    samples = [row for row in rows[1:] if len(row) >= 8 and row[1].strip() == 'SMP']
+    try:
+        table = np.array([[row[0], row[5], row[6]] for row in samples], np.float64)
+    except ValueError as error:
+        raise InputError(
+            f'{path}: a number cannot be read ({error}); is the file damaged?'
+        ) from error
+    if not len(table):
+        return _none()
+    scale = size[1] / screen[1]  # the video fills the screen's width
+    margin = (screen[0] - size[0] / scale) / 2
+    frame = np.floor((table[:, 0] - table[0, 0]) * 1e-6 * fps).astype(int)
+    x = np.rint(table[:, 1] * scale).astype(int)
+    y = np.rint((table[:, 2] - margin) * scale).astype(int)
+    fixating = np.array([row[7].strip() == 'Fixation' for row in samples])
+    return _inside(frame, y, x, fixating, size)
+
+
+def read_diem(
+    path: Path, size: tuple[int, int], screen: tuple[int, int] = DIEM_SCREEN
+) -> Fixations:
+    """The fixations of one DIEM gaze file, on frames of `size` (h, w).
+
+    Samples that fall outside the frame are left out. Raises InputError if it is no such file.
+    """
+    rows = [row for row in _rows(path) if row != ['']]
+    try:
+        table = np.array([row[:9] for row in rows], np.float64).reshape(len(rows), 9)
+    except ValueError as error:
+        raise InputError(
+            f'{path}: is no gaze file of DIEM: nine tab-separated numbers a line were expected '
+            f'(frame, then x, y, pupil, event of either eye); {error}'
+        ) from error
+    fixating = (table[:, 4] == 1) & (table[:, 8] == 1)
+    top, left = (screen[0] - size[0]) / 2, (screen[1] - size[1]) / 2
+    x = np.rint((table[:, 1] + table[:, 5]) / 2 - left).astype(int)
+    y = np.rint((table[:, 2] + table[:, 6]) / 2 - top).astype(int)
+    return _inside(table[:, 0].astype(int) - 1, y, x, fixating, size)
+
+
+def _inside(frame, y, x, fixating, size) -> Fixations:
+    keep = fixating & (frame >= 0) & (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
+    return Fixations(frame[keep], y[keep], x[keep])
+
+
+def _none() -> Fixations:
+    return Fixations(*(np.zeros(0, int) for _ in range(3)))
+
+
+def _rows(path: Path) -> list[list[str]]:
+    try:
+        return [line.split('\t') for line in path.read_text().splitlines()]
+    except UnicodeDecodeError as error:
+        raise InputError(f'{path}: is no text ({error.reason})') from error

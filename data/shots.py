@@ -1,0 +1,68 @@
+"""Hollywood-2 and UCF-Sports, which have one arrangement: a folder a shot, in two splits."""
+
+from pathlib import Path
+
+from data import tree
+from data.building import SaliencyBuilder
+from data.folders import FolderVideo
+from data.layouts import Layout, choose_layout
+from data.sources import Report, VideoSource
+
+SPLITS = {'train': 'training', 'test': 'testing'}
+
+
+def _shots(root: Path, report: Report) -> dict[tuple[str, str], Path]:
+    """{(split, folder's name): folder} of the shots with frames."""
+    result = {}
+    for split, name in SPLITS.items():
+        for folder in tree.folders(tree.find(root, name), root, report):
+            if tree.find(folder, 'images') is None:
+                report.add(folder, 'has no folder images', 'skipped')
+            else:
+                result[split, folder.name] = folder
+    return result
+
+
+class ShotsBuilder(SaliencyBuilder, skip_registration=True):
+    """Builder of a dataset in {training,testing}/<shot>/{images,maps,fixation}."""
+
+    TITLE = ''
+    FOLDER_NAMES: tuple[str, ...] = ()  # by which a parent folder may hold the dataset
+    EXPECTED = ''
+    # How many source videos each split has, and how many shots where that is published.
+    VIDEOS: dict[str, int] = {}  # noqa: RUF012
+    SHOTS: dict[str, int] = {}  # noqa: RUF012
+
+    def video_of(self, shot: str) -> str:
+        """The source video that a shot belongs to."""
+        return shot
+
+    def find_videos(self, manual_dir: Path | None, report: Report) -> dict[str, list[VideoSource]]:
+        """All shots, none of which is too short."""
+        layouts = [Layout('shots ({training,testing}/<shot>/images)', _shots)]
+        root, self.layout, found = choose_layout(
+            self.TITLE, manual_dir, layouts, self.EXPECTED, report, *self.FOLDER_NAMES
+        )
+        result: dict[str, list[VideoSource]] = {split: [] for split in SPLITS}
+        for (split, name), folder in found.items():
+            maps, fixations = (self._maps(folder, kind, report) for kind in ('maps', 'fixation'))
+            frames = tree.find(folder, 'images')
+            both = (str(maps), str(fixations)) if maps and fixations else ()
+            result[split].append(FolderVideo(name, str(root), str(frames), *both))
+        for split, videos in result.items():
+            counts = {
+                'source videos': (len({self.video_of(v.name) for v in videos}), self.VIDEOS),
+                'shots': (len(videos), self.SHOTS),
+            }
+            for what, (here, known) in counts.items():
+                if split in known and here != known[split]:
+                    report.add(
+                        root / SPLITS[split], f'{here} {what} where {known[split]} are known'
+                    )
+        return result
+
+    def _maps(self, folder: Path, kind: str, report: Report) -> Path | None:
+        path = tree.find(folder, kind) or tree.find(folder, f'{kind}s')
+        if path is None:
+            report.add(folder, f'has no folder {kind}', 'prepared as not annotated')
+        return path
