@@ -54,11 +54,20 @@ def stage_channels(width: float = 1.0) -> tuple[int, int, int, int]:
 class SepConv(nnx.Module):
     """Spatial (1,k,k), then temporal (k,1,1) convolution, each with BatchNorm and ReLU."""
 
-    def __init__(self, features_in: int, features_out: int, size: int, stride: int, *, rngs):
-        s, k = stride, size
-        self.spatial = ConvBNReLU(features_in, features_out, (1, k, k), stride=(1, s, s), rngs=rngs)
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        size: int,
+        stride: int = 1,
+        *,
+        short_sums: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        k, s, options = size, stride, {'short_sums': short_sums, 'rngs': rngs}
+        self.spatial = ConvBNReLU(features_in, features_out, (1, k, k), stride=(1, s, s), **options)
         self.temporal = ConvBNReLU(
-            features_out, features_out, (k, 1, 1), stride=(s, 1, 1), rngs=rngs
+            features_out, features_out, (k, 1, 1), stride=(s, 1, 1), **options
         )
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -74,11 +83,11 @@ class Mixed(nnx.Module):
         b0, r1, b1, r2, b2, b3 = (scale_width(c, width) for c in (b0, r1, b1, r2, b2, b3))
 
         def pointwise(out):
-            return ConvBNReLU(features_in, out, (1, 1, 1), stride=(1, 1, 1), rngs=rngs)
+            return ConvBNReLU(features_in, out, (1, 1, 1), rngs=rngs)
 
         self.branch0 = pointwise(b0)
-        self.branch1_reduce, self.branch1 = pointwise(r1), SepConv(r1, b1, 3, 1, rngs=rngs)
-        self.branch2_reduce, self.branch2 = pointwise(r2), SepConv(r2, b2, 3, 1, rngs=rngs)
+        self.branch1_reduce, self.branch1 = pointwise(r1), SepConv(r1, b1, 3, rngs=rngs)
+        self.branch2_reduce, self.branch2 = pointwise(r2), SepConv(r2, b2, 3, rngs=rngs)
         self.branch3 = pointwise(b3)
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -98,9 +107,9 @@ class Stem(nnx.Module):
 
     def __init__(self, width: float, *, rngs: nnx.Rngs):
         c64, c192 = scale_width(64, width), scale_width(192, width)
-        self.conv1 = SepConv(3, c64, 7, 2, rngs=rngs)
-        self.conv2 = ConvBNReLU(c64, c64, (1, 1, 1), stride=(1, 1, 1), rngs=rngs)
-        self.conv3 = SepConv(c64, c192, 3, 1, rngs=rngs)
+        self.conv1 = SepConv(3, c64, 7, 2, short_sums=True, rngs=rngs)
+        self.conv2 = ConvBNReLU(c64, c64, (1, 1, 1), rngs=rngs)
+        self.conv3 = SepConv(c64, c192, 3, short_sums=True, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`(B, T, H, W, 3)` -> `(B, T/2, H/4, W/4, 192)`."""

@@ -89,7 +89,16 @@ class Branch(nnx.Module):
         self.steps = config.frames // TIME_STRIDES[level]
         k = self.steps // STEPS
         self.compress = (
-            Conv(channels, channels, (k, 1, 1), stride=(k, 1, 1), rngs=rngs) if k > 1 else None
+            Conv(
+                channels,
+                channels,
+                (k, 1, 1),
+                stride=(k, 1, 1),
+                short_sums=level == 0,
+                rngs=rngs,
+            )
+            if k > 1
+            else None
         )
         self.stsa = STSAModule(
             (height, wide),
