@@ -14,7 +14,7 @@ _WHERE = {
     'train_clips': 'pipeline',
     'ClipIterator': 'pipeline',
     'load_builder': 'registry',
-    'prepare': 'registry',
+    'prepare_dataset': 'registry',
 }
 __all__ = sorted(_WHERE)
 

@@ -65,6 +65,9 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             metadata=tfds.core.MetadataDict(),
         )
 
+    def _log_download_bytes(self) -> None:
+        """Says nothing: there is no download whose size TFDS could tell."""
+
     @property
     def storage(self) -> FrameStorage:
         """How this builder stores frames."""

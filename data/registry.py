@@ -54,7 +54,7 @@ def load_builder(
     )
 
 
-def prepare(
+def prepare_dataset(
     name: str,
     data_dir: str | os.PathLike | None = None,
     source: str | os.PathLike | None = None,

@@ -6,11 +6,13 @@ hash of its sources, so that a run after an interruption takes over exactly what
 """
 
 import concurrent.futures
+import concurrent.futures.process
 import dataclasses
 import hashlib
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from tqdm import tqdm
 from data import images
 from data.features import Frame, FrameStorage, frame_features
 from data.sources import Problem, Report, VideoSource
+from stsa_jax.errors import InputError
 from stsa_jax.files import atomic_path, write_atomic
 from stsa_jax.preprocess import resize_frame
 
@@ -159,8 +162,12 @@ def write_shards(tasks: Sequence[ShardTask], num_workers: int, label: str) -> li
                 bar.update(len(task.sources))
             return results
         # Spawned, not forked: the caller may run threads (JAX does), which a fork would break.
+        # They leave Ctrl-C to the caller: the shards that are being written are finished.
         pool = concurrent.futures.ProcessPoolExecutor(
-            num_workers, multiprocessing.get_context('spawn')
+            num_workers,
+            multiprocessing.get_context('spawn'),
+            signal.signal,
+            (signal.SIGINT, signal.SIG_IGN),
         )
         try:
             futures = {pool.submit(write_shard, task): i for i, task in enumerate(tasks)}
@@ -168,6 +175,11 @@ def write_shards(tasks: Sequence[ShardTask], num_workers: int, label: str) -> li
                 i = futures[future]
                 results[i] = future.result()
                 bar.update(len(tasks[i].sources))
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise InputError(
+                f'{label}: a process was killed, likely for want of memory; run it again with '
+                'fewer processes, it goes on where it stopped'
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     return results

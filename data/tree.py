@@ -29,7 +29,7 @@ def entries(folder: Path, root: Path, report: Report | None = None) -> list[Path
                     )  # fmt: skip
                 continue
             result.append(Path(entry.path))
-    return sorted(result, key=lambda path: (_number_or_zero(path), path.name))
+    return sorted(result, key=lambda path: _natural(path.name))
 
 
 def find(root: Path, *names: str) -> Path | None:
@@ -127,5 +127,6 @@ def _inside(path: Path, root: Path) -> bool:
     return path.resolve().is_relative_to(root.resolve())
 
 
-def _number_or_zero(path: Path) -> int:
-    return number_of(path.stem) or 0
+def _natural(name: str) -> list:
+    """Sort key by which shot_2 comes before shot_10."""
+    return [int(p) if p.isdigit() else p.lower() for p in re.split(r'(\d+)', name)]

@@ -117,6 +117,65 @@ def dhf1k(
     return root
 
 
+def shots(root: Path, given: dict[tuple[str, str], tuple[int, int, int]], file_name) -> Path:
+    """A copy in {training,testing}/<shot>/{images,maps,fixation}.
+
+    given: {(training or testing, shot): (first frame's number, how many, code of number 0)}.
+    file_name: (shot, number) -> the name of its files, without extension.
+    """
+    for (split, shot), (first, count, base) in given.items():
+        for n in range(first, first + count):
+            name = f'{file_name(shot, n)}.png'
+            save(root / split / shot / 'images' / name, frame_of(base + n))
+            save(root / split / shot / 'maps' / name, density_of(base + n))
+            save(root / split / shot / 'fixation' / name, fixations_of(base + n))
+    return root
+
+
+def hollywood2_file(shot: str, number: int) -> str:
+    return f'{shot.rsplit("_", 1)[0]}_{number:05d}'
+
+
+def ucf_file(video: str, number: int) -> str:
+    return f'{"_".join(video.rsplit("-", 1))}_{number:03d}'
+
+
+def diem_prepared(root: Path, given: dict[str, tuple[int, int]]) -> Path:
+    """given: {video: (how many frames, code of number 0)}. Maps are JPEGs, fixations .mat."""
+    import scipy.io
+
+    for video, (count, base) in given.items():
+        for n in range(1, count + 1):
+            own = root / 'annotations' / 'DIEM' / video
+            save(root / 'video_frames' / 'DIEM' / video / f'img_{n:05d}.jpg', frame_of(base + n))
+            save(own / 'maps' / f'eyeMap_{n:05d}.jpg', density_of(base + n))
+            scipy.io.savemat(
+                own / f'fixMap_{n:05d}.mat', {'eyeMap': fixations_of(base + n).astype(float) / 255}
+            )
+    return root
+
+
+def diem_raw(root: Path, given: dict[str, tuple[int, int]]) -> Path:
+    """given: {video: (how many frames, code of number 0)}; each point is one viewer's gaze."""
+    for video, (count, base) in given.items():
+        folder = root / f'{video}_{WIDTH}x{HEIGHT}'
+        numbers = range(base + 1, base + count + 1)
+        write_video(folder / 'video' / f'{video}.MP4', [frame_of(n) for n in numbers])
+        viewers = [[] for _ in range(BITS + 1)]
+        for i, number in enumerate(numbers):
+            points = np.argwhere(fixations_of(number))
+            for viewer, lines in enumerate(viewers):
+                seen = viewer < len(points)
+                y, x = points[viewer] if seen else (0, 0)
+                x, y = x + (1280 - WIDTH) / 2, y + (960 - HEIGHT) / 2
+                eye = f'{x:.1f}\t{y:.1f}\t900.0\t{int(seen)}'
+                lines.append(f'{i + 1}\t{eye}\t{eye}\n')
+        (folder / 'event_data').mkdir()
+        for viewer, lines in enumerate(viewers):
+            (folder / 'event_data' / f'diem{viewer}_{video}.txt').write_text(''.join(lines))
+    return root
+
+
 def check_numbers(dataset, code_of) -> int:
     """Asserts that every frame, density and fixation map of a VideoDataset carries its number.
 

@@ -31,7 +31,7 @@ def test_every_layout_carries_frames_maps_and_fixations_of_the_same_number(
 ):
     lengths = {3: 40, 5: 9, 601: 6}
     copies.dhf1k(tmp_path / 'copy', lengths, layout, matlab)
-    builder = data.prepare('dhf1k', tmp_path / 'out', tmp_path / 'copy', num_workers=1)
+    builder = data.prepare_dataset('dhf1k', tmp_path / 'out', tmp_path / 'copy', num_workers=1)
     assert told in builder.layout
     train = data.open_split('dhf1k', 'train', tmp_path / 'out')
     assert [(v.name, v.num_frames) for v in train.videos] == [('0003', 40), ('0005', 9)]
@@ -54,7 +54,7 @@ def test_every_layout_carries_frames_maps_and_fixations_of_the_same_number(
 
 def test_videos_without_annotation_are_kept_for_prediction(tmp_path):
     copies.dhf1k(tmp_path / 'copy', {701: 5, 3: 20})
-    data.prepare('dhf1k', tmp_path / 'out', tmp_path / 'copy', num_workers=1)
+    data.prepare_dataset('dhf1k', tmp_path / 'out', tmp_path / 'copy', num_workers=1)
     test = data.open_split('dhf1k', 'test', tmp_path / 'out')
     assert test.density(0) is None and test.fixations(0) is None
     assert test.frame(4).shape == (224, 384, 3)
@@ -79,7 +79,7 @@ def test_imperfect_copy_is_reported_by_file_and_only_the_unusable_skipped(tmp_pa
     (copy / 'video' / '002.AVI').write_bytes(b'no video')
     (copy / 'annotation' / '0003').rename(copy / 'annotation' / '0003x')
 
-    builder = data.prepare('dhf1k', tmp_path / 'out', copy, num_workers=1)
+    builder = data.prepare_dataset('dhf1k', tmp_path / 'out', copy, num_workers=1)
     report = '\n'.join(map(str, builder.problems))
     for told in (
         '001.AVI: 1 frames without both maps: 3',
@@ -103,16 +103,16 @@ def test_imperfect_copy_is_reported_by_file_and_only_the_unusable_skipped(tmp_pa
     assert copies.number_in(train.density(4)) == 69
 
     with pytest.raises(InputError, match='things are wrong with this copy'):
-        data.prepare('dhf1k', tmp_path / 'strict', copy, num_workers=1, strict=True)
+        data.prepare_dataset('dhf1k', tmp_path / 'strict', copy, num_workers=1, strict=True)
     assert not list((tmp_path / 'strict').glob('dhf1k/*/1.0.0'))
 
 
 def test_a_wrong_folder_is_told_what_is_expected_and_what_was_found(tmp_path):
     (tmp_path / 'holidays' / 'rome').mkdir(parents=True)
     with pytest.raises(InputError, match=r'(?s)video/001.AVI.*Found:.*rome/'):
-        data.prepare('dhf1k', tmp_path / 'out', tmp_path / 'holidays')
+        data.prepare_dataset('dhf1k', tmp_path / 'out', tmp_path / 'holidays')
     with pytest.raises(InputError, match='no such folder'):
-        data.prepare('dhf1k', tmp_path / 'out', tmp_path / 'nowhere')
+        data.prepare_dataset('dhf1k', tmp_path / 'out', tmp_path / 'nowhere')
 
 
 def test_links_out_of_the_dataset_are_not_followed(tmp_path):
@@ -120,7 +120,7 @@ def test_links_out_of_the_dataset_are_not_followed(tmp_path):
     secret = tmp_path / 'elsewhere' / 'secret.png'
     copies.save(secret, copies.frame_of(99))
     (copy / 'annotation' / '0001' / 'images' / '0006.png').symlink_to(secret)
-    builder = data.prepare('dhf1k', tmp_path / 'out', copy, num_workers=1)
+    builder = data.prepare_dataset('dhf1k', tmp_path / 'out', copy, num_workers=1)
     assert any("links to outside of the dataset's folder" in str(p) for p in builder.problems)
     assert len(data.open_split('dhf1k', 'train', tmp_path / 'out')) == 5
 
@@ -134,7 +134,7 @@ def test_video_that_breaks_off_is_used_as_far_as_it_goes(tmp_path):
     path = copy / 'video' / '001.AVI'
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    builder = data.prepare('dhf1k', tmp_path / 'out', copy, num_workers=1)
+    builder = data.prepare_dataset('dhf1k', tmp_path / 'out', copy, num_workers=1)
     train = data.open_split('dhf1k', 'train', tmp_path / 'out')
     assert 10 <= train.videos[0].num_frames < 40
     assert copies.check_numbers(train, code_of) == train.videos[0].num_frames
@@ -155,7 +155,7 @@ def test_interrupted_preparation_goes_on_where_it_stopped(tmp_path, monkeypatch)
 
     monkeypatch.setattr(shards, 'write_shard', interrupted)
     with pytest.raises(KeyboardInterrupt):
-        data.prepare('dhf1k', tmp_path / 'out', tmp_path / 'copy', num_workers=1)
+        data.prepare_dataset('dhf1k', tmp_path / 'out', tmp_path / 'copy', num_workers=1)
     # A source that has changed since is prepared anew, an untouched one is taken over.
     copies.save(
         tmp_path / 'copy' / 'annotation' / '0002' / 'maps' / '0007.png', copies.density_of(1)
@@ -168,7 +168,7 @@ def test_interrupted_preparation_goes_on_where_it_stopped(tmp_path, monkeypatch)
         'frames',
         lambda self, report: (read.append(self.name), frames(self, report))[1],
     )
-    data.prepare('dhf1k', tmp_path / 'out', tmp_path / 'copy', num_workers=1)
+    data.prepare_dataset('dhf1k', tmp_path / 'out', tmp_path / 'copy', num_workers=1)
     assert read == ['0002', '0003']
     train = data.open_split('dhf1k', 'train', tmp_path / 'out')
     assert [v.num_frames for v in train.videos] == [5, 6, 7]
@@ -177,10 +177,10 @@ def test_interrupted_preparation_goes_on_where_it_stopped(tmp_path, monkeypatch)
 
 def test_lossless_and_original_size_on_request(tmp_path):
     copy = copies.dhf1k(tmp_path / 'copy', {1: 3}, 'annotation')
-    data.prepare('dhf1k', tmp_path / 'out', copy, num_workers=1, size=None, encoding='png')
+    data.prepare_dataset('dhf1k', tmp_path / 'out', copy, num_workers=1, size=None, encoding='png')
     train = data.open_split('dhf1k/original_png', 'train', tmp_path / 'out')
     np.testing.assert_array_equal(train.frame(1), copies.frame_of(66))
-    data.prepare('dhf1k', tmp_path / 'out', copy, num_workers=1, encoding='png')
+    data.prepare_dataset('dhf1k', tmp_path / 'out', copy, num_workers=1, encoding='png')
     small = data.open_split('dhf1k/224x384_png', 'train', tmp_path / 'out')
     pillow = Image.fromarray(copies.frame_of(66)).resize((384, 224), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(small.frame(1), np.asarray(pillow))
@@ -204,7 +204,7 @@ def test_real_sample(tmp_path, real_data):
             target.write_bytes(
                 (source / 'annotation' / '0002' / kind / f'{n:04d}.png').read_bytes()
             )
-    data.prepare('dhf1k', tmp_path / 'out', copy, num_workers=1)
+    data.prepare_dataset('dhf1k', tmp_path / 'out', copy, num_workers=1)
     train = data.open_split('dhf1k', 'train', tmp_path / 'out')
     assert len(train) == 60 and (train.videos[0].height, train.videos[0].width) == (360, 640)
     for i in (0, 31, 59):

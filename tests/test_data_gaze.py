@@ -53,7 +53,9 @@ def test_real_diem_files_are_read(real_data):
 
 
 def test_dhf1k_mapping(tmp_path):
-    header = 'Time\tType\tTrial\tL Dia X [px]\tL Dia Y [px]\tL POR X [px]\tL POR Y [px]\tL Event Info'
+    header = (
+        'Time\tType\tTrial\tL Dia X [px]\tL Dia Y [px]\tL POR X [px]\tL POR Y [px]\tL Event Info'
+    )
     lines = [
         (5_000_000, 720.0, 450.0, 'Fixation'),  # the screen's centre
         (5_034_000, 0.0, 45.0, 'Fixation'),  # 34 ms later: the second frame; its upper left corner

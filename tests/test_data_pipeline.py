@@ -27,7 +27,7 @@ def code_of(video: str, number: int) -> int:
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp('pipeline')
     copies.dhf1k(folder / 'copy', LENGTHS, 'annotation')
-    data.prepare('dhf1k', folder / 'out', folder / 'copy', num_workers=1, size=(32, 64))
+    data.prepare_dataset('dhf1k', folder / 'out', folder / 'copy', num_workers=1, size=(32, 64))
     return folder / 'out'
 
 

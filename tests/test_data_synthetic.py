@@ -100,7 +100,7 @@ def test_prepared_without_tensorflow_in_parallel_and_as_tfds_reads_it(tmp_path, 
             'test': [SyntheticVideo.at('test', 2)],
         },
     )
-    builder = data.prepare('stsa_synthetic', tmp_path, num_workers=2)
+    builder = data.prepare_dataset('stsa_synthetic', tmp_path, num_workers=2)
     assert 'tensorflow' not in sys.modules
     train = data.open_split('stsa_synthetic', 'train', tmp_path)
     assert [v.name for v in train.videos] == [

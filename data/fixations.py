@@ -1,0 +1,177 @@
+"""Eye-tracker records to maps: `python -m data.fixations dhf1k --source=COPY --output=DIR`.
+
+For DHF1K, reads COPY/exportdata_train/P*/P*_Trail<video>.txt and writes, as the dataset has them,
+DIR/annotation/<video>/{maps,fixation}/<frame>.png. For DIEM, reads <name>_<W>x<H>/event_data/*.txt
+and writes DIR/<name>_<W>x<H>/{maps,fixation}/<frame>.png. With --compare, also says how the result
+agrees with the annotation that COPY has. The mappings are in data.gaze.
+"""
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from data import folders, gaze, images, tree
+from data.diem import RELATIVE_SIGMA
+from data.sources import Report
+from stsa_jax.errors import InputError, exit_cleanly
+from stsa_jax.files import output_folder, write_atomic
+
+
+class Recorded(NamedTuple):
+    """One video's records: its name, viewers' fixations, frames and their size, where maps are."""
+
+    name: str
+    fixations: gaze.Fixations
+    num_frames: int
+    size: tuple[int, int]
+    sigma: float
+    folder: str  # of its annotation, in the output and in the copy
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        prog='python -m data.fixations', description=__doc__.splitlines()[0]
+    )
+    parser.add_argument('dataset', choices=['dhf1k', 'diem'])
+    parser.add_argument('--source', required=True, help='folder of your copy, with the records')
+    parser.add_argument('--output', required=True, help='folder to write to')
+    parser.add_argument('--videos', nargs='*', help='numbers (DHF1K) or names (DIEM); default: all')
+    parser.add_argument('--num_frames', type=int, help='frames a video; default: as the video has')
+    parser.add_argument('--sigma', type=float, help='of the Gaussian, in pixels of the video')
+    parser.add_argument('--compare', action='store_true', help="with the copy's own annotation")
+    options = parser.parse_args(arguments)
+    root = Path(options.source).expanduser()
+    if not root.is_dir():
+        raise InputError(f'{root}: the folder of a copy of {options.dataset} was expected')
+    if options.sigma is not None and not options.sigma > 0:
+        raise InputError(f'--sigma={options.sigma}: a positive number of pixels was expected')
+    output = output_folder(options.output)
+    if options.compare and output.resolve() == root.resolve():
+        raise InputError(
+            f'{output}: is the copy itself, whose annotation --compare would overwrite'
+        )
+    find = find_dhf1k if options.dataset == 'dhf1k' else find_diem
+    report = Report()
+    for video in find(root, options.videos, report):
+        video = video._replace(
+            num_frames=options.num_frames or video.num_frames, sigma=options.sigma or video.sigma
+        )
+        write(video, output)
+        print(f'{video.name}: {video.num_frames} frames in {output / video.folder}')
+        if options.compare:
+            print('  ' + compare(video, output, root))
+    for problem in report.problems:
+        print(f'  note: {problem}')
+
+
+def find_dhf1k(root: Path, videos: list[str] | None, report: Report) -> Iterator[Recorded]:
+    """The videos of which there are records in `exportdata_train`, or those asked for."""
+    top = tree.find(root, 'exportdata_train') or root
+    records: dict[int, list[Path]] = {}
+    for viewer in tree.folders(top, root, report):
+        for path in tree.entries(viewer, root, report):
+            if named := re.fullmatch(r'P\d+_Trail(\d+)\.txt', path.name, re.IGNORECASE):
+                records.setdefault(int(named[1]), []).append(path)
+    wanted = _numbers(videos) if videos else sorted(records)
+    for number in wanted:
+        if number not in records:
+            there = tree.ranges(records) or 'none'
+            raise InputError(
+                f'{top}: no record P*/P*_Trail{number:03d}.txt; records of videos found: {there}'
+            )
+        fixations = gaze.Fixations.together([gaze.read_dhf1k(path) for path in records[number]])
+        film = tree.find(root, 'video', f'{number:03d}.AVI')
+        frames = _count_frames(film, report) if film else int(fixations.frame.max(initial=-1)) + 1
+        if not film:
+            report.add(
+                root, f'no video/{number:03d}.AVI to count frames in',
+                f'{frames} frames, as far as the records go; see --num_frames',
+            )  # fmt: skip
+        yield Recorded(
+            f'{number:04d}', fixations, frames, gaze.DHF1K_SIZE, gaze.DHF1K_SIGMA,
+            f'annotation/{number:04d}',
+        )  # fmt: skip
+
+
+def find_diem(root: Path, videos: list[str] | None, report: Report) -> Iterator[Recorded]:
+    """The videos with a folder `event_data`, or those asked for, by name with or without size."""
+    found = {}
+    for folder in tree.folders(root, root, report):
+        named = re.fullmatch(r'(.+)_(\d+)x(\d+)', folder.name)
+        if named and tree.find(folder, 'event_data'):
+            found[named[1]] = (folder, (int(named[3]), int(named[2])))
+    if not found:
+        raise InputError(
+            f'{root}: folders <name>_<W>x<H>/event_data were expected; found:\n{tree.outline(root)}'
+        )
+    for wanted in videos or sorted(found):
+        name = re.sub(r'_\d+x\d+$', '', wanted)
+        if name not in found:
+            raise InputError(f'{root}: no video {wanted!r}; there are {", ".join(sorted(found))}')
+        folder, size = found[name]
+        events = tree.find(folder, 'event_data')
+        files = [p for p in tree.entries(events, root, report) if p.suffix.lower() == '.txt']
+        if not files:
+            raise InputError(f'{events}: gaze files (.txt) were expected, found none')
+        fixations = gaze.Fixations.together([gaze.read_diem(path, size) for path in files])
+        frames = int(fixations.frame.max(initial=-1)) + 1
+        yield Recorded(folder.name, fixations, frames, size, RELATIVE_SIGMA * size[1], folder.name)
+
+
+def write(video: Recorded, output: Path) -> None:
+    """Writes the maps of all frames, numbered from 1, with four digits or as many as it takes."""
+    folder = output / video.folder
+    for kind in ('maps', 'fixation'):
+        output_folder(folder / kind)
+    for n in tqdm(range(video.num_frames), desc=video.name, unit='frame', disable=None):
+        fixated = video.fixations.map(n, video.size)
+        density = images.rescale_to_uint8(gaze.density_map(fixated, video.sigma))
+        write_atomic(folder / 'maps' / f'{n + 1:04d}.png', images.encode_map(density))
+        write_atomic(folder / 'fixation' / f'{n + 1:04d}.png', images.encode_map(fixated))
+
+
+def compare(video: Recorded, output: Path, root: Path) -> str:
+    """One line: how the written maps agree with those in the copy."""
+    theirs = tree.find(root, *video.folder.split('/'))
+    if theirs is None or not tree.find(theirs, 'maps'):
+        return f'no annotation of {video.name} in {root} to compare with'
+    report = Report()
+    pairs = []
+    for base, inside in ((output / video.folder, output), (theirs, root)):
+        found = (
+            tree.numbered(tree.find(base, k), inside, tree.IMAGES, report)
+            for k in ('maps', 'fixation')
+        )
+        pairs.append(folders.FileAnnotation(*found, 'I'))
+    common = sorted(pairs[0].numbers & pairs[1].numbers)
+    differing, points, worst = 0, 0, 1.0
+    for n in common:
+        (ours, our_fixations), (their, their_fixations) = (side.read(n) for side in pairs)
+        points += np.count_nonzero(their_fixations.values)
+        differing += np.count_nonzero(our_fixations.values != their_fixations.values)
+        if np.ptp(ours.values) and np.ptp(their.values):
+            worst = min(worst, float(np.corrcoef(ours.values.ravel(), their.values.ravel())[0, 1]))
+    return (
+        f'{len(common)} frames compared: {differing} of {points} fixated pixels differ, '
+        f'lowest CC of a density map {worst:.6f}'
+    )
+
+
+def _count_frames(film: Path, report: Report) -> int:
+    return sum(1 for _ in folders.frames_of_video(film, report))
+
+
+def _numbers(videos: list[str]) -> list[int]:
+    if bad := [v for v in videos if not v.isdecimal()]:
+        raise InputError(f'--videos {bad[0]}: numbers were expected, such as 2')
+    return [int(v) for v in videos]
+
+
+if __name__ == '__main__':
+    exit_cleanly(main)

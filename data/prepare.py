@@ -1,0 +1,101 @@
+"""Prepares a dataset for training: `python -m data.prepare dhf1k --source=/where/it/is`.
+
+Says how the copy is arranged and what is wrong with it, then stores it as TFDS does, on all cores.
+Interrupted, it goes on where it stopped when it is run again.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from stsa_jax.errors import InputError, exit_cleanly
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    from data.registry import BUILDERS
+
+    parser = argparse.ArgumentParser(
+        prog='python -m data.prepare', description=__doc__.splitlines()[0]
+    )
+    parser.add_argument('dataset', choices=sorted(BUILDERS))
+    parser.add_argument('--source', help='folder of your copy (none for stsa_synthetic)')
+    parser.add_argument('--data_dir', help='where to store it; by default ~/tensorflow_datasets')
+    parser.add_argument(
+        '--size', default='default',
+        help="frames' size HEIGHTxWIDTH, or original; by default 224x384, for training",
+    )  # fmt: skip
+    parser.add_argument('--lossless', action='store_true', help='frames as PNG instead of JPEG')
+    parser.add_argument('--strict', action='store_true', help='anything wrong is an error')
+    parser.add_argument('--num_workers', type=int, help='processes; by default one a core')
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command."""
+    from data.registry import load_builder, prepare_dataset
+    from data.sources import Report
+
+    options = parse(arguments)
+    settings = {
+        'size': size_of(options.size),
+        'encoding': 'png' if options.lossless else 'jpeg',
+        'num_workers': options.num_workers,
+        'strict': options.strict,
+    }
+    builder = load_builder(options.dataset, options.data_dir, **settings)
+    if builder.is_prepared():
+        print(f'{builder.data_dir}: is prepared already; remove this folder to prepare it anew')
+        return
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        if not options.source:
+            raise InputError(
+                f'--source: the folder of your copy of {options.dataset} was expected\n'
+                f'{builder.MANUAL_DOWNLOAD_INSTRUCTIONS}'
+            )
+        report = Report()
+        found = builder.find_videos(Path(options.source).expanduser().absolute(), report)
+        print(f'{options.source}: {options.dataset}, {builder.layout}')
+        for split, videos in found.items():
+            print(f'  {split}: {len(videos)} videos')
+        tell(report.problems)
+        told = len(report.problems)
+    else:
+        told = 0
+    builder = prepare_dataset(options.dataset, options.data_dir, options.source, **settings)
+    tell(builder.problems[told:])
+    print(summary(builder))
+
+
+def size_of(text: str) -> tuple[int, int] | str | None:
+    """'224x384' -> (224, 384), 'original' -> None; 'default' as it is. Raises InputError."""
+    if text == 'default':
+        return text
+    if text == 'original':
+        return None
+    if not (match := re.fullmatch(r'(\d+)x(\d+)', text)) or '0' in match.groups():
+        raise InputError(f'--size={text}: HEIGHTxWIDTH, such as 224x384, or original was expected')
+    return int(match[1]), int(match[2])
+
+
+def tell(problems) -> None:
+    """Prints problems to standard error, the first ones in full."""
+    for problem in problems[:30]:
+        print(f'  note: {problem}', file=sys.stderr)
+    if len(problems) > 30:
+        print(f'  and {len(problems) - 30} more; all are in metadata.json', file=sys.stderr)
+
+
+def summary(builder) -> str:
+    """What was stored, as a table by split."""
+    lines = [f'{builder.data_dir}', f'{"split":12}{"videos":>8}{"frames":>9}{"MB":>9}']
+    for split, info in builder.info.splits.items():
+        videos = len(builder.info.metadata['videos'][split])
+        size = sum(Path(path).stat().st_size for path in info.filepaths) / 1e6
+        lines.append(f'{split:12}{videos:8}{info.num_examples:9}{size:9.1f}')
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    exit_cleanly(main)

@@ -1,0 +1,146 @@
+"""The commands data.prepare, data.inspect and data.fixations, as a user runs them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import data.fixations
+import data.inspect
+import data.prepare
+from data import images
+from stsa_jax.errors import InputError
+from tests import data_copies as copies
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, '-m', *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_prepare_says_what_it_found_and_what_it_did(tmp_path, capsys):
+    copies.dhf1k(tmp_path / 'copy', {1: 5, 650: 4, 701: 3}, 'frames')
+    arguments = ['dhf1k', f'--source={tmp_path / "copy"}', f'--data_dir={tmp_path / "out"}',
+                 '--num_workers=1', '--size=48x80']  # fmt: skip
+    data.prepare.main(arguments)
+    out, err = capsys.readouterr()
+    assert 'dhf1k, frames (frames/0001/images)' in out
+    assert '599 of 600 videos of split train are not there: 2-600' in err
+    table = [
+        line.split() for line in out.splitlines() if line.split() and 'x' not in line.split()[0]
+    ]
+    assert ['train', '1', '5'] in [row[:3] for row in table]
+    assert ['test', '1', '3'] in [row[:3] for row in table]
+    assert data.open_split('dhf1k', 'validation', tmp_path / 'out').frame(0).shape == (48, 80, 3)
+    data.prepare.main(arguments)
+    assert 'is prepared already' in capsys.readouterr().out
+
+
+def test_prepare_fails_with_code_2_and_no_traceback(tmp_path):
+    (tmp_path / 'wrong').mkdir()
+    done = run(
+        'data.prepare', 'ucf_sports', f'--source={tmp_path / "wrong"}', f'--data_dir={tmp_path}'
+    )
+    assert done.returncode == 2 and 'Traceback' not in done.stderr
+    assert 'Diving-Side-001/images/Diving-Side_001_001.png' in done.stderr
+
+
+@pytest.mark.parametrize('arguments, told', [
+    (['dhf1k'], '--source'),
+    (['dhf1k', '--source=x', '--size=big'], 'HEIGHTxWIDTH'),
+])  # fmt: skip
+def test_prepare_refuses(arguments, told):
+    with pytest.raises(InputError, match=told):
+        data.prepare.main(arguments)
+
+
+def test_strict_makes_a_stray_file_an_error(tmp_path):
+    shots = {('training', 'Walk-Front-001'): (1, 4, 0), ('testing', 'Walk-Front-002'): (1, 4, 0)}
+    copy = copies.shots(tmp_path / 'copy', shots, copies.ucf_file)
+    (copy / 'testing' / 'Walk-Front-002' / 'maps' / 'notes.doc').write_bytes(b'')
+    with pytest.raises(InputError, match='allows none'):
+        data.prepare.main(['ucf_sports', f'--source={copy}', f'--data_dir={tmp_path / "out"}',
+                           '--strict', '--num_workers=1'])  # fmt: skip
+
+
+def prepared(tmp_path, spoil: bool) -> Path:
+    shots = {('training', f'Walk-Front-{i:03d}'): (1, 12, i * 20) for i in range(1, 4)}
+    copy = copies.shots(tmp_path / 'copy', shots, copies.ucf_file)
+    if spoil:
+        for path in copy.glob('*/*/maps/*'):
+            density = np.zeros((copies.HEIGHT, copies.WIDTH), np.uint8)
+            density[40:, :4] = 255
+            copies.save(path, density)
+    data.prepare_dataset('ucf_sports', tmp_path / 'out', copy, num_workers=1)
+    return tmp_path / 'out'
+
+
+def test_inspect_writes_a_sheet_and_a_table(tmp_path, capsys):
+    out = prepared(tmp_path, spoil=False)
+    data.inspect.main(['ucf_sports', f'--data_dir={out}', f'--output={tmp_path / "sheet.png"}'])
+    text, err = capsys.readouterr()
+    assert ['train', '3', '36', '12', '12', '0', '96x48'] in [
+        line.split() for line in text.splitlines()
+    ]
+    assert 'warning' not in err
+    with Image.open(tmp_path / 'sheet.png') as sheet:
+        # Four columns of 240 and three rows of 120 for each of the three videos, with captions.
+        assert sheet.width == 4 * 244 and sheet.height == 3 * (20 + 3 * 120 + 8)
+        assert np.asarray(sheet).std() > 20
+
+
+def test_inspect_warns_of_maps_that_belong_elsewhere(tmp_path, capsys):
+    out = prepared(tmp_path, spoil=True)
+    data.inspect.main(['ucf_sports', f'--data_dir={out}', f'--output={tmp_path / "sheet.png"}'])
+    assert "fixations lie outside the density map's mass" in capsys.readouterr().err
+
+
+def test_inspect_names_what_is_prepared(tmp_path):
+    out = prepared(tmp_path, spoil=False)
+    with pytest.raises(InputError, match='found: ucf_sports'):
+        data.inspect.main(['dhf1k', f'--data_dir={out}'])
+
+
+def test_fixations_command_on_the_real_records(tmp_path, real_data, capsys):
+    data.fixations.main(['dhf1k', f'--source={real_data / "dhf1k"}', f'--output={tmp_path}',
+                         '--videos', '2', '--num_frames=12', '--compare'])  # fmt: skip
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.startswith('  12 frames compared: 0 of ')
+    assert float(line.split()[-1]) > 0.999
+    written = images.decode_map((tmp_path / 'annotation/0002/fixation/0012.png').read_bytes())
+    given = images.decode_map((real_data / 'dhf1k/annotation/0002/fixation/0012.png').read_bytes())
+    np.testing.assert_array_equal(written, given)
+
+
+def test_fixations_command_makes_what_the_raw_builder_makes(tmp_path):
+    copies.diem_raw(tmp_path / 'copy', {'one_show': (5, 40)})
+    data.fixations.main(['diem', f'--source={tmp_path / "copy"}', f'--output={tmp_path / "maps"}'])
+    data.prepare_dataset('diem', tmp_path / 'out', tmp_path / 'copy', num_workers=1)
+    test = data.open_split('diem', 'test', tmp_path / 'out')
+    folder = tmp_path / 'maps' / f'one_show_{copies.WIDTH}x{copies.HEIGHT}'
+    for i in range(5):
+        name = f'{i + 1:04d}.png'
+        for kind, found in (('maps', test.density(i) * 255), ('fixation', test.fixations(i) * 255)):
+            written = images.decode_map((folder / kind / name).read_bytes())
+            np.testing.assert_array_equal(found, written)
+        assert copies.number_in_fixations(test.fixations(i)) == 41 + i
+
+
+@pytest.mark.parametrize('arguments, told', [
+    (['dhf1k', '--videos', '../2'], 'numbers were expected'),
+    (['dhf1k', '--videos', '7'], 'records of videos found: none'),
+    (['diem'], 'event_data were expected'),
+    (['diem', '--sigma=-1'], 'positive number'),
+])  # fmt: skip
+def test_fixations_command_refuses(tmp_path, arguments, told):
+    (tmp_path / 'copy').mkdir()
+    with pytest.raises(InputError, match=told):
+        data.fixations.main(
+            [*arguments, f'--source={tmp_path / "copy"}', f'--output={tmp_path / "o"}']
+        )
