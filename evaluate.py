@@ -1,0 +1,208 @@
+"""Scores saliency models: CC, SIM, NSS, KL, AUC-Judd and shuffled AUC, with the protocol said.
+
+A trained model, on the datasets of its config:
+
+    python evaluate.py --config=configs/dhf1k.py --workdir=runs/dhf1k
+
+Maps that any model wrote, `<video>/<frame>.png`; several models, side by side:
+
+    python evaluate.py --dataset=dhf1k --split=validation --predictions=ViNet=maps/vinet \\
+        --predictions=STSA-Net=maps/stsanet --protocol=dhf1k
+
+Prints the table, and writes to --output (default WORKDIR/evaluation, or ./evaluation)
+
+    table.txt, table.md                    the table
+    results.json, results.csv              all numbers, per dataset and per video
+    frames.csv                             every frame's scores
+    scored/                                finished videos: the same command goes on from there
+"""
+
+import argparse
+from pathlib import Path
+
+from absl import logging
+
+import data
+import stsa_jax
+from stsa_jax import evaluation, files
+from stsa_jax.checkpoint import load_weights
+from stsa_jax.configuration import load_config
+from stsa_jax.errors import InputError, exit_cleanly
+from stsa_jax.evaluation.selection import select
+from stsa_jax.evaluation.submission import write_submission
+from stsa_jax.pretrained import SaliencyModel
+from stsa_jax.stsanet import STSANetConfig
+
+
+def main() -> None:
+    """The command line."""
+    options, overrides = parser().parse_known_args()
+    logging.set_verbosity(logging.ERROR)
+    if overrides and not options.config:
+        raise InputError(f'{overrides[0]}: not an option; config fields need --config=FILE')
+    config = load_config(options.config, overrides) if options.config else None
+    models = collect_models(options)
+    if not models:
+        raise InputError('nothing to evaluate: give --workdir, --checkpoint or --predictions')
+    names, split, data_dir = what(options, config)
+    output = Path(
+        options.output or (Path(options.workdir[0]) if options.workdir else Path()) / 'evaluation'
+    )
+    if options.submission:
+        submit(models, names, split, data_dir, options.submission)
+        return
+    evaluation.get_protocol(options.protocol)
+    datasets = [data.open_split(name, split, data_dir) for name in names]
+    files.output_folder(output)
+    results = evaluation.evaluate(
+        datasets,
+        models,
+        protocol=options.protocol,
+        training=lambda dataset: training_split(dataset, config, data_dir),
+        every=options.every,
+        seed=options.seed,
+        references=not options.no_references,
+        folder=output / 'scored',
+        workers=options.workers,
+    )
+    print(evaluation.text(results, per_video=len(results.rows[0].videos) <= 30), end='')
+    evaluation.write_results(results, output)
+    print(f'written to {output}')
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options, except for --config.field=value."""
+    made = argparse.ArgumentParser(
+        description='Scores saliency models.',
+        epilog='With --config, any field can be changed: --config.data.eval_split=test',
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add('--config', help='a config file: says on which datasets, as configs/dhf1k.py')
+    add('--workdir', action='append', default=[], help='a folder of train.py; may be repeated')
+    add('--step', help="checkpoint of --workdir: a number, or 'best' (default: the latest)")
+    add(
+        '--checkpoint',
+        action='append',
+        default=[],
+        metavar='[NAME=]PATH',
+        help='a checkpoint, .pth, .pt or .safetensors file; may be repeated',
+    )
+    add(
+        '--predictions',
+        action='append',
+        default=[],
+        metavar='[NAME=]DIR',
+        help='a folder of maps, <video>/<frame>.png; may be repeated',
+    )
+    add('--allow_missing', action='store_true', help='score the maps that are there')
+    add('--dataset', action='append', default=[], help='a prepared dataset; may be repeated')
+    add('--split', help='default: that of the config, or validation; DIEM: test_i, ii, iii')
+    add('--data_dir', help="where datasets were prepared (default: the config's, or TFDS's own)")
+    add('--protocol', default='dhf1k', help=', '.join(evaluation.PROTOCOLS))
+    add('--every', type=int, default=1, help='take each n-th frame of a video')
+    add('--seed', type=int, default=0, help='of all draws')
+    add('--output', help='folder for the results')
+    add('--batch_size', type=int, default=0, help='windows at once, over all devices')
+    add('--workers', type=int, default=0, help='threads that score; 0 for one a core')
+    add('--no_references', action='store_true', help='leave out centre prior and shuffled maps')
+    add('--submission', metavar='DIR', help='write the maps for a benchmark server, and verify')
+    return made
+
+
+def collect_models(options) -> dict:
+    """Name -> function that makes the source of its maps for a dataset and selected videos."""
+    models = {}
+
+    def add(name, make):
+        if name in models:
+            raise InputError(f'two models are called {name}; name them: --predictions=NAME=DIR')
+        models[name] = make
+
+    loaded = []
+    for workdir in options.workdir:
+        loaded.append((_last(workdir), _from_workdir(workdir, options.step)))
+    for given in options.checkpoint:
+        name, path = _named(given)
+        loaded.append((name, stsa_jax.load(path)))
+    for name, model in loaded:
+        add(
+            name,
+            lambda dataset, videos, model=model: evaluation.ModelMaps(
+                model, dataset, options.batch_size
+            ),
+        )
+    for given in options.predictions:
+        name, path = _named(given)
+        add(
+            name,
+            lambda dataset, videos, path=path: evaluation.PredictionFolder(
+                path, dataset, videos, allow_missing=options.allow_missing
+            ),
+        )
+    return models
+
+
+def what(options, config) -> tuple[list[str], str, str | None]:
+    """Names of the datasets, their split, and where they are."""
+    names, split, data_dir = options.dataset, options.split, options.data_dir
+    if config is not None:
+        names = names or list(config.data.eval_datasets or config.data.datasets)
+        split = split or config.data.eval_split
+        data_dir = data_dir or config.data.data_dir or None
+    if not names:
+        raise InputError('no dataset: give --dataset=NAME, or a --config that names some')
+    return names, split or 'validation', data_dir
+
+
+def submit(models: dict, names: list[str], split: str, data_dir, folder: str) -> None:
+    """Writes the maps of one model on one dataset for a benchmark server."""
+    if len(models) != 1 or len(names) != 1:
+        raise InputError(f'--submission takes one model and one dataset, not {[*models]}, {names}')
+    dataset = data.open_split(names[0], split, data_dir)
+    (make,) = models.values()
+    counts = write_submission(make(dataset, select(dataset)), dataset, folder)
+    print(
+        f'{folder}: {counts["frames"]} maps of {counts["videos"]} videos of {names[0]} {split}, '
+        'verified: all there, each of its size, 8-bit grey'
+    )
+
+
+def training_split(dataset, config, data_dir):
+    """The training split of the same dataset, if it is here."""
+    try:
+        return data.open_split(
+            dataset.name, config.data.train_split if config else 'train', data_dir
+        )
+    except InputError:
+        return None
+
+
+def _from_workdir(workdir: str, step: str | None) -> SaliencyModel:
+    if step is not None and step != 'best' and not step.isdecimal():
+        raise InputError(f"--step={step}: expected a number or 'best'")
+    weights = load_weights(workdir, int(step) if step and step.isdecimal() else step)
+    if weights.kind != 'stsanet':
+        raise InputError(f'{workdir}: holds S3D, not a saliency model')
+    return SaliencyModel(
+        STSANetConfig(**weights.model_config),
+        weights.params,
+        weights.batch_stats,
+        weights.normalisation,
+    )
+
+
+def _named(given: str) -> tuple[str, str]:
+    """`NAME=PATH`, or a path that is named by its last part."""
+    name, equals, path = given.partition('=')
+    if equals and name and '/' not in name:
+        return name, path
+    return _last(given), given
+
+
+def _last(path: str) -> str:
+    return Path(path).resolve().stem or path
+
+
+if __name__ == '__main__':
+    exit_cleanly(main)

@@ -1,0 +1,132 @@
+"""The whole evaluation: datasets times rows, references included; and the files it leaves."""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stsa_jax.errors import InputError
+from stsa_jax.evaluation import tables
+from stsa_jax.evaluation.protocol import Protocol, get_protocol
+from stsa_jax.evaluation.records import Row
+from stsa_jax.evaluation.runner import score_source
+from stsa_jax.evaluation.selection import select
+from stsa_jax.evaluation.sources import FixedMap, ShuffledMaps, Source, centre_prior
+from stsa_jax.evaluation.truth import GroundTruth
+from stsa_jax.files import output_folder, write_atomic
+
+CENTRE_PRIOR, SHUFFLED_MAPS = 'centre prior', 'shuffled maps'
+
+
+def evaluate(
+    datasets: Sequence[Any],
+    models: Mapping[str, Callable[..., Source]],
+    *,
+    protocol: str | Protocol = 'dhf1k',
+    training: Callable[[Any], Any | None] = lambda dataset: None,
+    every: int = 1,
+    seed: int = 0,
+    references: bool = True,
+    folder: str | os.PathLike | None = None,
+    workers: int = 0,
+) -> tables.Results:
+    """Scores every model on every dataset.
+
+    Args:
+        datasets: `data.VideoDataset`s with annotation.
+        models: name -> function of a dataset and (as `videos=`) its selected videos, if it takes
+            them, that gives a `sources.Source`. A source that has `videos` of its own (a folder of
+            predictions that lacks some) says which frames it is scored on; so are then all rows.
+        protocol: a name in PROTOCOLS, or a Protocol.
+        training: dataset -> the split whose mean density map is the centre prior, or None.
+        every: which frames, see `selection.select`.
+        seed: of sAUC's negatives and draws, the shuffled maps and the bootstrap.
+        references: whether to add the rows that do not look: centre prior and shuffled maps.
+        folder: keeps finished videos, so that the same call goes on where it stopped.
+        workers: threads that score; 0 for one a core.
+
+    Raises InputError for anything about the data or the maps that cannot be used.
+    """
+    protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
+    taken = {CENTRE_PRIOR, SHUFFLED_MAPS} & set(models)
+    if taken:
+        raise InputError(
+            f'{", ".join(taken)}: the name of a reference row; name the model otherwise'
+        )
+    results = tables.Results(protocol, seed, [], list(models))
+    for dataset in datasets:
+        videos = select(dataset, every=every)
+        sources = {name: make(dataset, videos) for name, make in models.items()}
+        whole = sum(len(v.positions) for v in videos)
+        videos = _common(videos, sources.values())
+        scored = sum(len(v.positions) for v in videos)
+        if scored < whole:
+            results.notes.append(
+                f'PARTIAL: {dataset.name}, {dataset.split}: {scored} of {whole} frames, because '
+                'maps are missing'
+            )
+        if every > 1:
+            results.notes.append(f'{dataset.name}: every {every}-th frame of each video')
+        truth = GroundTruth(dataset, videos, seed=seed, workers=workers or os.cpu_count() or 1)
+        if references:
+            train = training(dataset)
+            if train is None:
+                results.notes.append(
+                    f'{dataset.name}: no training split here, so the centre prior is a Gaussian'
+                )
+            sources[CENTRE_PRIOR] = FixedMap(centre_prior(train))
+            if len(videos) > 1:
+                sources[SHUFFLED_MAPS] = ShuffledMaps(truth)
+        for name, source in sources.items():
+            kept = (
+                Path(folder) / f'{dataset.name}-{dataset.split}' / _plain(name) if folder else None
+            )
+            results.rows.append(
+                score_source(name, source, truth, videos, protocol, folder=kept, workers=workers)
+            )
+    return results
+
+
+def write_results(results: tables.Results, folder: str | os.PathLike) -> list[Path]:
+    """Writes results.json, results.csv, frames.csv, table.md and table.txt, each whole."""
+    folder = output_folder(folder)
+    files = {
+        'results.json': json.dumps(tables.to_json(results), indent=1, allow_nan=False) + '\n',
+        'results.csv': tables.to_csv(results),
+        'frames.csv': tables.frames_csv(results.rows),
+        'table.md': tables.markdown(results),
+        'table.txt': tables.text(results, per_video=True),
+    }
+    for name, content in files.items():
+        write_atomic(folder / name, content)
+    return [folder / name for name in files]
+
+
+def _common(videos, sources):
+    """The videos and frames that every source has."""
+    for source in sources:
+        there = getattr(source, 'videos', None)
+        if there is None:
+            continue
+        positions = {v.name: v.positions for v in there}
+        videos = [
+            dataclasses.replace(v, positions=np.intersect1d(v.positions, positions[v.name]))
+            for v in videos
+            if v.name in positions
+        ]
+        videos = [v for v in videos if len(v.positions)]
+    if not videos:
+        raise InputError('the models have no frame in common, so nothing can be compared')
+    return videos
+
+
+def _plain(name: str) -> str:
+    return re.sub(r'[^A-Za-z0-9._-]', '_', name)[:80]
+
+
+__all__ = ['Row', 'evaluate', 'write_results']

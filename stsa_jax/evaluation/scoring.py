@@ -1,0 +1,145 @@
+"""One frame's six scores: prediction to the size of the ground truth, then the metrics.
+
+Frames are scored by threads, several at a time (XLA and the image code release Python's lock), on
+all local devices in turn. A frame's scores depend on nothing but the frame.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from stsa_jax import metrics
+from stsa_jax.evaluation.protocol import METRICS, Protocol
+from stsa_jax.evaluation.truth import GroundTruth, frame_seed
+from stsa_jax.visualize import to_8bit
+
+_FILTERS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
+# What can be wrong with a frame; the first two are the truth's, the others the prediction's.
+NO_FIXATION, NO_DENSITY = 'no fixation', 'empty or constant density'
+CONSTANT, NOT_FINITE, NEGATIVE = 'constant prediction', 'NaN or infinity', 'negative prediction'
+NO_NEGATIVES = 'no fixation in other videos'
+TRUTH_PROBLEMS = (NO_FIXATION, NO_DENSITY, NO_NEGATIVES)
+PREDICTION_PROBLEMS = (CONSTANT, NOT_FINITE, NEGATIVE)
+
+
+class FrameScore(NamedTuple):
+    """`scores` (6,) in the order of METRICS, NaN where undefined; `problems` says why."""
+
+    scores: np.ndarray
+    problems: tuple[str, ...]
+
+
+class Scorer:
+    """Scores maps against the ground truth of one dataset, by one protocol. Thread-safe."""
+
+    def __init__(self, truth: GroundTruth, protocol: Protocol):
+        self.truth, self.protocol = truth, protocol
+        bound = 1 << (max(truth.most_fixations, 16) - 1).bit_length()
+        # Static bounds from the whole dataset: one compilation for each size of its frames.
+        self._run = partial(
+            _score,
+            protocol=protocol,
+            bound=bound,
+            other_bound=min(bound * protocol.shuffled_frames, 1 << 20),
+        )
+        devices = jax.local_devices()
+        # The devices of a CPU share its cores, and each would compile anew.
+        self._devices = devices[:1] if devices[0].platform == 'cpu' else devices
+
+    def score(self, example: int, saliency: np.ndarray) -> FrameScore:
+        """Scores of map `saliency` `(h', w')`, float or uint8, for frame `example`."""
+        truth, protocol = self.truth, self.protocol
+        size = truth.size(example)
+        nothing = np.full(len(METRICS), np.nan)
+        if not truth.count(example):
+            return FrameScore(nothing, (NO_FIXATION,))
+        density = truth.dataset.density(example)
+        problems = () if density.max() > density.min() else (NO_DENSITY,)
+        fixations = truth.fixation_map(example)
+        other = truth.other_map(example, protocol.shuffled_frames)
+        problems += () if other.any() else (NO_NEGATIVES,)
+        saliency = np.asarray(saliency)
+        usable, wrong = _usability(saliency)
+        problems += wrong
+        if usable:
+            prediction = fit(saliency, size, protocol)
+            usable = prediction.max() > prediction.min()
+            problems += () if usable else (CONSTANT,)
+        if not usable:
+            if protocol.unusable == 'drop':
+                return FrameScore(nothing, problems)
+            return FrameScore(_chance(density, protocol, bool(other.any())), problems)
+        key = jax.random.key(frame_seed('subsets', truth.seed, *truth.identity(example)))
+        device = self._devices[example % len(self._devices)]
+        arrays = jax.device_put((prediction, density, fixations, other, key), device)
+        return FrameScore(np.asarray(self._run(*arrays), np.float64), problems)
+
+
+@partial(jax.jit, static_argnames=('protocol', 'bound', 'other_bound'))
+def _score(prediction, density, fixations, other, key, *, protocol, bound, other_bound):
+    """All metrics of one frame, (6,)."""
+    p, g, f, o = (x[None] for x in (prediction, density, fixations, other))
+    pixels = prediction.size
+    return jnp.concatenate(
+        [
+            metrics.cc(p, g),
+            metrics.sim(p, g, minmax=protocol.sim_minmax),
+            metrics.nss(p, f, ddof=protocol.nss_ddof),
+            metrics.kl(p, g),
+            metrics.auc_judd(p, f, ties=protocol.judd_ties, max_fixations=min(bound, pixels)),
+            metrics.auc_shuffled(
+                p,
+                f,
+                o,
+                key=None if protocol.shuffled_step is None else key[None],
+                step=protocol.shuffled_step,
+                num_subsets=protocol.shuffled_subsets,
+                max_fixations=min(bound, pixels),
+                max_other=min(other_bound, pixels),
+            ),
+        ]
+    )
+
+
+def fit(saliency: np.ndarray, size: tuple[int, int], protocol: Protocol) -> np.ndarray:
+    """The map `(h', w')` as the protocol compares it: float32 `size` = (h, w).
+
+    uint8 maps (from files) are resized in 8 bits, as MATLAB does; float maps are quantised the way
+    `predict.py` writes them where the protocol says so.
+    """
+    if saliency.dtype != np.uint8 and protocol.eight_bit:
+        saliency = to_8bit(saliency, size)
+    if saliency.shape != tuple(size):
+        image = Image.fromarray(
+            saliency if saliency.dtype == np.uint8 else saliency.astype(np.float32)
+        )
+        saliency = np.asarray(image.resize((size[1], size[0]), _FILTERS[protocol.resize]))
+        if protocol.resize == 'bicubic':
+            saliency = np.maximum(saliency, 0)  # bicubic undershoots beside edges
+    return saliency.astype(np.float32)
+
+
+def _usability(saliency: np.ndarray) -> tuple[bool, tuple[str, ...]]:
+    """Whether a map can be compared at all, and what is wrong with it."""
+    low, high = saliency.min(), saliency.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return False, (NOT_FINITE,)
+    if low == high:
+        return False, (CONSTANT,)
+    return True, (NEGATIVE,) if low < 0 else ()
+
+
+def _chance(density: np.ndarray, protocol: Protocol, has_negatives: bool) -> np.ndarray:
+    """The scores of a uniform map, in the order of METRICS."""
+    if not density.max() > density.min():
+        return np.full(len(METRICS), np.nan)
+    uniform = np.ones((1, *density.shape), np.float32)
+    scaled = density - density.min() if protocol.sim_minmax else density
+    similarity = metrics.sim(uniform, scaled[None], minmax=False)[0]
+    divergence = metrics.kl(uniform, density[None])[0]
+    shuffled = 0.5 if has_negatives else np.nan
+    return np.array([0, similarity, 0, divergence, 0.5, shuffled], np.float64)

@@ -1,0 +1,55 @@
+"""Which frames of a prepared split are evaluated."""
+
+import dataclasses
+
+import numpy as np
+
+from stsa_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Selected:
+    """A video and which of its frames, counted from 0, are evaluated."""
+
+    name: str
+    first_example: int
+    num_frames: int
+    height: int
+    width: int
+    positions: np.ndarray
+
+    @property
+    def examples(self) -> np.ndarray:
+        """Their indices in the dataset."""
+        return self.first_example + self.positions
+
+
+def select(dataset, *, every: int = 1, videos=()) -> list[Selected]:
+    """The evaluated frames of `dataset`, in the order of its videos.
+
+    Args:
+        dataset: a `data.VideoDataset`.
+        every: takes frames 1, 1 + every, ... of each video.
+        videos: names to take; all without.
+
+    Raises InputError for a video that is not there, or nothing to evaluate.
+    """
+    if every < 1:
+        raise InputError(f'every {every}-th frame: expected 1 or more')
+    there = {v.name: v for v in dataset.videos}
+    missing = [name for name in videos if name not in there]
+    if missing:
+        raise InputError(
+            f'{dataset.name}, split {dataset.split!r}: has no video {", ".join(missing)} '
+            f'(it has {len(there)}: {", ".join(sorted(there)[:5])}, ...)'
+        )
+    chosen = [there[name] for name in videos] if videos else dataset.videos
+    if not chosen:
+        raise InputError(f'{dataset.name}, split {dataset.split!r}: has no videos')
+    return [
+        Selected(
+            v.name, v.first_example, v.num_frames, v.height, v.width,
+            np.arange(0, v.num_frames, every),
+        )
+        for v in chosen
+    ]  # fmt: skip

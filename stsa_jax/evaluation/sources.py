@@ -1,0 +1,132 @@
+"""Where the maps of a row of the table come from: a model, files, or a reference that sees nothing.
+
+A source has `maps(video) -> Iterator[map]`, one map `(h', w')`, float or uint8, for each selected
+frame of the video in order, and `identity()`, a text that changes when its maps may.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from stsa_jax import inference, sharding
+from stsa_jax.evaluation.selection import Selected
+from stsa_jax.evaluation.truth import GroundTruth
+from stsa_jax.preprocess import resize_density
+
+PRIOR_SIZE = (180, 320)  # fine enough for a mean over thousands of maps
+PRIOR_FRAMES = 1000
+
+
+class Source(Protocol):
+    """What `runner.evaluate` scores."""
+
+    def maps(self, video: Selected) -> Iterator[np.ndarray]:
+        """A map for each of the video's selected frames."""
+
+    def identity(self) -> str:
+        """Changes when the maps may."""
+
+
+class ModelMaps:
+    """A model's maps, computed for the selected frames only; batches over all local devices."""
+
+    def __init__(self, model: inference.Predictor, dataset, batch_size: int = 0):
+        """`batch_size` windows at once, over all devices together; 0 for one a device."""
+        devices = jax.local_devices()
+        self.dataset, self.model = dataset, model
+        self.batch_size = -(-(batch_size or len(devices)) // len(devices)) * len(devices)
+        self._sharding = None
+        if len(devices) > 1:
+            mesh = sharding.make_mesh(devices=devices)
+            self._sharding = sharding.batch_sharding(mesh)
+            model.params, model.batch_stats = jax.device_put(
+                (model.params, model.batch_stats), sharding.replicated(mesh)
+            )
+
+    def maps(self, video: Selected) -> Iterator[np.ndarray]:
+        """float32 (H, W) at the model's size."""
+        model, wanted = self.model, set(video.positions.tolist())
+        frames = (
+            model.preprocess(self.dataset.frame(video.first_example + i)[None])[0]
+            for i in range(video.num_frames)
+        )
+        length, target = model.config.frames, inference.target_index(model.config)
+        windows = (
+            window
+            for position, window in enumerate(inference.windows(frames, length, target))
+            if position in wanted
+        )
+        while batch := list(islice(windows, self.batch_size)):
+            filled = batch + batch[-1:] * (self.batch_size - len(batch))
+            clips = np.stack([np.stack(window) for window in filled])
+            if self._sharding is not None:
+                clips = jax.device_put(clips, self._sharding)
+            yield from np.asarray(model(clips), np.float32)[: len(batch)]
+
+    def identity(self) -> str:
+        """A digest of config and weights."""
+        digest = hashlib.sha256(repr(self.model.config).encode())
+        for leaf in jax.tree.leaves((self.model.params, self.model.batch_stats)):
+            digest.update(np.asarray(leaf).tobytes())
+        return f'model {digest.hexdigest()[:24]}'
+
+
+class FixedMap:
+    """The same map for every frame."""
+
+    def __init__(self, saliency: np.ndarray):
+        """`saliency` (h, w), of any size."""
+        self.saliency = saliency
+
+    def maps(self, video: Selected) -> Iterator[np.ndarray]:
+        """The map, once for each selected frame."""
+        return (self.saliency for _ in video.positions)
+
+    def identity(self) -> str:
+        """A digest of the map."""
+        return f'fixed {hashlib.sha256(self.saliency.tobytes()).hexdigest()[:24]}'
+
+
+class ShuffledMaps:
+    """The floor: the true density map of a random frame of another video, the same every time."""
+
+    def __init__(self, truth: GroundTruth):
+        """`truth` of the evaluated frames."""
+        self.truth = truth
+
+    def maps(self, video: Selected) -> Iterator[np.ndarray]:
+        """Density maps of other videos; a zero map where there is no other video."""
+        for example in video.examples.tolist():
+            others = self.truth.other_frames(example, 1)
+            if others:
+                yield self.truth.dataset.density(others[0])
+            else:
+                yield np.zeros(self.truth.size(example) or (1, 1), np.float32)
+
+    def identity(self) -> str:
+        """The seed of the draw."""
+        return f'shuffled {self.truth.seed}'
+
+
+def centre_prior(training: Any | None, size: tuple[int, int] = PRIOR_SIZE) -> np.ndarray:
+    """What can be said without looking: the mean density map of a training split, float32 `size`.
+
+    Each map counts the same (it is divided by its sum). Of `training`, a `data.VideoDataset`, up to
+    PRIOR_FRAMES frames spread over the split are taken. Without one: a Gaussian in the middle, its
+    standard deviation a quarter of height and width.
+    """
+    total = np.zeros(size, np.float64)
+    if training is not None:
+        for i in np.unique(np.linspace(0, len(training) - 1, PRIOR_FRAMES).astype(int)):
+            density = training.density(int(i))
+            if density is not None and density.max() > 0:
+                density = resize_density(density, size)
+                total += density / density.sum()
+    if not total.any():
+        rows, columns = (np.linspace(-2, 2, n) for n in size)
+        total = np.exp(-(rows[:, None] ** 2 + columns**2) / 2)
+    return (total / total.max()).astype(np.float32)

@@ -1,0 +1,105 @@
+"""Means by the protocol's rule, and how sure they are: bootstrap over videos, alone and paired.
+
+Frames of one video are nearly the same picture, so it is videos that are drawn again: the interval
+says how much the mean would move with other videos of the same kind.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from stsa_jax.evaluation.records import Row
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean with its confidence interval (None with fewer than two videos).
+
+    count: frames with a defined score, the others having been dropped.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Mean of A minus mean of B over the frames that both have; `p` is two-sided.
+
+    real: the interval leaves out zero.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    count: int
+    videos: int
+
+    @property
+    def real(self) -> bool:
+        """Whether the confidence interval leaves out zero."""
+        return self.low is not None and (self.low > 0 or self.high < 0)
+
+
+def estimate(row: Row, metric: int, average: str, seed: int = 0) -> Estimate:
+    """Mean of a metric (its index) over a row: `average` 'frames' or 'videos'."""
+    sums, counts = _per_video([video.scores[:, metric] for video in row.videos])
+    value, means = _bootstrap(sums, counts, average, seed)
+    low, high = _interval(means)
+    return Estimate(value, low, high, int(counts.sum()))
+
+
+def difference(a: Row, b: Row, metric: int, average: str, seed: int = 0) -> Difference:
+    """Paired comparison of two rows on one dataset: the same videos are drawn for both."""
+    theirs = {video.video: video for video in b.videos}
+    pairs = []
+    for video in a.videos:
+        if video.video in theirs:
+            other = theirs[video.video]
+            _, mine, its = np.intersect1d(
+                video.positions, other.positions, assume_unique=True, return_indices=True
+            )
+            pairs.append(video.scores[mine, metric] - other.scores[its, metric])
+    sums, counts = _per_video(pairs)
+    value, means = _bootstrap(sums, counts, average, seed)
+    low, high = _interval(means)
+    p = None
+    if means is not None:
+        # One is added so that no finite number of draws claims certainty.
+        below, above = (means <= 0).sum() + 1, (means >= 0).sum() + 1
+        p = float(min(1.0, 2 * min(below, above) / (len(means) + 1)))
+    return Difference(value, low, high, p, int(counts.sum()), len(counts))
+
+
+def _per_video(scores: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and counts of the defined scores of every video that has any."""
+    sums = np.array([np.nansum(s) for s in scores], np.float64)
+    counts = np.array([np.isfinite(s).sum() for s in scores], np.int64)
+    return sums[counts > 0], counts[counts > 0]
+
+
+def _bootstrap(sums, counts, average: str, seed: int):
+    """The mean, and the means of RESAMPLES draws of as many videos (None with fewer than two)."""
+    if not len(counts):
+        return None, None
+    if average == 'videos':
+        sums, counts = sums / counts, np.ones_like(counts)
+    value = float(sums.sum() / counts.sum())
+    if len(counts) < 2:
+        return value, None
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), RESAMPLES)
+    return value, (drawn @ sums) / (drawn @ counts)
+
+
+def _interval(means) -> tuple[float | None, float | None]:
+    if means is None:
+        return None, None
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

@@ -1,0 +1,333 @@
+"""Results as a table: text for the terminal, Markdown, CSV, and JSON with everything."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+from stsa_jax.evaluation import published, statistics
+from stsa_jax.evaluation.protocol import LABELS, LOWER_IS_BETTER, METRICS, Protocol
+from stsa_jax.evaluation.records import Row
+from stsa_jax.evaluation.scoring import PREDICTION_PROBLEMS, TRUTH_PROBLEMS
+
+
+@dataclasses.dataclass
+class Results:
+    """All rows of an evaluation: `rows` by dataset, in the order of the table.
+
+    models: names of the rows that are somebody's model (the others are references).
+    notes: lines that must stand beside the table, such as that it is partial.
+    """
+
+    protocol: Protocol
+    seed: int
+    rows: list[Row]
+    models: list[str]
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def datasets(self) -> list[tuple[str, str]]:
+        """(dataset, split) in order."""
+        return list(dict.fromkeys((row.dataset, row.split) for row in self.rows))
+
+    def of(self, dataset: tuple[str, str]) -> list[Row]:
+        """The rows of a dataset."""
+        return [row for row in self.rows if (row.dataset, row.split) == dataset]
+
+    def published(self, dataset: str, split: str) -> list[published.Published]:
+        """The published scores on a dataset."""
+        return published.entries(dataset, split)
+
+    def estimates(self, row: Row) -> dict[str, statistics.Estimate]:
+        """Metric -> mean with interval."""
+        return {
+            metric: statistics.estimate(row, i, self.protocol.average, self.seed)
+            for i, metric in enumerate(METRICS)
+        }
+
+    def differences(self, dataset) -> list[tuple[str, str, dict[str, statistics.Difference]]]:
+        """(A, B, metric -> A minus B) for all pairs of models, and models against references."""
+        rows = self.of(dataset)
+        pairs = [
+            (a, b)
+            for i, a in enumerate(rows)
+            for b in rows[i + 1 :]
+            if a.name in self.models or b.name in self.models
+        ]
+        return [
+            (
+                a.name,
+                b.name,
+                {
+                    metric: statistics.difference(a, b, i, self.protocol.average, self.seed)
+                    for i, metric in enumerate(METRICS)
+                },
+            )
+            for a, b in pairs
+        ]
+
+
+def means(results: Results) -> list[dict]:
+    """One flat dict a row: dataset, split, row, metrics, frames, dropped. For programs."""
+    listed = []
+    for row in results.rows:
+        values = {m: e.value for m, e in results.estimates(row).items()}
+        listed.append(
+            {
+                'dataset': row.dataset,
+                'split': row.split,
+                'row': row.name,
+                **values,
+                'videos': len(row.videos),
+                'frames': row.frames,
+                'dropped': dropped(row),
+            }
+        )
+    return listed
+
+
+def dropped(row: Row) -> int:
+    """Frames of which no metric is defined."""
+    return sum(int(np.isnan(video.scores).all(axis=1).sum()) for video in row.videos)
+
+
+def problem_lines(results: Results) -> list[str]:
+    """What was wrong with frames, in words."""
+    lines = []
+    for row in results.rows:
+        counts = row.problems()
+        for problem in TRUTH_PROBLEMS:
+            if counts.get(problem):
+                lines.append(
+                    f'{row.dataset} / {row.name}: {counts[problem]} of {row.frames} frames: '
+                    f'{problem}; what it leaves undefined is dropped'
+                )
+        for problem in PREDICTION_PROBLEMS:
+            if counts.get(problem):
+                dropping = results.protocol.unusable == 'drop'
+                outcome = (
+                    'KL is dropped'
+                    if problem == 'negative prediction'
+                    else 'DROPPED as the protocol says, so the mean may be better than deserved'
+                    if dropping
+                    else 'scored as a uniform map'
+                )
+                lines.append(
+                    f'{row.dataset} / {row.name}: {counts[problem]} of {row.frames} frames: '
+                    f'{problem}; {outcome}'
+                )
+    return lines
+
+
+def text(results: Results, per_video: bool = False) -> str:
+    """The table for a terminal."""
+    lines = []
+    for dataset in results.datasets:
+        rows = results.of(dataset)
+        name, split = dataset
+        lines.append(f'{name}, {split}: {len(rows[0].videos)} videos, {rows[0].frames} frames')
+        grid = [['', *LABELS, 'dropped']]
+        for row in rows:
+            found = results.estimates(row)
+            grid.append([row.name, *(_number(found[m].value) for m in METRICS), str(dropped(row))])
+            if any(e.low is not None for e in found.values()):
+                grid.append(['  95 % interval', *(_range(found[m]) for m in METRICS), ''])
+        for entry in results.published(name, split):
+            values = [_number(entry.scores.get(m)) for m in METRICS]
+            grid.append([f'{entry.model} (published)', *values, ''])
+        lines += _aligned(grid)
+        if per_video:
+            for row in (r for r in rows if r.name in results.models):
+                grid = [[f'{row.name}, by video', *LABELS, 'dropped']]
+                for video in row.videos:
+                    one = dataclasses.replace(row, videos=[video])
+                    found = results.estimates(one)
+                    grid.append(
+                        [
+                            video.video,
+                            *(_number(found[m].value) for m in METRICS),
+                            str(dropped(one)),
+                        ]
+                    )
+                lines += ['', *_aligned(grid)]
+        for a, b, by_metric in results.differences(dataset):
+            words = [
+                f'{label} {d.value:+.4f}{_stars(d)}'
+                for label, d in zip(LABELS, by_metric.values())
+                if d.value is not None
+            ]
+            if words:
+                lines.append(f'{a} minus {b}: {", ".join(words)}')
+        lines.append('')
+    lines += protocol_lines(results)
+    return '\n'.join(lines) + '\n'
+
+
+def protocol_lines(results: Results) -> list[str]:
+    """What the numbers mean, under every table."""
+    protocol = results.protocol
+    return [
+        f'protocol {protocol.name}: {protocol.about} (seed {results.seed})',
+        *(f'  {line}' for line in protocol.describe()),
+        f'intervals and differences: {100 * statistics.LEVEL:.0f} %, bootstrap over videos '
+        f'({statistics.RESAMPLES} draws); * the interval of a difference leaves out zero',
+        'KL: lower is better; the others: higher',
+        *problem_lines(results),
+        *results.notes,
+    ]
+
+
+def markdown(results: Results) -> str:
+    """The table in Markdown."""
+    lines = []
+    for name, split in results.datasets:
+        lines += [f'### {name}, {split}', '', f'| | {" | ".join(LABELS)} | dropped |']
+        lines.append('|---|' + '---:|' * (len(LABELS) + 1))
+        for row in results.of((name, split)):
+            found = results.estimates(row)
+            cells = [
+                _number(e.value) + (f' ({_range(e)})' if e.low is not None else '')
+                for e in found.values()
+            ]
+            lines.append(f'| {_escape(row.name)} | {" | ".join(cells)} | {dropped(row)} |')
+        for entry in results.published(name, split):
+            cells = [_number(entry.scores.get(m)) for m in METRICS]
+            lines.append(f'| {entry.model} (published) | {" | ".join(cells)} | |')
+        lines.append('')
+    return '\n'.join([*lines, *(f'- {line.strip()}' for line in protocol_lines(results))]) + '\n'
+
+
+def to_csv(results: Results) -> str:
+    """One line for each row, dataset and video, and for each row and dataset as a whole."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator='\n')
+    intervals = [f'{m}_{end}' for m in METRICS for end in ('low', 'high')]
+    writer.writerow(
+        ['dataset', 'split', 'row', 'video', *METRICS, *intervals, 'frames', 'dropped', 'protocol']
+    )
+    for row in results.rows:
+        whole = [('', row)]
+        whole += [(v.video, dataclasses.replace(row, videos=[v])) for v in row.videos]
+        for video, part in whole:
+            found = results.estimates(part)
+            writer.writerow(
+                [
+                    row.dataset,
+                    row.split,
+                    row.name,
+                    video,
+                    *(_full(found[m].value) for m in METRICS),
+                    *(_full(x) for m in METRICS for x in (found[m].low, found[m].high)),
+                    part.frames,
+                    dropped(part),
+                    results.protocol.name,
+                ]
+            )
+    return out.getvalue()
+
+
+def to_json(results: Results) -> dict:
+    """Everything: the protocol, every row with its videos, differences, problems."""
+    return {
+        'protocol': dataclasses.asdict(results.protocol),
+        'seed': results.seed,
+        'metrics': list(METRICS),
+        'lower_is_better': list(LOWER_IS_BETTER),
+        'notes': results.notes,
+        'rows': [
+            {
+                'dataset': row.dataset,
+                'split': row.split,
+                'row': row.name,
+                'model': row.name in results.models,
+                'frames': row.frames,
+                'dropped': dropped(row),
+                'problems': row.problems(),
+                'scores': {m: dataclasses.asdict(e) for m, e in results.estimates(row).items()},
+                'videos': [
+                    {
+                        'video': video.video,
+                        'frames': len(video.positions),
+                        'scores': {
+                            m: e.value
+                            for m, e in results.estimates(
+                                dataclasses.replace(row, videos=[video])
+                            ).items()
+                        },
+                    }
+                    for video in row.videos
+                ],
+            }
+            for row in results.rows
+        ],
+        'differences': [
+            {
+                'dataset': name,
+                'split': split,
+                'a': a,
+                'b': b,
+                'scores': {
+                    m: {**dataclasses.asdict(d), 'real': d.real} for m, d in by_metric.items()
+                },
+            }
+            for name, split in results.datasets
+            for a, b, by_metric in results.differences((name, split))
+        ],
+        'published': [
+            {'dataset': name, 'split': split, **dataclasses.asdict(entry)}
+            for name, split in results.datasets
+            for entry in results.published(name, split)
+        ],
+    }
+
+
+def frames_csv(rows: Sequence[Row]) -> str:
+    """Every frame's scores; `frame` counts from 1 in its video."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator='\n')
+    writer.writerow(['dataset', 'split', 'row', 'video', 'frame', *METRICS, 'problems'])
+    for row in rows:
+        for video in row.videos:
+            for position, scores, problems in zip(video.positions, video.scores, video.problems):
+                writer.writerow(
+                    [
+                        row.dataset,
+                        row.split,
+                        row.name,
+                        video.video,
+                        position + 1,
+                        *(_full(None if np.isnan(x) else float(x)) for x in scores),
+                        '; '.join(problems),
+                    ]
+                )
+    return out.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return '-' if value is None else f'{round(value, 4) + 0:.4f}'
+
+
+def _full(value: float | None) -> str:
+    return '' if value is None else f'{value:.7g}'
+
+
+def _range(e: statistics.Estimate) -> str:
+    return '' if e.low is None else f'{round(e.low, 3) + 0:.3f}..{round(e.high, 3) + 0:.3f}'
+
+
+def _stars(d: statistics.Difference) -> str:
+    return '*' if d.real else ''
+
+
+def _escape(name: str) -> str:
+    return name.replace('|', '\\|')
+
+
+def _aligned(grid: list[list[str]]) -> list[str]:
+    widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
+    return [
+        '  '.join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:]))])
+        for line in grid
+    ]

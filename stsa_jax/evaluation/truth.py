@@ -1,0 +1,127 @@
+"""Fixations of all evaluated frames, read once, and each frame's negatives for sAUC."""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from tqdm import tqdm
+
+from stsa_jax.errors import InputError
+from stsa_jax.evaluation.selection import Selected
+
+
+def frame_seed(*parts) -> int:
+    """A seed that depends on what the parts say, not on the order in which frames are visited."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:4], 'little')
+
+
+class GroundTruth:
+    """Fixation positions per frame; a few bytes a fixation, so whole datasets fit in memory."""
+
+    def __init__(self, dataset, videos: Sequence[Selected], *, seed: int, workers: int = 2):
+        """Reads the fixation maps of all frames of `videos`. Raises InputError without any."""
+        self.dataset, self.seed = dataset, seed
+        self._first = {video.name: video.first_example for video in videos}
+        self._size: dict[int, tuple[int, int]] = {}
+        self._video: dict[int, str] = {}
+        self._positions: dict[int, np.ndarray] = {}
+        for video in videos:
+            self._video |= dict.fromkeys(video.examples.tolist(), video.name)
+        examples = list(self._video)
+        with ThreadPoolExecutor(workers) as pool:
+            for example, (size, positions) in zip(
+                examples,
+                tqdm(
+                    pool.map(self._read, examples),
+                    total=len(examples),
+                    desc=f'{dataset.name}: fixations',
+                    unit='frame',
+                    disable=None,
+                ),
+            ):
+                self._size[example], self._positions[example] = size, positions
+        # In an order of their own: negatives must not depend on the order of the videos.
+        self._pool = sorted(
+            (e for e in examples if len(self._positions[e])), key=lambda e: (self._video[e], e)
+        )
+        if not self._pool:
+            raise InputError(
+                f'{dataset.name}, split {dataset.split!r}: has no fixations in the chosen frames, '
+                'so nothing can be scored; is it the unannotated test split?'
+            )
+        self._by_video: dict[str, int] = {}
+        for example in self._pool:
+            name = self._video[example]
+            self._by_video[name] = self._by_video.get(name, 0) + 1
+
+    def _read(self, example: int):
+        fixations = self.dataset.fixations(example)
+        if fixations is None:
+            return (0, 0), np.zeros(0, np.int32)
+        return fixations.shape, np.flatnonzero(fixations).astype(np.int32)
+
+    @property
+    def most_fixations(self) -> int:
+        """The largest number of fixations in one frame."""
+        return max(len(positions) for positions in self._positions.values())
+
+    def digest(self) -> str:
+        """Changes with the fixations of any frame: a frame's negatives are other frames'."""
+        digest = hashlib.sha256()
+        for example in sorted(self._positions, key=lambda e: (self._video[e], e)):
+            digest.update(f'{self._video[example]} {self._size[example]}'.encode())
+            digest.update(self._positions[example].tobytes())
+        return digest.hexdigest()
+
+    def count(self, example: int) -> int:
+        """How many pixels of frame `example` are fixated."""
+        return len(self._positions[example])
+
+    def size(self, example: int) -> tuple[int, int]:
+        """(h, w) of the annotation of frame `example`; (0, 0) without one."""
+        return self._size[example]
+
+    def fixation_map(self, example: int) -> np.ndarray:
+        """bool (h, w)."""
+        found = np.zeros(self._size[example], bool)
+        found.flat[self._positions[example]] = True
+        return found
+
+    def other_frames(self, example: int, number: int) -> list[int]:
+        """`number` frames of other videos, each with fixations, drawn for this frame.
+
+        The draw depends on the seed, the dataset, the video and the frame alone. Fewer where the
+        other videos have fewer.
+        """
+        own = self._video[example]
+        rng = np.random.default_rng(frame_seed('negatives', self.seed, *self.identity(example)))
+        available = len(self._pool) - self._by_video.get(own, 0)
+        chosen: dict[int, None] = {}
+        while len(chosen) < min(number, available):
+            candidate = self._pool[rng.integers(len(self._pool))]
+            if self._video[candidate] != own:
+                chosen[candidate] = None
+        return list(chosen)
+
+    def identity(self, example: int) -> tuple[str, str, int]:
+        """Dataset, video and place in the video: what random draws for a frame are seeded by."""
+        video = self._video[example]
+        return self.dataset.name, video, example - self._first[video]
+
+    def other_map(self, example: int, number: int) -> np.ndarray:
+        """bool (h, w): the union of the fixations of `other_frames`, scaled to this frame's size.
+
+        A fixation keeps its relative position: pixel centre to the pixel that holds it.
+        """
+        height, width = self._size[example]
+        found = np.zeros((height, width), bool)
+        for other in self.other_frames(example, number):
+            h, w = self._size[other]
+            rows, columns = np.divmod(self._positions[other], w)
+            if (h, w) != (height, width):
+                rows = ((rows + 0.5) * (height / h)).astype(np.int64)
+                columns = ((columns + 0.5) * (width / w)).astype(np.int64)
+            found[rows, columns] = True
+        return found
