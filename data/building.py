@@ -45,6 +45,7 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.num_workers = num_workers or shards.available_cores()
         self.strict = strict
         self.problems: list[Problem] = []
+        self._by_beam = False
         super().__init__(*args, **kwargs)
 
     def find_videos(
@@ -85,11 +86,8 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _download_and_prepare(self, dl_manager, download_config) -> None:
         found = self._found(dl_manager)
-        if (
-            download_config.beam_runner
-            or download_config.beam_options
-            or download_config.max_examples_per_split is not None
-        ):
+        self._by_beam = bool(download_config.beam_runner or download_config.beam_options)
+        if self._by_beam or download_config.max_examples_per_split is not None:
             self._prepare_by_tfds(dl_manager, download_config)
         else:
             self._prepare_in_parallel(found)
@@ -151,15 +149,15 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             split: index_split(self, split) for split in self.info.splits
         }
 
-    def _split_generators(self, dl_manager, pipeline=None):
+    def _split_generators(self, dl_manager):
         return {
-            split: self._generate_examples(videos, pipeline)
+            split: self._generate_examples(videos)
             for split, videos in self._found(dl_manager).items()
         }
 
-    def _generate_examples(self, videos: Sequence[VideoSource], pipeline=None):
+    def _generate_examples(self, videos: Sequence[VideoSource]):
         numbered = list(enumerate(videos))
-        if pipeline is None:
+        if not self._by_beam:
             return (item for video in numbered for item in _examples(video, self.storage))
         beam = tfds.core.lazy_imports.apache_beam
         return beam.Create(numbered) | beam.FlatMap(_examples, self.storage)

@@ -1,0 +1,83 @@
+"""The builders through TFDS's own ways: its command line, `tfds.data_source`, and Apache Beam."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+import data
+from data.registry import load_builder
+from tests import data_copies as copies
+
+ROOT = Path(__file__).parents[1]
+LENGTHS = {f'Walk-Front-{i:03d}': 3 + i for i in range(1, 12)}
+
+
+@pytest.fixture
+def copy(tmp_path):
+    shots = {('training', name): (1, n, 20 * n) for name, n in LENGTHS.items()}
+    return copies.shots(tmp_path / 'copy', shots, copies.ucf_file)
+
+
+def tfds_build(*arguments: str) -> None:
+    """`tfds build ...`; the program `tfds` itself needs TensorFlow for another of its commands."""
+    cli = pytest.importorskip('tensorflow_datasets.scripts.cli.build')
+    from tensorflow_datasets.scripts.cli import cli_utils
+
+    cli_utils.make_flags_parser(cli.Args, description='')(['', *arguments]).execute()
+
+
+def test_command_line_of_tfds(tmp_path, copy):
+    tfds_build('data/ucf_sports.py', f'--manual_dir={copy}', f'--data_dir={tmp_path / "out"}')
+    assert 'tensorflow' not in sys.modules
+    train = data.open_split('ucf_sports', 'train', tmp_path / 'out')
+    assert {v.name: v.num_frames for v in train.videos} == LENGTHS
+
+
+def test_a_few_examples_by_tfds(tmp_path, copy):
+    tfds_build(
+        'data/ucf_sports.py', f'--manual_dir={copy}', f'--data_dir={tmp_path / "out"}',
+        '--max_examples_per_split=6', '--config=224x384',
+    )  # fmt: skip
+    train = data.open_split('ucf_sports', 'train', tmp_path / 'out')
+    assert [(v.name, v.num_frames) for v in train.videos] == [
+        ('Walk-Front-001', 4),
+        ('Walk-Front-002', 2),
+    ]
+
+
+def test_data_source_prepares_and_reads(tmp_path, copy):
+    """In a process of its own: TFDS registers a builder when its module is first imported."""
+    program = f"""if __name__ == '__main__':
+        import sys
+        import tensorflow_datasets as tfds
+        import data.ucf_sports
+        config = tfds.download.DownloadConfig(manual_dir={str(copy)!r})
+        source = tfds.data_source(
+            'ucf_sports/original_png', split='train', data_dir={str(tmp_path / 'out')!r},
+            builder_kwargs={{'num_workers': 1}},
+            download_and_prepare_kwargs={{'download_config': config}},
+        )
+        print(len(source), source[5]['frame_number'], source[5]['video'], 'tensorflow' in sys.modules)
+        """
+    done = subprocess.run(
+        [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == f"{sum(LENGTHS.values())} 2 b'Walk-Front-002' False"
+    train = data.open_split('ucf_sports', 'train', tmp_path / 'out')
+    np.testing.assert_array_equal(train.frame(5), copies.frame_of(102))
+
+
+def test_beam_prepares_the_same(tmp_path, copy):
+    pytest.importorskip('apache_beam', reason='Apache Beam, an extra, is not installed')
+    builder = load_builder('ucf_sports', tmp_path / 'beam')
+    config = tfds.download.DownloadConfig(manual_dir=copy, beam_runner='DirectRunner')
+    builder.download_and_prepare(download_config=config)
+    by_beam = data.open_split('ucf_sports', 'train', tmp_path / 'beam')
+    data.prepare_dataset('ucf_sports', tmp_path / 'own', copy, num_workers=1)
+    own = data.open_split('ucf_sports', 'train', tmp_path / 'own')
+    assert by_beam.videos == own.videos
+    assert all(by_beam.example(i) == own.example(i) for i in range(len(own)))
