@@ -11,6 +11,7 @@ Maps that any model wrote, `<video>/<frame>.png`; several models, side by side:
 
 Prints the table, and writes to --output (default WORKDIR/evaluation, or ./evaluation)
 
+    report.html                            the report, opens in a browser
     table.txt, table.md                    the table
     results.json, results.csv              all numbers, per dataset and per video
     frames.csv                             every frame's scores

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stsa_jax.errors import InputError
-from stsa_jax.evaluation import tables
+from stsa_jax.evaluation import report, tables
 from stsa_jax.evaluation.protocol import Protocol, get_protocol
 from stsa_jax.evaluation.records import Row
 from stsa_jax.evaluation.runner import score_source
@@ -82,6 +82,7 @@ def evaluate(
             sources[CENTRE_PRIOR] = FixedMap(centre_prior(train))
             if len(videos) > 1:
                 sources[SHUFFLED_MAPS] = ShuffledMaps(truth)
+        results.sources[dataset.name, dataset.split] = dataset, sources
         for name, source in sources.items():
             kept = (
                 Path(folder) / f'{dataset.name}-{dataset.split}' / _plain(name) if folder else None
@@ -93,7 +94,7 @@ def evaluate(
 
 
 def write_results(results: tables.Results, folder: str | os.PathLike) -> list[Path]:
-    """Writes results.json, results.csv, frames.csv, table.md and table.txt, each whole."""
+    """Writes the tables, all numbers and the report, each file whole; returns their paths."""
     folder = output_folder(folder)
     files = {
         'results.json': json.dumps(tables.to_json(results), indent=1, allow_nan=False) + '\n',
@@ -101,6 +102,7 @@ def write_results(results: tables.Results, folder: str | os.PathLike) -> list[Pa
         'frames.csv': tables.frames_csv(results.rows),
         'table.md': tables.markdown(results),
         'table.txt': tables.text(results, per_video=True),
+        'report.html': report.page(results),
     }
     for name, content in files.items():
         write_atomic(folder / name, content)

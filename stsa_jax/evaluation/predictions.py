@@ -56,11 +56,11 @@ class PredictionFolder:
         for video in videos:
             if video.name not in known:
                 absent.append(video.name)
-                self._files[video.name] = [None] * len(video.positions)
+                self._files[video.name] = [None] * video.num_frames
                 continue
             files, trouble = _match(known[video.name], numbers[video.name])
             problems += trouble
-            self._files[video.name] = [files[i] for i in video.positions.tolist()]
+            self._files[video.name] = files
         if problems:
             raise InputError(
                 f'{self.root}: does not match {dataset.name}, split {dataset.split!r}:\n  '
@@ -70,8 +70,8 @@ class PredictionFolder:
         for video in videos:
             gone = [
                 numbers[video.name][i]
-                for i, file in zip(video.positions.tolist(), self._files[video.name])
-                if file is None
+                for i in video.positions.tolist()
+                if self._files[video.name][i] is None
             ]
             self.missing += len(gone)
             if video.name in absent:
@@ -90,15 +90,16 @@ class PredictionFolder:
         self.videos = [
             dataclasses.replace(
                 v,
-                positions=v.positions[[f is not None for f in self._files[v.name]]],
+                positions=v.positions[[self._files[v.name][i] is not None for i in v.positions]],
             )
             for v in videos
         ]
         self.videos = [v for v in self.videos if len(v.positions)]
 
     def maps(self, video: Selected) -> Iterator[np.ndarray]:
-        """uint8 (h, w), one for each selected frame."""
-        return (read_map(f) for f in self._files[video.name] if f is not None)
+        """uint8 (h, w), one for each selected frame that has one."""
+        files = self._files[video.name]
+        return (read_map(files[i]) for i in video.positions.tolist() if files[i] is not None)
 
     def identity(self) -> str:
         """A digest of the files' names, sizes and times."""

@@ -19,6 +19,7 @@ class Results:
 
     models: names of the rows that are somebody's model (the others are references).
     notes: lines that must stand beside the table, such as that it is partial.
+    sources: (dataset, split) -> (dataset, name of row -> source), for pictures of frames.
     """
 
     protocol: Protocol
@@ -26,6 +27,7 @@ class Results:
     rows: list[Row]
     models: list[str]
     notes: list[str] = dataclasses.field(default_factory=list)
+    sources: dict = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def datasets(self) -> list[tuple[str, str]]:
