@@ -11,9 +11,21 @@ writes
 A map is the network's output, resized (bilinear) and divided by its own maximum, which becomes 255:
 8 bits are used fully, and the field's metrics do not change with the scale of a map. The folder is
 filled at the end of a video; an interrupted or failed run leaves nothing behind.
+
+Two other things it does with a video:
+
+    --attention=320,180 [--frame=50]   a picture of where the network looks, at each level and in
+                                       the other times, from that pixel (x,y) of that frame, and of
+                                       the pixels that the saliency there depends on
+    --classify                         the five most probable Kinetics classes; here the checkpoint
+                                       is S3D's, and no --output is needed
+
+The network is compiled anew in each run; with JAX_COMPILATION_CACHE_DIR set to a folder, only in
+the first.
 """
 
 import dataclasses
+import itertools
 import json
 import signal
 import sys
@@ -43,18 +55,33 @@ flags.DEFINE_float('fps', 30, 'Frame rate of a folder of frames.', lower_bound=0
 flags.DEFINE_bool('overlay', True, 'Write overlay.mp4 too.')
 flags.DEFINE_bool('overwrite', False, 'Replace the maps and overlay of an earlier prediction.')
 flags.DEFINE_bool('allow_truncated', False, 'Use the good frames of a video that breaks off.')
+flags.DEFINE_string('attention', None, 'Picture the attention from this pixel, as x,y.')
+flags.DEFINE_integer(
+    'frame', None, 'Frame for --attention, from 1; by default the middle one.', lower_bound=1
+)
+flags.DEFINE_bool('classify', False, 'Name what happens, with the Kinetics classifier.')
 OUTPUTS = ('maps', 'overlay.mp4', 'prediction.json')
 
 
 def main(arguments: list[str]) -> None:
-    """Reads the flags, checks what can be checked early, and predicts video by video."""
+    """Reads the flags and does what they ask for."""
     parse_flags(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up, as after Ctrl-C
+    if FLAGS.classify:
+        print_classes()
+    elif FLAGS.attention:
+        save_attention()
+    else:
+        save_predictions()
+
+
+def save_predictions() -> None:
+    """Checks what can be checked early, and predicts video by video."""
     jobs = plan(FLAGS.video, Path(FLAGS.output))
     for path, folder in jobs:  # all of them before the work on the first
         if not FLAGS.overwrite:
             check_free(folder, OUTPUTS)
-        video.read_frames(path, allow_truncated=FLAGS.allow_truncated)
+        open_video(path)
     model = stsa_jax.load(FLAGS.checkpoint)
     for path, folder in jobs:
         count = predict(model, path, folder)
@@ -68,11 +95,17 @@ def parse_flags(arguments: list[str]) -> None:
         rest = FLAGS(arguments)
     except flags.Error as error:
         raise InputError(f'{error}; python {arguments[0]} --help lists the flags') from error
-    missing = [f'--{name}' for name in ('checkpoint', 'video', 'output') if not FLAGS[name].value]
+    needed = ('checkpoint', 'video') if FLAGS.classify else ('checkpoint', 'video', 'output')
+    missing = [f'--{name}' for name in needed if not FLAGS[name].value]
     if missing:
         raise InputError(f'{" and ".join(missing)} missing; python {arguments[0]} --help says more')
     if rest[1:]:
         raise InputError(f'{rest[1]}: not a flag; give videos as --video={rest[1]}')
+
+
+def open_video(path: str | Path):
+    """`video.read_frames` as the flags say."""
+    return video.read_frames(path, folder_fps=FLAGS.fps, allow_truncated=FLAGS.allow_truncated)
 
 
 def plan(videos: list[str], output: Path) -> list[tuple[Path, Path]]:
@@ -94,9 +127,7 @@ def plan(videos: list[str], output: Path) -> list[tuple[Path, Path]]:
 
 def predict(model: inference.Predictor, path: Path, folder: Path) -> int:
     """Writes maps and overlay of one video; returns the number of frames."""
-    info, frames = video.read_frames(
-        path, folder_fps=FLAGS.fps, allow_truncated=FLAGS.allow_truncated
-    )
+    info, frames = open_video(path)
     with staged_folder(folder, OUTPUTS, overwrite=FLAGS.overwrite) as staging:
         (staging / 'maps').mkdir()
         pairs = tqdm(
@@ -129,6 +160,69 @@ def write_maps(pairs, folder: Path, size: tuple[int, int]):
     for number, (frame, saliency) in enumerate(pairs, 1):
         Image.fromarray(visualize.to_8bit(saliency, size)).save(folder / f'{number:04d}.png')
         yield frame, saliency
+
+
+def save_attention() -> None:
+    """Writes one picture: attention and gradient from one pixel of one frame of a video."""
+    import numpy as np
+
+    from stsa_jax import attention_maps
+
+    if len(FLAGS.video) > 1:
+        raise InputError('--attention is for one --video at a time')
+    output, (info, frames) = Path(FLAGS.output), open_video(FLAGS.video[0])
+    x, y = parse_place(FLAGS.attention, info)
+    number = FLAGS.frame or (info.num_frames + 1) // 2
+    name = f'attention-{number:04d}-{x}-{y}.png'
+    if not FLAGS.overwrite:
+        check_free(output, [name])
+    output_folder(output)
+    model = stsa_jax.load(FLAGS.checkpoint)
+    target = inference.target_index(model.config)
+    windows = inference.windows(frames, model.config.frames, target)
+    window = next(itertools.islice(windows, number - 1, None), None)
+    if window is None:
+        raise InputError(
+            f'--frame={number}: {info.path} has frames 1 to {info.num_frames}; name one of these'
+        )
+    clip = np.concatenate([model.preprocess(frame[None]) for frame in window])
+    _, taps = model(clip[None], return_intermediates=True)
+    place = ((x + 0.5) / info.width, (y + 0.5) / info.height)
+    step = attention_maps.target_step(model.config.frames, target)
+    maps = attention_maps.attention_maps(taps, model.config.image_size, place, step)
+    gradient = attention_maps.input_gradient(model, clip, place)
+    attention_maps.attention_figure(output / name, window, maps, place, step, gradient)
+    print(f'{info.path}, frame {number}, pixel {x},{y}: {output / name}')
+
+
+def parse_place(text: str, info: video.VideoInfo) -> tuple[int, int]:
+    """A pixel `x,y` of the video, from 0."""
+    try:
+        x, y = (int(part) for part in text.split(','))
+    except ValueError:
+        raise InputError(f'--attention={text}: expected two whole numbers, as 320,180') from None
+    if not (0 <= x < info.width and 0 <= y < info.height):
+        raise InputError(
+            f'--attention={text}: outside the video; expected x below {info.width} and y below '
+            f'{info.height}'
+        )
+    return x, y
+
+
+def print_classes() -> None:
+    """Prints the five most probable Kinetics classes of each video."""
+    from stsa_jax import classify
+
+    for path in FLAGS.video:
+        open_video(path)
+    classifier = classify.load_classifier(FLAGS.checkpoint)
+    for path in FLAGS.video:
+        info, frames = open_video(path)
+        frames = tqdm(frames, Path(path).name, info.num_frames, unit='frame', disable=None)
+        probabilities = classify.classify_video(classifier, frames, info.num_frames)
+        print(path)
+        for label, probability in classify.top(classifier, probabilities):
+            print(f'  {probability:6.1%}  {label}')
 
 
 if __name__ == '__main__':

@@ -25,13 +25,16 @@ def scale_to_max(saliency: np.ndarray) -> np.ndarray:
     return saliency / peak if peak > 0 else saliency
 
 
-def to_8bit(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def to_8bit(saliency: np.ndarray, size: tuple[int, int], peak: float | None = None) -> np.ndarray:
     """Map `(h, w)` -> uint8 `size` = (H, W): resized (bilinear), then scaled so its maximum is 255.
 
     Scaling each map by its own maximum makes the best use of 8 bits. CC, SIM, NSS, KL and AUC do
-    not change with the scale of a map; only its relation to the maps of other frames is lost.
+    not change with the scale of a map; only its relation to the maps of other frames is lost. With
+    `peak`, that value becomes 255, and larger ones too.
     """
-    return np.rint(scale_to_max(resize_density(saliency, size)) * 255).astype(np.uint8)
+    resized = resize_density(saliency, size)
+    scaled = resized / peak if peak else scale_to_max(resized)
+    return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
 
 
 def heat_map(saliency: np.ndarray) -> np.ndarray:
@@ -39,14 +42,16 @@ def heat_map(saliency: np.ndarray) -> np.ndarray:
     return _colours()[to_8bit(saliency, saliency.shape)]
 
 
-def overlay(frame: np.ndarray, saliency: np.ndarray, opacity: float = 0.75) -> np.ndarray:
+def overlay(
+    frame: np.ndarray, saliency: np.ndarray, opacity: float = 0.75, peak: float | None = None
+) -> np.ndarray:
     """Frame uint8 `(h, w, 3)` with the map's colours over it, the more opaque the more salient.
 
     `opacity` is that of the colour where the map is largest; where it is zero the frame shows
-    unchanged.
+    unchanged. `peak` as in `to_8bit`, for maps that are to be compared.
     """
     weight, coloured = _blend_tables(opacity)
-    level = to_8bit(saliency, frame.shape[:2])
+    level = to_8bit(saliency, frame.shape[:2], peak)
     return ((frame * (256 - weight[level])[..., None] + coloured[level]) >> 8).astype(np.uint8)
 
 
@@ -59,6 +64,18 @@ def mark_fixations(picture: np.ndarray, fixations: np.ndarray) -> np.ndarray:
     for row, column in (np.argwhere(fixations) + 0.5) * scale - 0.5:
         box = (column - radius, row - radius, column + radius, row + radius)
         draw.ellipse(box, fill='white', outline='black')
+    return np.asarray(image)
+
+
+def mark_cross(picture: np.ndarray, place: tuple[float, float]) -> np.ndarray:
+    """Draws a white cross with a dark rim at `place`, (x, y) as fractions of width and height."""
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
+    arm = max(4, picture.shape[0] // 20)
+    x, y = place[0] * picture.shape[1], place[1] * picture.shape[0]
+    for colour, width in (('black', arm // 2 + 2), ('white', max(1, arm // 4))):
+        draw.line((x - arm, y, x + arm, y), colour, width)
+        draw.line((x, y - arm, x, y + arm), colour, width)
     return np.asarray(image)
 
 
@@ -124,13 +141,22 @@ def frames_figure(
         label: [overlay(frame, saliency) for frame, saliency in zip(frames, maps, strict=True)]
         for label, maps in rows.items()
     }
-    aspect = frames[0].shape[0] / frames[0].shape[1]
-    size = (2.4 * len(frames), 2.4 * aspect * len(pictures) + 0.3)
-    figure = _figure(size)
-    axes = figure.subplots(len(pictures), len(frames), squeeze=False)
-    for line, (label, shown) in zip(axes, pictures.items()):
+    grid_figure(path, pictures, titles)
+
+
+def grid_figure(
+    path: str | os.PathLike,
+    rows: Mapping[str, Sequence[np.ndarray]],
+    titles: Sequence[str] = (),
+) -> None:
+    """Saves rows of pictures, uint8 `(h, w, 3)` of one shape, with their labels and titles."""
+    first = next(iter(rows.values()))
+    aspect = first[0].shape[0] / first[0].shape[1]
+    figure = _figure((2.4 * len(first), 2.4 * aspect * len(rows) + 0.3))
+    axes = figure.subplots(len(rows), len(first), squeeze=False)
+    for line, (label, pictures) in zip(axes, rows.items()):
         line[0].set_ylabel(label)
-        for axis, picture in zip(line, shown, strict=True):
+        for axis, picture in zip(line, pictures, strict=True):
             axis.imshow(picture, interpolation='bilinear')
             axis.set(xticks=[], yticks=[])
     for axis, title in zip(axes[0], titles):

@@ -314,6 +314,77 @@ def test_output_below_a_file(tmp_path, film, model, capsys):
     assert str(tmp_path / 'file') in capsys.readouterr().err
 
 
+class AttentiveModel(RedModel):
+    """Has attention matrices besides, uniform; and what is salient is the sum over the clip."""
+
+    config = Config(image_size=(32, 64))
+
+    def preprocess(self, frames):
+        return np.stack([np.asarray(Image.fromarray(f).resize((64, 32))) for f in frames]) / 255.0
+
+    def __call__(self, clips, return_intermediates=False):
+        saliency = clips[..., 0].sum(1) / 100
+        if not return_intermediates:
+            return saliency
+        taps = {}
+        for level, places in enumerate((32, 32, 8, 2)):
+            for pair in ('layer_1.pair0', 'layer_1.pair1', 'layer_2.pair0'):
+                n = places * (1 if 'layer_1' in pair else 2)
+                for name in ('a_to_b', 'b_to_a'):
+                    taps[f'branch{level}.{pair}.{name}'] = np.full((1, n, n), 1 / n, np.float32)
+        return saliency, taps
+
+
+def test_attention_of_a_pixel(tmp_path, film, monkeypatch, capsys):
+    monkeypatch.setattr(stsa_jax, 'load', lambda path: AttentiveModel())
+    out = tmp_path / 'out'
+    flags = ['--checkpoint=c', f'--video={film}', f'--output={out}']
+    assert run_main(*flags, '--attention=20,24', '--frame=5') == 0
+    assert run_main(*flags, '--attention=20,24') == 0  # the middle frame, 9 of 17
+    assert tree(out) == ['attention-0005-20-24.png', 'attention-0009-20-24.png']
+    assert Image.open(out / 'attention-0005-20-24.png').width > 600
+    capsys.readouterr()
+    for wrong, words in {
+        '--attention=20': 'two whole numbers',
+        '--attention=80,24': 'x below 80 and y below 48',
+        '--attention=20,-1': 'outside the video',
+        '--attention=1,1 --frame=18': 'frames 1 to 17',
+        '--attention=1,1 --frame=0': 'positive integer',
+        '--attention=20,24 --frame=9': 'attention-0009-20-24.png already',
+    }.items():
+        assert run_main(*flags, *wrong.split()) == 2
+        assert words in capsys.readouterr().err
+    assert len(tree(out)) == 2
+
+
+def test_classes_of_a_video(film, monkeypatch, capsys):
+    from stsa_jax import classify
+
+    class Zumba(classify.Classifier):
+        def __init__(self):
+            self.labels = classify.LABELS
+
+        def preprocess(self, frame):
+            return frame[:2, :2].astype(np.float32)
+
+        def __call__(self, clips):
+            return np.linspace(0, 1, 400)[None]
+
+    monkeypatch.setattr(classify, 'load_classifier', lambda path: Zumba())
+    assert run_main('--checkpoint=c', f'--video={film}', '--classify') == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and lines[0] == str(film) and lines[1].split() == ['100.0%', 'zumba']
+
+
+def test_classifier_and_saliency_model_are_not_confused(tmp_path, film):
+    from safetensors.numpy import save_file
+
+    wrong = tmp_path / 'w.safetensors'
+    save_file({'base1.0.conv_s.weight': np.zeros((64, 3, 1, 7, 7), np.float32)}, wrong)
+    done = run_script('--classify', f'--video={film}', f'--checkpoint={wrong}')
+    assert_refused(done, wrong)
+
+
 @pytest.mark.slow
 def test_the_real_model_on_a_real_video(tmp_path, real_data, monkeypatch, capsys):
     """A random network of a tiny size; most of the time is its compilation, so it is done once."""
