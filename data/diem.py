@@ -66,7 +66,7 @@ class GazeAnnotation(Annotation):
         """See Annotation."""
         fixated = self.fixations.map(number - 1, self.size)
         density = gaze.density_map(fixated, RELATIVE_SIGMA * self.size[1])
-        return Map(images.rescale_to_uint8(density)), Map(fixated.astype(np.uint8) * 255)
+        return Map.of(images.rescale_to_uint8(density)), Map.of(fixated.astype(np.uint8) * 255)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,13 +57,11 @@ class FolderVideo(VideoSource):
                 empty.append(number)
             if density.channels > 1 or fixations.channels > 1:
                 colour.append(number)
-            yield Frame(
-                number, image, density.png(), fixations.png(), fixated, density.values.shape
-            )
-            if not _same_shape(image, density.values) and number == seen[0]:
+            yield Frame(number, image, density.png(), fixations.png(), fixated, density.size)
+            if not _same_shape(image.shape[:2], density.size) and number == seen[0]:
                 report.add(
                     annotation.path(number),
-                    f"{_size(density.values)}, another shape than the frames' {_size(image)}",
+                    f'{_size(density.size)}, but the frames are {_size(image.shape[:2])}',
                     'used; check that they belong together',
                 )
         if len(sizes) > 1:
@@ -117,16 +115,27 @@ class Annotation:
 
 @dataclasses.dataclass(frozen=True)
 class Map:
-    """A density or fixation map: uint8 `(h, w)`, and its file's content if it can stay as it is."""
+    """A density or fixation map: its size (h, w), and its pixels or a PNG to be stored as it is."""
 
-    values: np.ndarray
+    size: tuple[int, int]
+    pixels: np.ndarray | None = None  # uint8 (h, w)
     content: bytes | None = None
     channels: int = 1
     lossy: bool = False
 
+    @classmethod
+    def of(cls, pixels: np.ndarray, **options) -> 'Map':
+        """A map with these pixels."""
+        return cls(pixels.shape, pixels, **options)
+
+    @property
+    def values(self) -> np.ndarray:
+        """uint8 (h, w). Raises OSError if the file is damaged."""
+        return images.decode_map(self.content) if self.pixels is None else self.pixels
+
     def png(self) -> bytes:
         """As a PNG of one 8-bit channel."""
-        return self.content or images.encode_map(self.values)
+        return self.content or images.encode_map(self.pixels)
 
 
 class FileAnnotation(Annotation):
@@ -146,9 +155,9 @@ class FileAnnotation(Annotation):
         """See Annotation."""
         density = read_map(self.maps[number], self.variable)
         found = read_map(self.fixations[number], self.variable)
-        if density.values.shape != found.values.shape:
+        if density.size != found.size:
             raise ValueError(
-                f'density {_size(density.values)}, fixations {_size(found.values)}, should be equal'
+                f'density {_size(density.size)}, fixations {_size(found.size)}, should be equal'
             )
         return density, binary(found)
 
@@ -160,24 +169,22 @@ def binary(found: Map) -> Map:
     in others any value does, since some datasets write 1 and others 255.
     """
     values = found.values
-    peak = int(values.max(initial=0))
-    threshold = 127 if found.lossy else 0
-    fixated = values > threshold
-    if found.content is not None and (peak == 0 or np.array_equal(values, fixated * np.uint8(255))):
-        return found
-    return dataclasses.replace(found, values=fixated.astype(np.uint8) * 255, content=None)
+    fixated = values > (127 if found.lossy else 0)
+    pixels = fixated.astype(np.uint8) * 255
+    if found.content is not None and np.array_equal(values, pixels):
+        return dataclasses.replace(found, pixels=pixels)
+    return Map.of(pixels, channels=found.channels)
 
 
 def read_map(path: Path, variable: str) -> Map:
     """Reads a map from an image or a .mat file. Raises OSError or ValueError if that fails."""
     if path.suffix.lower() in tree.MATLAB:
-        return Map(images.rescale_to_uint8(read_matlab(path, variable)))
+        return Map.of(images.rescale_to_uint8(read_matlab(path, variable)))
     content = path.read_bytes()
-    values = images.decode_map(content)
-    if images.is_plain_map(content):
-        return Map(values, content)
+    if size := images.plain_map_size(content):
+        return Map(size, content=content)
     lossy = path.suffix.lower() in ('.jpg', '.jpeg')
-    return Map(values, channels=images.channels_of(content), lossy=lossy)
+    return Map.of(images.decode_map(content), channels=images.channels_of(content), lossy=lossy)
 
 
 def read_matlab(path: Path, variable: str) -> np.ndarray:
@@ -207,10 +214,12 @@ def frames_of_video(path: Path, report: Report) -> Iterator[tuple[int, np.ndarra
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            stream.thread_type = 'SLICE'  # one process a core decodes already
+            # One process a core decodes already, and threads cost more than they give.
+            stream.codec_context.thread_count = 1
+            convert = av.video.reformatter.VideoReformatter().reformat
             for frame in container.decode(stream):
                 number += 1
-                yield number, frame.to_ndarray(format='rgb24')
+                yield number, convert(frame, format='rgb24').to_ndarray()
     except (av.error.FFmpegError, OSError, IndexError) as error:
         what = f'does not decode beyond frame {number}' if number else 'is not a readable video'
         reason = getattr(error, 'strerror', None) or error
@@ -234,11 +243,11 @@ def _images_of_folder(folder: Path, root: Path, report: Report) -> Iterator[tupl
             report.add(folder, f'{len(gaps)} frames are not there: {tree.ranges(gaps)}', 'left out')
 
 
-def _same_shape(image: np.ndarray, values: np.ndarray) -> bool:
+def _same_shape(a: tuple[int, int], b: tuple[int, int]) -> bool:
     """Whether the aspect ratios agree within 3 %, more than any rounding of sizes."""
-    ratio = (image.shape[0] * values.shape[1]) / (image.shape[1] * values.shape[0])
+    ratio = (a[0] * b[1]) / (a[1] * b[0])
     return 0.97 < ratio < 1 / 0.97
 
 
-def _size(values: np.ndarray) -> str:
-    return f'{values.shape[1]}x{values.shape[0]}'
+def _size(size: tuple[int, int]) -> str:
+    return f'{size[1]}x{size[0]}'

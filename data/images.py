@@ -6,8 +6,10 @@ palette or one bit a pixel; `decode_map` takes them all.
 """
 
 import io
+import zlib
 
 import numpy as np
+import simplejpeg
 from PIL import Image
 
 JPEG_QUALITY = 95  # 46.8 dB against the resized frame on DHF1K's video 002, at 12 kB a frame
@@ -15,17 +17,21 @@ JPEG_QUALITY = 95  # 46.8 dB against the resized frame on DHF1K's video 002, at 
 
 def encode_frame(frame: np.ndarray, encoding: str = 'jpeg') -> bytes:
     """uint8 RGB `(h, w, 3)` -> the bytes of a 'jpeg' (quality 95) or, losslessly, a 'png'."""
-    buffer = io.BytesIO()
-    image = Image.fromarray(frame)
     if encoding == 'jpeg':
-        image.save(buffer, 'jpeg', quality=JPEG_QUALITY)
-    else:
-        image.save(buffer, 'png', compress_level=4)
+        frame = np.ascontiguousarray(frame)
+        return simplejpeg.encode_jpeg(frame, JPEG_QUALITY, 'RGB', colorsubsampling='420')
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, 'png', compress_level=4)
     return buffer.getvalue()
 
 
 def decode_frame(content: bytes) -> np.ndarray:
     """The bytes of an image file -> uint8 RGB `(h, w, 3)`. Raises OSError if it is damaged."""
+    if content[:2] == b'\xff\xd8':
+        try:  # the same library and pixels as Pillow's, in less than half the time
+            return simplejpeg.decode_jpeg(content, 'RGB')
+        except ValueError as error:
+            raise OSError(f'damaged image: {error}') from error
     with _opened(content) as image:
         return np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))
 
@@ -62,12 +68,25 @@ def rescale_to_uint8(values: np.ndarray) -> np.ndarray:
     return np.rint(values * (255 / peak if peak > 0 else 0)).astype(np.uint8)
 
 
-def is_plain_map(content: bytes) -> bool:
-    """Whether the bytes are already a PNG of one 8-bit channel, to be stored as they are.
+def plain_map_size(content: bytes) -> tuple[int, int] | None:
+    """(h, w) of a PNG of one 8-bit channel, which can be stored as it is; None of any other file.
 
-    PNG's header has the bit depth and the colour type (0: grey) in bytes 24 and 25.
+    The file is checked by its checksums, in a hundredth of the time that decoding takes. Raises
+    OSError if it is damaged.
     """
-    return content[:8] == b'\x89PNG\r\n\x1a\n' and content[24:26] == b'\x08\x00'
+    if content[:8] != b'\x89PNG\r\n\x1a\n' or content[24:26] != b'\x08\x00':
+        return None  # after the signature comes the header: width, height, bit depth, colour type
+    at, kind = 8, b''
+    while kind != b'IEND':
+        length = int.from_bytes(content[at : at + 4], 'big')
+        kind, end = content[at + 4 : at + 8], at + 8 + length
+        checksum = content[end : end + 4]
+        if len(checksum) < 4 or zlib.crc32(content[at + 4 : end]) != int.from_bytes(
+            checksum, 'big'
+        ):
+            raise OSError('damaged PNG file: cut off, or its checksums are wrong')
+        at = end + 4
+    return int.from_bytes(content[20:24], 'big'), int.from_bytes(content[16:20], 'big')
 
 
 def _opened(content: bytes) -> Image.Image:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf.message import DecodeError
+from tensorflow_datasets.proto import tf_example_pb2
 
 from data import images
 from stsa_jax.errors import InputError
@@ -51,7 +53,6 @@ class VideoDataset:
         self.name, self.split = builder.name, split
         self.folder = str(builder.data_dir)
         self._source = builder.as_data_source(split, deserialize_method=_RAW)
-        self._parse = _Parser(builder.info.features)
         indexed = dict(builder.info.metadata or {}).get('videos', {}).get(split)
         self.videos: list[VideoInfo] = []
         first = 0
@@ -92,7 +93,7 @@ class VideoDataset:
 
     def frame_number(self, i: int) -> int:
         """The frame's number as the dataset counts."""
-        return int(self.example(i)['frame_number'])
+        return self.example(i)['frame_number']
 
     def example(self, i: int) -> dict:
         """Example i as stored, images as the bytes of their files."""
@@ -103,8 +104,8 @@ class VideoDataset:
     def examples(self, indices) -> list[dict]:
         """Several examples as stored; neighbouring ones are read together."""
         try:
-            return [self._parse(record) for record in self._source.__getitems__(list(indices))]
-        except (OSError, ValueError, RuntimeError) as error:
+            return [parse(record) for record in self._source.__getitems__(list(indices))]
+        except (OSError, ValueError, RuntimeError, IndexError, DecodeError) as error:
             raise InputError(
                 f'{self.folder}: damaged, split {self.split!r} cannot be read ({error}); remove '
                 f'this folder and prepare {self.name} again'
@@ -129,31 +130,34 @@ def _part_of(videos: list[VideoInfo], part: dict) -> list[VideoInfo]:
 _RAW = tfds.decode.DeserializeMethod.RAW_BYTES
 
 
-class _Parser:
-    """Records to examples with images left encoded, so that only what is used gets decoded."""
+def parse(record: bytes) -> dict:
+    """A record to an example, see data.features, with its images left as the bytes of their files.
 
-    def __init__(self, features: tfds.features.FeaturesDict):
-        self.features = features
-
-    def __call__(self, record: bytes) -> dict:
-        example = self.features._example_parser_np.parse_example(record)
-        for name in ('video', 'kind'):
-            value = example[name]
-            example[name] = value.decode() if isinstance(value, bytes) else value
-        return example
+    TFDS's own parser takes several times as long, all of it under Python's lock, and decodes every
+    image, though only the target's maps are used.
+    """
+    feature = tf_example_pb2.Example.FromString(record).features.feature
+    example = {
+        name: feature[name].bytes_list.value[0] for name in ('frame', 'density', 'fixations')
+    }
+    for name in ('video', 'kind'):
+        example[name] = feature[name].bytes_list.value[0].decode()
+    example['annotated'] = bool(feature['annotated'].int64_list.value[0])
+    example['frame_number'] = feature['frame_number'].int64_list.value[0]
+    return example
 
 
 def index_split(builder: tfds.core.DatasetBuilder, split: str) -> list[dict]:
     """The index of a split's videos, from reading all of it; see data.shards.VideoIndex."""
     from data.shards import VideoIndex
 
-    parse, indexes = _Parser(builder.info.features), []
+    indexes = []
     for record in builder.as_data_source(split, deserialize_method=_RAW):
         example = parse(record)
         if not indexes or indexes[-1].name != example['video']:
             indexes.append(VideoIndex(example['video'], example['kind']))
         fixations = images.decode_map(example['fixations'])
-        indexes[-1].add(fixations.shape, int(example['frame_number']), int((fixations > 0).sum()))
+        indexes[-1].add(fixations.shape, example['frame_number'], int((fixations > 0).sum()))
     return [index.as_dict() for index in indexes]
 
 

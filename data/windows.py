@@ -84,7 +84,7 @@ class ClipReader:
                 if t and i == wanted[t - 1]:
                     clip[b, t] = clip[b, t - 1]
                 else:
-                    clip[b, t] = self._frame(examples[i - first]['frame'])
+                    self._read_frame(examples[i - first]['frame'], clip[b, t])
             target = examples[chosen.target - first]
             original = images.decode_map(target['density']).astype(np.float32)
             density[b] = resize_density(original / 255, self.image_size)
@@ -92,6 +92,9 @@ class ClipReader:
             numbers[b] = target['frame_number']
         return {'clip': clip, 'density': density, 'video': np.array(names), 'frame': numbers}
 
-    def _frame(self, content: bytes) -> np.ndarray:
+    def _read_frame(self, content: bytes, out: np.ndarray) -> None:
         frame = resize_frame(images.decode_frame(content), self.image_size)
-        return frame if self.normalisation is None else normalise(frame, self.normalisation)
+        if self.normalisation is None:
+            out[:] = frame
+        else:
+            normalise(frame, self.normalisation, out=out)

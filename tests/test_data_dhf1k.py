@@ -88,7 +88,7 @@ def test_imperfect_copy_is_reported_by_file_and_only_the_unusable_skipped(tmp_pa
         '001.AVI: 1 maps of several channels: 5',
         '0006.png: its maps cannot be used',
         '0007.png: its maps cannot be used (density 96x48, fixations 30x20, should be equal)',
-        'maps: 2 stray files (Thumbs.db, ._0008.png)',
+        'maps: 2 stray files (._0008.png, Thumbs.db)',
         '002.AVI: is not a readable video',
         '003.AVI: there is no annotation/0003 with maps and fixation',
         '597 of 600 videos of split train are not there: 4-600',

@@ -61,7 +61,8 @@ def test_data_source_prepares_and_reads(tmp_path, copy):
             builder_kwargs={{'num_workers': 1}},
             download_and_prepare_kwargs={{'download_config': config}},
         )
-        print(len(source), source[5]['frame_number'], source[5]['video'], 'tensorflow' in sys.modules)
+        example = source[5]
+        print(len(source), example['frame_number'], example['video'], 'tensorflow' in sys.modules)
         """
     done = subprocess.run(
         [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=True

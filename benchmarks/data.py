@@ -1,0 +1,217 @@
+"""Speed of the data: `python -m benchmarks.data [--source=COPY_OF_DHF1K]`.
+
+Preparation in frames/s a core, clips in clips/s a core with the time of each stage, against
+the way of the released PyTorch loader (PNG frames, PIL, torchvision's transforms, one process), and
+the disk that DHF1K's training split takes. Without a copy, a video of the same size is made up.
+
+Rates a core are per second of processor time, which other processes on the machine disturb least;
+the comparison of one core with two is by the clock.
+"""
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import data
+from data import images, shards
+from data.dhf1k import Dhf1k
+from data.features import frame_features
+from data.folders import frames_of_video
+from data.sources import Report
+from data.windows import ClipReader, Window
+from stsa_jax.errors import exit_cleanly
+from stsa_jax.preprocess import IMAGENET, normalise, resize_density, resize_frame
+
+TRAINING_FRAMES = 346_140  # of DHF1K
+SIZE, FRAMES = (224, 384), 32
+
+
+def rate(work: Callable[[int], object], count: int) -> float:
+    """Times `work(i)` for i < count: how many a second of processor time."""
+    work(0)
+    start = time.process_time()
+    for i in range(count):
+        work(i)
+    return count / (time.process_time() - start)
+
+
+def made_up_copy(folder: Path, frames: int = 240) -> Path:
+    """A copy of DHF1K with one video of textured motion and its maps."""
+    import av
+
+    from data.gaze import density_map
+
+    rng = np.random.default_rng(0)
+    texture = np.asarray(
+        Image.fromarray(rng.integers(0, 255, (80, 140, 3), np.uint8)).resize((1120, 640), 2)
+    )
+    (folder / 'video').mkdir(parents=True)
+    with av.open(str(folder / 'video' / '001.AVI'), 'w') as container:
+        stream = container.add_stream('mpeg4', rate=30)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 640, 360, 'yuv420p', 10**6
+        for t in range(frames):
+            view = np.ascontiguousarray(texture[t : t + 360, 2 * t : 2 * t + 640])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(view, format='rgb24')))
+            fixations = np.zeros((360, 640), bool)
+            fixations[rng.integers(0, 360, 60), rng.integers(0, 640, 60)] = True
+            for kind, found in (
+                ('maps', images.rescale_to_uint8(density_map(fixations, 12.74))),
+                ('fixation', fixations),
+            ):
+                path = folder / 'annotation' / '0001' / kind / f'{t + 1:04d}.png'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(images.encode_map(found))
+        container.mux(stream.encode())
+    return folder
+
+
+def preparation(source: Path, folder: Path) -> None:
+    """Frames/s a core from video to records, and the memory it takes."""
+    video = Dhf1k(data_dir=str(folder)).find_videos(source, Report())['train'][0]
+    features = frame_features()
+    stages = dict.fromkeys(['decode, read maps', 'resize, encode', 'serialise'], 0.0)
+    count, frames = 0, video.frames(Report())
+    while count < 300:
+        start = time.process_time()
+        frame = next(frames, None)
+        if frame is None:
+            break
+        read = time.process_time()
+        example = shards.example_of(frame, video, SIZE, 'jpeg')
+        made = time.process_time()
+        features.serialize_example(example)
+        for name, spent in zip(stages, (read - start, made - read, time.process_time() - made)):
+            stages[name] += spent
+        count += 1
+    peaks = []
+    for repeats in (1, 3):
+        task = shards.ShardTask((video,) * repeats, str(folder), 'train', repeats, SIZE, 'jpeg')
+        shards.write_shard(task)
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print('Preparation, DHF1K from its videos')
+    for name, spent in stages.items():
+        print(f'  {name:22} {1e3 * spent / count:6.2f} ms a frame')
+    print(f'  {count / sum(stages.values()):.0f} frames/s a core (wanted: 150)')
+    print(f'  peak memory {peaks[0]:.0f} MB, of three times the length {peaks[1]:.0f} MB')
+
+
+def clips(out: Path) -> float:
+    """Clips/s a core, with the time of each stage; returns the float32 rate."""
+    dataset = data.open_split('dhf1k', 'train', out)
+    last = dataset.videos[0].num_frames - FRAMES + 15
+    targets = np.random.default_rng(0).integers(15, last + 1, 64).tolist()
+    first = range(40, 40 + FRAMES)
+    examples = dataset.examples(first)
+    decoded = [images.decode_frame(e['frame']) for e in examples]
+    buffer = np.empty((FRAMES, *SIZE, 3), np.float32)
+    stages = {
+        'read': lambda i: dataset.examples(first),
+        'decode': lambda i: [images.decode_frame(e['frame']) for e in examples],
+        'normalise': lambda i: [normalise(f, IMAGENET, out=b) for f, b in zip(decoded, buffer)],
+        'density': lambda i: resize_density(images.decode_map(examples[15]['density']) / 255, SIZE),
+    }
+    print(f'Clips, {FRAMES}x{SIZE[0]}x{SIZE[1]}')
+    for name, work in stages.items():
+        print(f'  {name:10} {1e3 / rate(work, 20):6.2f} ms a clip')
+    rates = {}
+    for name, normalisation in (('float32', IMAGENET), ('uint8', None)):
+        reader = ClipReader((dataset,), SIZE, FRAMES, 15, normalisation)
+        rates[name] = rate(lambda i, r=reader: r([Window(0, 0, targets[i])]), len(targets))
+        print(f'  {name:10} {rates[name]:6.1f} clips/s a core (wanted: 25)')
+    return rates['float32']
+
+
+def cores(out: Path) -> None:
+    """Batches by the clock, on one core and on two."""
+    if not hasattr(os, 'sched_setaffinity') or shards.available_cores() < 2:
+        print('One core against two: not measured, needs Linux and two cores')
+        return
+    allowed = os.sched_getaffinity(0)
+    rates = {1: [], 2: []}
+    for _ in range(3):  # in turns, so that other load falls on both
+        for count, found in rates.items():
+            os.sched_setaffinity(0, set(sorted(allowed)[:count]))
+            iterator = data.train_clips(['dhf1k'], data_dir=out, batch_size=2, normalise=False)
+            next(iterator)
+            start = time.perf_counter()
+            for _ in range(24):
+                next(iterator)
+            found.append(48 / (time.perf_counter() - start))
+            iterator.close()
+    os.sched_setaffinity(0, allowed)
+    one, two = max(rates[1]), max(rates[2])
+    print(f'uint8 batches by the clock: {one:.1f} clips/s on one core, {two:.1f} on two')
+    print(f'  {two / one:.2f} times (wanted: 1.8)')
+
+
+def against_pytorch(source: Path, folder: Path, ours: float) -> None:
+    """The released loader's way: PNG frames and maps, PIL, tensors, one process."""
+    try:
+        import torch
+    except ImportError:
+        print("Against the PyTorch loader's way: not measured, torch is not installed")
+        return
+    film = sorted((source / 'video').iterdir())[0]
+    maps = sorted((source / 'annotation').iterdir())[0] / 'maps'
+    for number, frame in frames_of_video(film, Report()):
+        Image.fromarray(frame).save(folder / f'{number:04d}.png')
+        if number == 96:
+            break
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in IMAGENET)
+
+    def clip(i: int) -> torch.Tensor:
+        start = 1 + 7 * i % 60
+        frames = []
+        for n in range(start, start + FRAMES):
+            image = Image.open(folder / f'{n:04d}.png').convert('RGB')
+            image = image.resize((SIZE[1], SIZE[0]), Image.Resampling.BILINEAR)
+            tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float()
+            frames.append((tensor / 255 - mean) / std)
+        density = np.array(Image.open(maps / f'{start + 15:04d}.png').convert('L'), np.float32)
+        resize_frame(density.astype(np.uint8), SIZE)
+        return torch.stack(frames)
+
+    torch.set_num_threads(1)
+    theirs = rate(clip, 12)
+    print(
+        f"The PyTorch loader's way: {theirs:.2f} clips/s a core; ours is {ours / theirs:.1f} times"
+    )
+    print('  (wanted: 5)')
+
+
+def disk(out: Path) -> None:
+    """What DHF1K's training split takes, from this video's frames."""
+    dataset = data.open_split('dhf1k', 'train', out)
+    size = sum(p.stat().st_size for p in Path(dataset.folder).iterdir()) / len(dataset)
+    print(
+        f'Disk: {size / 1e3:.1f} kB a frame, {size * TRAINING_FRAMES / 1e9:.1f} GB for the training'
+    )
+    print(f'  split of {TRAINING_FRAMES} frames (wanted: under 8)')
+
+
+def main() -> None:
+    """Runs all of it."""
+    parser = argparse.ArgumentParser(prog='python -m benchmarks.data', description=__doc__)
+    parser.add_argument('--source', type=Path, help='folder of a copy of DHF1K with its videos')
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = options.source or made_up_copy(folder / 'copy')
+        preparation(source, folder)
+        data.prepare_dataset('dhf1k', folder / 'out', source, num_workers=1)
+        ours = clips(folder / 'out')
+        (folder / 'png').mkdir()
+        against_pytorch(source, folder / 'png', ours)
+        cores(folder / 'out')
+        disk(folder / 'out')
+
+
+if __name__ == '__main__':
+    exit_cleanly(main)
