@@ -84,7 +84,7 @@ def test_preprocess_keeps_the_middle(size):
 
 @pytest.mark.slow
 def test_a_classifier_from_a_file(tmp_path):
-    """Its logits equal S3D's own; a saliency model in its place is refused by name."""
+    """Read with its config and range; probabilities are the softmax of S3D's logits."""
     import dataclasses
 
     import stsa_jax
