@@ -191,7 +191,7 @@ def save_attention() -> None:
     step = attention_maps.target_step(model.config.frames, target)
     maps = attention_maps.attention_maps(taps, model.config.image_size, place, step)
     gradient = attention_maps.input_gradient(model, clip, place)
-    attention_maps.attention_figure(output / name, window, maps, place, step, gradient)
+    attention_maps.attention_figure(output / name, window, maps, place, target, gradient)
     print(f'{info.path}, frame {number}, pixel {x},{y}: {output / name}')
 
 

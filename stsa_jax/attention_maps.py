@@ -101,23 +101,27 @@ def attention_figure(
     clip: Sequence[np.ndarray],
     maps: Mapping[int, np.ndarray],
     place: tuple[float, float],
-    step: int,
+    target: int,
     gradient: np.ndarray | None = None,
 ) -> None:
     """Saves a figure: a column for each of the four times, the attention of each level in a row.
 
-    In the column of `step` a cross marks the place that looks. Colours are scaled to the largest
+    A cross marks the place that looks, on the target frame; the other times show the middle one of
+    their frames. Colours are scaled to the largest
     weight in each softmax: that of the neighbouring step, and that of the other half.
 
     Args:
         path: `.png`, `.pdf`, ... Written whole or not at all.
         clip: the T frames, uint8 `(h, w, 3)`.
-        maps, place, step: of `attention_maps`.
+        maps: of `attention_maps`, for the time step of the target frame.
+        place: (x, y) as fractions, that of `maps`.
+        target: index in the clip of the frame that the network predicts.
         gradient: `(T, H, W)` of `input_gradient`, as a further row, the mean over each step's
             frames; None: no such row.
     """
-    span = len(clip) // STEPS
+    span, step = len(clip) // STEPS, target_step(len(clip), target)
     shown = [clip[s * span + (span - 1) // 2] for s in range(STEPS)]
+    shown[step] = clip[target]
     marked = visualize.mark_cross(shown[step], place)
     rows = {'frame': [marked if s == step else f for s, f in enumerate(shown)]}
     for level, looks in maps.items():

@@ -140,13 +140,16 @@ def test_gradient_through_a_network_follows_finite_differences():
 
 def test_figure(tmp_path):
     clip = [np.full((90, 160, 3), 40, np.uint8)] * 16
+    clip[7] = np.full((90, 160, 3), (200, 0, 0), np.uint8)  # the target: red, in the second column
     maps = attention_maps.attention_maps(one_hot_taps(), SIZE, (0.5, 0.5), 1)
     gradient = np.random.default_rng(0).random((16, 64, 96))
     path = tmp_path / 'a.png'
-    attention_maps.attention_figure(path, clip, maps, (0.5, 0.5), 1, gradient)
+    attention_maps.attention_figure(path, clip, maps, (0.5, 0.5), 7, gradient)
     picture = np.asarray(Image.open(path).convert('RGB')).astype(int)
-    # Six rows of four frames: the cross is white in the second column, of five of the rows.
-    columns = np.array_split(picture[:, 40:], 4, axis=1)
-    grey = [np.ptp(c, axis=-1).max() for c in columns]
-    assert picture.shape[1] > picture.shape[0] and min(grey) > 50  # colours in each column
+    first_row = picture[60:120, 40:]
+    red = (first_row[..., 0] - first_row[..., 1] > 150).mean(0)
+    columns = np.flatnonzero(red > 0.5) / len(red)
+    assert columns.min() > 0.24 and columns.max() < 0.52
+    colours = np.ptp(picture[150:-20, 40:], axis=-1)
+    assert all(part.max() > 100 for part in np.array_split(colours, 4, axis=1))
     assert [p.name for p in tmp_path.iterdir()] == ['a.png']
