@@ -102,9 +102,9 @@ class VideoDataset:
         return self.examples([i])[0]
 
     def examples(self, indices) -> list[dict]:
-        """Several examples as stored; neighbouring ones are read together."""
+        """Several examples as stored."""
         try:
-            return [parse(record) for record in self._source.__getitems__(list(indices))]
+            return [parse(self._source[i]) for i in indices]
         except (OSError, ValueError, RuntimeError, IndexError, DecodeError) as error:
             raise InputError(
                 f'{self.folder}: damaged, split {self.split!r} cannot be read ({error}); remove '
