@@ -19,7 +19,7 @@ from jax import lax
 Triple = tuple[int, int, int]
 
 BATCH_NORM_EPS = 1e-3
-BATCH_NORM_MOMENTUM = 0.001  # of the new value, PyTorch's convention
+BATCH_NORM_MOMENTUM = 0.001  # of the new value, PyTorch's convention; S3D's choice
 LAYER_NORM_EPS = 1e-5
 
 
@@ -139,10 +139,12 @@ class ConvBNReLU(nnx.Module):
         kernel: Triple,
         *,
         stride: Triple = (1, 1, 1),
+        momentum: float = BATCH_NORM_MOMENTUM,
         short_sums: bool = False,
         rngs: nnx.Rngs,
     ):
         """Pads by k // 2 on every axis, as S3D does."""
+        self.momentum = momentum
         self.convolve = conv3d_short_sums if short_sums else conv3d
         bound = 1 / math.sqrt(features_in * math.prod(kernel))
         self.kernel = nnx.Param(_uniform(rngs, (*kernel, features_in, features_out), bound))
@@ -168,9 +170,10 @@ class ConvBNReLU(nnx.Module):
         var = jnp.square(wide - mean).mean(axis=(0, 1, 2, 3))
         # PyTorch normalises with the biased variance but remembers the unbiased one.
         unbiased = var * (count / max(count - 1, 1))
-        self.mean[...] += BATCH_NORM_MOMENTUM * (lax.stop_gradient(mean) - self.mean[...])
-        self.var[...] += BATCH_NORM_MOMENTUM * (lax.stop_gradient(unbiased) - self.var[...])
-        self.count[...] += 1
+        for running, new in ((self.mean, mean), (self.var, unbiased)):
+            step = self.momentum * (lax.stop_gradient(new) - running[...])
+            running.set_value(running[...] + step)
+        self.count.set_value(self.count[...] + 1)
         factor = self.scale[...] * lax.rsqrt(var + BATCH_NORM_EPS)
         return jax.nn.relu(wide * factor + (self.bias[...] - mean * factor)).astype(y.dtype)
 

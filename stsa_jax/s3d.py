@@ -60,11 +60,10 @@ class SepConv(nnx.Module):
         features_out: int,
         size: int,
         stride: int = 1,
-        *,
-        short_sums: bool = False,
-        rngs: nnx.Rngs,
+        **options,
     ):
-        k, s, options = size, stride, {'short_sums': short_sums, 'rngs': rngs}
+        """`options` are those of `ConvBNReLU`."""
+        k, s = size, stride
         self.spatial = ConvBNReLU(features_in, features_out, (1, k, k), stride=(1, s, s), **options)
         self.temporal = ConvBNReLU(
             features_out, features_out, (k, 1, 1), stride=(s, 1, 1), **options
@@ -78,16 +77,17 @@ class SepConv(nnx.Module):
 class Mixed(nnx.Module):
     """Inception block: four branches side by side along the channels."""
 
-    def __init__(self, block: str, features_in: int, width: float, *, rngs: nnx.Rngs):
+    def __init__(self, block: str, features_in: int, width: float, **options):
+        """`options` are those of `ConvBNReLU`."""
         _, b0, (r1, b1), (r2, b2), b3 = MIXED[block]
         b0, r1, b1, r2, b2, b3 = (scale_width(c, width) for c in (b0, r1, b1, r2, b2, b3))
 
         def pointwise(out):
-            return ConvBNReLU(features_in, out, (1, 1, 1), rngs=rngs)
+            return ConvBNReLU(features_in, out, (1, 1, 1), **options)
 
         self.branch0 = pointwise(b0)
-        self.branch1_reduce, self.branch1 = pointwise(r1), SepConv(r1, b1, 3, rngs=rngs)
-        self.branch2_reduce, self.branch2 = pointwise(r2), SepConv(r2, b2, 3, rngs=rngs)
+        self.branch1_reduce, self.branch1 = pointwise(r1), SepConv(r1, b1, 3, **options)
+        self.branch2_reduce, self.branch2 = pointwise(r2), SepConv(r2, b2, 3, **options)
         self.branch3 = pointwise(b3)
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -105,11 +105,12 @@ class Mixed(nnx.Module):
 class Stem(nnx.Module):
     """The first stage, up to 1/4 of the size and 1/2 of the frames."""
 
-    def __init__(self, width: float, *, rngs: nnx.Rngs):
+    def __init__(self, width: float, **options):
+        """`options` are those of `ConvBNReLU`."""
         c64, c192 = scale_width(64, width), scale_width(192, width)
-        self.conv1 = SepConv(3, c64, 7, 2, short_sums=True, rngs=rngs)
-        self.conv2 = ConvBNReLU(c64, c64, (1, 1, 1), rngs=rngs)
-        self.conv3 = SepConv(c64, c192, 3, short_sums=True, rngs=rngs)
+        self.conv1 = SepConv(3, c64, 7, 2, short_sums=True, **options)
+        self.conv2 = ConvBNReLU(c64, c64, (1, 1, 1), **options)
+        self.conv3 = SepConv(c64, c192, 3, short_sums=True, **options)
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`(B, T, H, W, 3)` -> `(B, T/2, H/4, W/4, 192)`."""
@@ -121,10 +122,11 @@ class Stem(nnx.Module):
 class Stage(nnx.Module):
     """Mixed blocks one after the other."""
 
-    def __init__(self, name: str, features_in: int, width: float, *, rngs: nnx.Rngs):
+    def __init__(self, name: str, features_in: int, width: float, **options):
+        """`options` are those of `ConvBNReLU`."""
         self.blocks = STAGES[name]
         for block in self.blocks:
-            setattr(self, f'mixed_{block}', Mixed(block, features_in, width, rngs=rngs))
+            setattr(self, f'mixed_{block}', Mixed(block, features_in, width, **options))
             features_in = mixed_out(block, width)
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -137,12 +139,13 @@ class Stage(nnx.Module):
 class S3DBackbone(nnx.Module):
     """The fully convolutional part: a clip -> the features of its four stages."""
 
-    def __init__(self, width: float = 1.0, *, rngs: nnx.Rngs):
+    def __init__(self, width: float = 1.0, **options):
+        """`options` are those of `ConvBNReLU`: `rngs`, and `momentum` of the running statistics."""
         channels = stage_channels(width)
-        self.base1 = Stem(width, rngs=rngs)
-        self.base2 = Stage('base2', channels[0], width, rngs=rngs)
-        self.base3 = Stage('base3', channels[1], width, rngs=rngs)
-        self.base4 = Stage('base4', channels[2], width, rngs=rngs)
+        self.base1 = Stem(width, **options)
+        self.base2 = Stage('base2', channels[0], width, **options)
+        self.base3 = Stage('base3', channels[1], width, **options)
+        self.base4 = Stage('base4', channels[2], width, **options)
 
     def __call__(self, clip: jax.Array, *, train: bool = False) -> tuple[jax.Array, ...]:
         """`(B, T, H, W, 3)` -> base1 to base4; shapes at the head of this module."""

@@ -24,7 +24,7 @@ from flax import nnx
 
 from stsa_jax.amsf import AMSF
 from stsa_jax.errors import InputError
-from stsa_jax.layers import Conv, upsample_2x
+from stsa_jax.layers import BATCH_NORM_MOMENTUM, Conv, upsample_2x
 from stsa_jax.s3d import S3DBackbone, scale_width, stage_channels
 from stsa_jax.stsa import STEPS, STSAModule
 
@@ -46,6 +46,8 @@ class STSANetConfig:
         frames: length of the clip, a multiple of 8, at least 16.
         width: multiplies all channel counts.
         target: the frame that the output is for: 'middle' (frame T/2) or 'last'.
+        batch_norm_momentum: how much of a batch's statistics goes into the running ones. The
+            default suits a pre-trained backbone; train from scratch with 0.1 or so.
         dtype: of the compute, 'float32' or 'bfloat16'; parameters are float32.
     """
 
@@ -53,6 +55,7 @@ class STSANetConfig:
     frames: int = 32
     width: float = 1.0
     target: str = 'middle'
+    batch_norm_momentum: float = BATCH_NORM_MOMENTUM
     dtype: str = 'float32'
 
     def __post_init__(self):
@@ -65,6 +68,7 @@ class STSANetConfig:
             'frames': (self.frames >= 16 and self.frames % 8 == 0, 'a multiple of 8 from 16 on'),
             'width': (self.width > 0, 'a positive number, 1 for the paper'),
             'target': (self.target in ('middle', 'last'), "'middle' or 'last'"),
+            'batch_norm_momentum': (0 < self.batch_norm_momentum <= 1, 'a number in (0, 1]'),
             'dtype': (self.dtype in ('float32', 'bfloat16'), "'float32' or 'bfloat16'"),
         }
         for field, (good, expected) in checks.items():
@@ -148,7 +152,7 @@ class STSANet(nnx.Module):
         self.config = config
         out = [scale_width(c, config.width) for c in STSA_OUT]
         fused = [scale_width(c, config.width) for c in AMSF_OUT]
-        self.backbone = S3DBackbone(config.width, rngs=rngs)
+        self.backbone = S3DBackbone(config.width, momentum=config.batch_norm_momentum, rngs=rngs)
         for level in range(4):
             setattr(self, f'branch{level}', Branch(level, config, rngs=rngs))
         self.lateral = Conv(out[3], out[2], (1, 3, 3), rngs=rngs)
