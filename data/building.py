@@ -33,7 +33,8 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     SUMMARY = ''
     HOMEPAGE = ''
     CITATION = ''
-    # Where the layout is looked for, unless `manual_dir` is given: TFDS's folder for such data.
+    # {split: (videos, frames)} of a complete copy, where it is published.
+    KNOWN_FRAMES: dict[str, tuple[int, int]] = {}  # noqa: RUF012
 
     def __init__(self, *args, num_workers: int | None = None, strict: bool = False, **kwargs):
         """As every TFDS builder; `num_workers` processes (all cores by default).
@@ -114,6 +115,7 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         everything = [task for split in found for task in tasks[split]]
         results = shards.write_shards(everything, self.num_workers, f'preparing {self.name}')
         self.problems += shards.problems_of(results)
+        self._check_frames(everything, results)
         self._check_strict()
         written = dict(zip([task.path for task in everything], results))
 
@@ -139,6 +141,14 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             )
         self.info.set_splits(tfds.core.splits.SplitDict(split_infos))
         self.info.metadata['videos'] = videos
+
+    def _check_frames(self, tasks, results) -> None:
+        for split, (videos, frames) in self.KNOWN_FRAMES.items():
+            here = [r for task, r in zip(tasks, results) if task.split == split]
+            found = sum(r['examples'] for r in here)
+            if sum(len(r['videos']) for r in here) == videos and found != frames:
+                what = f'{found} frames where {frames} are known'
+                self.problems.append(Problem(f'split {split}', what))
 
     def _prepare_by_tfds(self, dl_manager, download_config) -> None:
         """TFDS's own way, by Beam or for a few examples; the index of videos is read back."""

@@ -8,6 +8,7 @@ for i in range(video.first_example, video.first_example + video.num_frames):
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -201,7 +202,10 @@ def prepared_builder(
     if any(part in ('', '.', '..') for part in name.split('/')) or os.path.isabs(name):
         raise InputError(f'{name!r} is no name of a dataset')
     pattern = f'{dataset}/{config or "*"}/*/dataset_info.json'
-    found = sorted(path.parent for path in root.glob(pattern) if '.' not in path.parent.parent.name)
+    # Unfinished preparations have folders too, `1.0.0.incomplete...`.
+    found = sorted(
+        path.parent for path in root.glob(pattern) if re.fullmatch(r'[\d.]+', path.parent.name)
+    )
     if not found:
         there = sorted({path.parts[-4] for path in root.glob('*/*/*/dataset_info.json')})
         raise InputError(

@@ -1,15 +1,25 @@
 """DHF1K: every arrangement in circulation, imperfect copies, and the real sample."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 import data
 from data import images
+from data.dhf1k import Dhf1k
 from data.folders import FolderVideo
 from data.pipeline import train_clips
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
+
+ROOT = Path(__file__).parents[1]
 
 
 def code_of(video: str, number: int) -> int:
@@ -173,6 +183,39 @@ def test_interrupted_preparation_goes_on_where_it_stopped(tmp_path, monkeypatch)
     train = data.open_split('dhf1k', 'train', tmp_path / 'out')
     assert [v.num_frames for v in train.videos] == [5, 6, 7]
     assert not list((tmp_path / 'out' / 'dhf1k' / '224x384').glob('.*'))
+
+
+@pytest.mark.slow
+def test_killed_preparation_is_taken_up_by_the_command(tmp_path):
+    copies.dhf1k(tmp_path / 'copy', {n: 60 for n in range(1, 9)}, 'annotation')
+    command = [sys.executable, '-m', 'data.prepare', 'dhf1k', f'--source={tmp_path / "copy"}',
+               f'--data_dir={tmp_path / "out"}', '--num_workers=2']  # fmt: skip
+    started = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (done := list(tmp_path.glob('out/dhf1k/224x384/.parts*/*.json'))):
+        assert started.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    with pytest.raises(InputError, match='is not prepared here'):
+        data.open_split('dhf1k', 'train', tmp_path / 'out')
+    kept = {path: path.stat().st_ino for path in (p.with_suffix('.array_record') for p in done)}
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    train = data.open_split('dhf1k', 'train', tmp_path / 'out')
+    assert [(v.name, v.num_frames) for v in train.videos] == [(f'{n:04d}', 60) for n in range(1, 9)]
+    # The very files that were complete when it was killed are in the dataset now.
+    now = {path.stat().st_ino for path in tmp_path.glob('out/dhf1k/224x384/1.0.0/*array_record*')}
+    assert set(kept.values()) <= now
+    i = train.videos[7].first_example + 49
+    assert copies.number_in(train.frame(i)) == copies.number_in(train.density(i)) == 8 * 64 + 50
+
+
+def test_known_numbers_of_frames_are_checked(tmp_path, monkeypatch):
+    copies.dhf1k(tmp_path / 'copy', {601: 5, 602: 4}, 'annotation')
+    monkeypatch.setattr(Dhf1k, 'KNOWN_FRAMES', {'validation': (2, 10), 'train': (600, 7)})
+    builder = data.prepare_dataset('dhf1k', tmp_path / 'out', tmp_path / 'copy', num_workers=1)
+    told = [str(p) for p in builder.problems if 'are known' in str(p)]
+    assert told == ['split validation: 9 frames where 10 are known']
 
 
 def test_lossless_and_original_size_on_request(tmp_path):
