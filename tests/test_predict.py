@@ -74,8 +74,12 @@ def run_main(*arguments):
     predict.FLAGS.unparse_flags()
     for flag in predict.FLAGS.get_key_flags_for_module(predict):
         flag.unparse()
-    with pytest.raises(SystemExit) as ended:
-        exit_cleanly(lambda: predict.main(['predict.py', *map(str, arguments)]))
+    handler = signal.getsignal(signal.SIGTERM)  # the script sets its own
+    try:
+        with pytest.raises(SystemExit) as ended:
+            exit_cleanly(lambda: predict.main(['predict.py', *map(str, arguments)]))
+    finally:
+        signal.signal(signal.SIGTERM, handler)
     return ended.value.code
 
 
@@ -168,12 +172,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, film, monkeypatch, number, 
     if existing:
         out.mkdir(parents=True)
     before = tree(tmp_path)
-    handlers = signal.getsignal(signal.SIGTERM)
-    try:
-        code = run_main('--checkpoint=c', f'--video={film}', f'--output={out}')
-    finally:
-        signal.signal(signal.SIGTERM, handlers)
-    assert code == 128 + number
+    assert run_main('--checkpoint=c', f'--video={film}', f'--output={out}') == 128 + number
     assert tree(tmp_path) == before
 
 
