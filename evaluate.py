@@ -29,6 +29,7 @@ from stsa_jax import evaluation, files
 from stsa_jax.checkpoint import load_weights
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import InputError, exit_cleanly
+from stsa_jax.evaluation.observers import read_viewers
 from stsa_jax.evaluation.selection import select
 from stsa_jax.evaluation.submission import write_submission
 from stsa_jax.pretrained import SaliencyModel
@@ -60,6 +61,7 @@ def main() -> None:
         models,
         protocol=options.protocol,
         training=lambda dataset: training_split(dataset, config, data_dir),
+        viewers=lambda dataset: read_viewers(dataset, options.observers),
         every=options.every,
         seed=options.seed,
         references=not options.no_references,
@@ -106,7 +108,8 @@ def parser() -> argparse.ArgumentParser:
     add('--output', help='folder for the results')
     add('--batch_size', type=int, default=0, help='windows at once, over all devices')
     add('--workers', type=int, default=0, help='threads that score; 0 for one a core')
-    add('--no_references', action='store_true', help='leave out centre prior and shuffled maps')
+    add('--observers', metavar='DIR', help="the viewers' gaze records, for the inter-observer row")
+    add('--no_references', action='store_true', help='leave out the reference rows')
     add('--submission', metavar='DIR', help='write the maps for a benchmark server, and verify')
     return made
 

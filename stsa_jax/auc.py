@@ -13,7 +13,9 @@ import numpy as np
 from jax import lax
 
 from stsa_jax.errors import InputError
-from stsa_jax.maps import PIXELS, as_maps, minmax_scaled, varies
+from stsa_jax.maps import PIXELS, as_maps, varies
+
+_UNROLLED = 128  # thresholds up to which they are compared with one by one
 
 
 def auc_judd(
@@ -110,21 +112,36 @@ def _auc_judd_one(prediction, fixations, *, ties, bound):
     values = prediction.reshape(-1)
     fixated = fixations.reshape(-1) > 0
     count = fixated.sum()
-    # Descending fixated values, -inf beyond their number.
-    thresholds, _ = lax.top_k(jnp.where(fixated, values, -jnp.inf), bound)
-    # For every pixel the number of thresholds <= its value, and whether it equals the last of them:
-    # a histogram of the pairs gives #{P > t} and #{P = t} for all thresholds in one pass.
+    thresholds = _largest(values, fixated, bound)
     ascending = thresholds[::-1]
-    rank = jnp.searchsorted(ascending, values, side='right')
-    equal = ascending[jnp.maximum(rank - 1, 0)] == values
-    histogram = jnp.zeros(2 * bound + 1, jnp.int32).at[2 * rank - equal].add(1)
+    # A histogram of where each pixel lies gives #{P > t} and #{P = t} for all t in one pass.
+    histogram = jnp.zeros(2 * bound + 1, jnp.int32).at[_place(values, ascending)].add(1)
     at_or_above = jnp.cumsum(histogram[::-1])[::-1]
-    last = jnp.searchsorted(ascending, thresholds, side='right')
-    above = at_or_above[jnp.minimum(2 * last, 2 * bound)]
-    tied = histogram[2 * last - 1]
+    # The place of a threshold itself, and of the values just above it.
+    upper = jnp.searchsorted(ascending, thresholds, side='right')
+    lower = jnp.searchsorted(ascending, thresholds, side='left')
+    tied = histogram[upper + lower]
+    above = at_or_above[jnp.minimum(upper + lower + 1, 2 * bound)]
+    above = jnp.where(upper + lower + 1 > 2 * bound, 0, above)
     area = _JUDD_AREA[ties](thresholds, count, above, tied, values.size)
     ok = varies(values) & (count > 0) & (count < values.size) & (count <= bound)
     return jnp.where(ok, area, jnp.nan)
+
+
+def _place(values, ascending):
+    """For each value the number of thresholds <= it plus the number of thresholds < it.
+
+    Even between two thresholds (twice their rank); for a value that equals f of them, the sum of
+    the ranks below and above.
+    """
+    if ascending.size > _UNROLLED:
+        upper = jnp.searchsorted(ascending, values, side='right')
+        return upper + jnp.searchsorted(ascending, values, side='left')
+    place = jnp.zeros(values.shape, jnp.int32)
+    for i in range(ascending.size):  # one vectorised pass, five times faster than searching
+        place += (values >= ascending[i]).astype(jnp.int32)
+        place += (values > ascending[i]).astype(jnp.int32)
+    return place
 
 
 def _judd_area_order(thresholds, count, above, tied, pixels):
@@ -211,19 +228,24 @@ def _auc_shuffled_one(
     prediction, fixations, other, key, subsets, *, num_subsets, step, bound, other_bound
 ):
     """One example of `auc_shuffled`; (H, W) -> ()."""
-    scaled, ok = minmax_scaled(prediction[None])
-    scaled, ok = scaled.reshape(-1), ok[0, 0, 0]
-    positives, count = _values_at(scaled, fixations, bound)
-    negatives, other_count = _values_at(scaled, other, other_bound)
-    ok = ok & (count > 0) & (other_count > 0) & (count <= bound) & (other_count <= other_bound)
+    values, fixated, others = (x.reshape(-1) for x in (prediction, fixations > 0, other > 0))
+    count, other_count = fixated.sum(), others.sum()
+    ok = varies(values) & (count > 0) & (other_count > 0)
+    ok &= (count <= bound) & (other_count <= other_bound)
+    # In any order: the same selection as `auc_judd`'s, which XLA then makes once for both.
+    positives = _largest(values, fixated, bound)
     if step is None:
+        negatives = _largest(values, others, other_bound)
         area = _mann_whitney(positives, negatives, count, other_count)
         return jnp.where(ok, area, jnp.nan)
+    low, span = values.min(), jnp.where(ok, values.max() - values.min(), 1)
+    positives = (positives - low) / span
+    negatives = (values[_positions(others, other_bound)] - low) / span
     if subsets is None:
         subsets = _draw(key, count, other_count, num_subsets, bound, other_bound)
     drawn = negatives[jnp.maximum(subsets, 0)]  # (S, n)
     real = subsets >= 0
-    thresholds = _threshold_grid(step, scaled.dtype)  # (T,) descending from 1 to 0
+    thresholds = _threshold_grid(step, values.dtype)  # (T,) descending from 1 to 0
     tp = (positives[:, None] >= thresholds).sum(0) / jnp.maximum(count, 1)
     hits = ((drawn[..., None] >= thresholds) & real[..., None]).sum(1)  # (S, T)
     fp = hits / jnp.maximum(real.sum(1, keepdims=True), 1)
@@ -231,15 +253,17 @@ def _auc_shuffled_one(
     return jnp.where(ok, areas.mean(), jnp.nan)
 
 
-def _values_at(values, fixations, bound):
-    """The values at the fixated pixels in row-major order, padded with -1; and their number."""
-    fixated = fixations.reshape(-1) > 0
-    size = values.size
+def _largest(values, where, bound):
+    """The values where it is true in descending order, -inf beyond their number; (bound,)."""
+    # The barrier keeps XLA from turning the selection into a sort of all pixels.
+    return lax.optimization_barrier(lax.top_k(jnp.where(where, values, -jnp.inf), bound))[0]
+
+
+def _positions(where, bound):
+    """Where it is true, ascending; (bound,), beyond their number anything."""
     # top_k is fast for floats only; positions are exact in float32 up to 2^24 pixels.
-    position = -jnp.arange(size, dtype=jnp.float32 if size < 2**24 else jnp.float64)
-    _, index = lax.top_k(jnp.where(fixated, position, -jnp.inf), bound)
-    count = fixated.sum()
-    return jnp.where(jnp.arange(bound) < count, values[index], -1), count
+    exact = jnp.float32 if where.size < 2**24 else jnp.float64
+    return lax.top_k(jnp.where(where, -jnp.arange(where.size, dtype=exact), -jnp.inf), bound)[1]
 
 
 def _draw(key, count, other_count, num_subsets, bound, other_bound):
@@ -270,7 +294,7 @@ def _threshold_grid(step, dtype):
 
 
 def _mann_whitney(positives, negatives, count, other_count):
-    """P(positive > negative) + P(equal) / 2; values in [0, 1], padded with -1."""
+    """P(positive > negative) + P(equal) / 2; both padded with -inf."""
     ordered = jnp.sort(negatives)
     padding = negatives.size - other_count
     lower = jnp.searchsorted(ordered, positives, side='left') - padding

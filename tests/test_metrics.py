@@ -379,6 +379,15 @@ def test_one_pixel():
     assert {name for name, score in scores.items() if np.isnan(score[0])} == EVERY - {'kl', 'ig'}
 
 
+def test_many_fixations_take_another_path_to_the_same_scores(golden):
+    """Up to 128 thresholds are compared with one by one, more are searched."""
+    prediction, _, fixations, _ = (x[:2] for x in maps(golden, np.float32))
+    for ties in ('order', 'expected', 'half'):
+        few = metrics.auc_judd(prediction, fixations, ties=ties)
+        many = metrics.auc_judd(prediction, fixations, ties=ties, max_fixations=256)
+        np.testing.assert_allclose(few, many, rtol=0, atol=1e-6)
+
+
 def test_more_fixations_than_the_static_bound_is_undefined_not_wrong():
     rng = RNG(0)
     prediction = rng.random((1, 8, 8))

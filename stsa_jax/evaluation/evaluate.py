@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stsa_jax.errors import InputError
-from stsa_jax.evaluation import report, tables
+from stsa_jax.evaluation import observers, report, tables
 from stsa_jax.evaluation.protocol import Protocol, get_protocol
 from stsa_jax.evaluation.records import Row
 from stsa_jax.evaluation.runner import score_source
@@ -29,6 +29,7 @@ def evaluate(
     *,
     protocol: str | Protocol = 'dhf1k',
     training: Callable[[Any], Any | None] = lambda dataset: None,
+    viewers: Callable[[Any], Mapping[str, Any]] = lambda dataset: {},
     every: int = 1,
     seed: int = 0,
     references: bool = True,
@@ -44,6 +45,7 @@ def evaluate(
             predictions that lacks some) says which frames it is scored on; so are then all rows.
         protocol: a name in PROTOCOLS, or a Protocol.
         training: dataset -> the split whose mean density map is the centre prior, or None.
+        viewers: dataset -> video -> each viewer's fixations, for the inter-observer row.
         every: which frames, see `selection.select`.
         seed: of sAUC's negatives and draws, the shuffled maps and the bootstrap.
         references: whether to add the rows that do not look: centre prior and shuffled maps.
@@ -53,7 +55,7 @@ def evaluate(
     Raises InputError for anything about the data or the maps that cannot be used.
     """
     protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
-    taken = {CENTRE_PRIOR, SHUFFLED_MAPS} & set(models)
+    taken = {CENTRE_PRIOR, SHUFFLED_MAPS, observers.NAME} & set(models)
     if taken:
         raise InputError(
             f'{", ".join(taken)}: the name of a reference row; name the model otherwise'
@@ -84,13 +86,28 @@ def evaluate(
                 sources[SHUFFLED_MAPS] = ShuffledMaps(truth)
         results.sources[dataset.name, dataset.split] = dataset, sources
         for name, source in sources.items():
-            kept = (
-                Path(folder) / f'{dataset.name}-{dataset.split}' / _plain(name) if folder else None
-            )
+            kept = _kept(folder, dataset, name)
             results.rows.append(
                 score_source(name, source, truth, videos, protocol, folder=kept, workers=workers)
             )
+        if references and len(looks := viewers(dataset)) > 0:
+            results.rows.append(_ceiling(dataset, looks, videos, results, folder, workers))
     return results
+
+
+def _ceiling(dataset, looks, videos, results, folder, workers) -> Row:
+    """The inter-observer row, over the videos that have viewers."""
+    there = [v for v in videos if v.name in looks]
+    half, other = (observers.HalfOfViewers(dataset, looks, results.seed, i) for i in (0, 1))
+    truth = GroundTruth(other, there, seed=results.seed, workers=workers or os.cpu_count() or 1)
+    results.notes.append(
+        f'{dataset.name}: {observers.NAME}: half of the viewers predict the other half, '
+        f'{len(there)} of {len(videos)} videos'
+    )
+    kept = _kept(folder, dataset, observers.NAME)
+    return score_source(
+        observers.NAME, half, truth, there, results.protocol, folder=kept, workers=workers
+    )
 
 
 def write_results(results: tables.Results, folder: str | os.PathLike) -> list[Path]:
@@ -125,6 +142,11 @@ def _common(videos, sources):
     if not videos:
         raise InputError('the models have no frame in common, so nothing can be compared')
     return videos
+
+
+def _kept(folder, dataset, row: str) -> Path | None:
+    """Where the finished videos of a row are kept."""
+    return Path(folder) / f'{dataset.name}-{dataset.split}' / _plain(row) if folder else None
 
 
 def _plain(name: str) -> str:

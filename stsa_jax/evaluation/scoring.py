@@ -38,13 +38,12 @@ class Scorer:
 
     def __init__(self, truth: GroundTruth, protocol: Protocol):
         self.truth, self.protocol = truth, protocol
-        bound = 1 << (max(truth.most_fixations, 16) - 1).bit_length()
         # Static bounds from the whole dataset: one compilation for each size of its frames.
         self._run = partial(
             _score,
             protocol=protocol,
-            bound=bound,
-            other_bound=min(bound * protocol.shuffled_frames, 1 << 20),
+            bound=_power_of_two(truth.most_fixations()),
+            other_bound=_power_of_two(truth.most_fixations(protocol.shuffled_frames)),
         )
         devices = jax.local_devices()
         # The devices of a CPU share its cores, and each would compile anew.
@@ -103,6 +102,11 @@ def _score(prediction, density, fixations, other, key, *, protocol, bound, other
             ),
         ]
     )
+
+
+def _power_of_two(number: int) -> int:
+    """The next one, at least 16."""
+    return 1 << (max(number, 16) - 1).bit_length()
 
 
 def fit(saliency: np.ndarray, size: tuple[int, int], protocol: Protocol) -> np.ndarray:

@@ -62,10 +62,10 @@ class GroundTruth:
             return (0, 0), np.zeros(0, np.int32)
         return fixations.shape, np.flatnonzero(fixations).astype(np.int32)
 
-    @property
-    def most_fixations(self) -> int:
-        """The largest number of fixations in one frame."""
-        return max(len(positions) for positions in self._positions.values())
+    def most_fixations(self, frames: int = 1) -> int:
+        """An upper bound on the fixations of so many frames together."""
+        counts = sorted((len(positions) for positions in self._positions.values()), reverse=True)
+        return sum(counts[:frames])
 
     def digest(self) -> str:
         """Changes with the fixations of any frame: a frame's negatives are other frames'."""

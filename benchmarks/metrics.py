@@ -1,0 +1,237 @@
+"""All six metrics on 360x640 frames: ours beside pysaliency and the released STSA-Net code.
+
+    python -m benchmarks.metrics [--reference=CHECKOUT] [--frames=8] [--png_frames=300]
+
+CHECKOUT is a checkout of WZq975/STSANet, whose metrics.py needs PyTorch and OpenCV (without OpenCV,
+which those functions do not use here, an empty module stands in). Each implementation scores the
+same frames in this process, in turns; the best time a frame counts, which is processor time over
+all threads, so that it is what one core needs whatever else the machine does. Then frames are
+scored from PNG files as `evaluate.py --predictions` does, on all cores, and the time for DHF1K's
+validation set (60,273 frames) is extrapolated, with the memory after a half and after all.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import os
+import resource
+import sys
+import tempfile
+import time
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+from stsa_jax.evaluation import PredictionFolder, get_protocol
+from stsa_jax.evaluation.runner import score_source
+from stsa_jax.evaluation.scoring import Scorer
+from stsa_jax.evaluation.selection import select
+from stsa_jax.evaluation.truth import GroundTruth
+
+SIZE = (360, 640)
+DHF1K_VALIDATION = 60_273
+
+
+class Frames:
+    """Annotation as PNG on disk, as a prepared dataset keeps it; see data.VideoDataset."""
+
+    name, split, folder = 'benchmark', 'validation', ''
+
+    def __init__(self, root: Path, videos: int, frames: int):
+        rng = np.random.default_rng(0)
+        self.root, self.videos = root, []
+        rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+        for v in range(videos):
+            name = f'{v + 1:04d}'
+            for kind in ('maps', 'fixation', 'prediction'):
+                (root / kind / name).mkdir(parents=True)
+            self.videos.append(
+                types.SimpleNamespace(
+                    name=name,
+                    first_example=v * frames,
+                    num_frames=frames,
+                    height=SIZE[0],
+                    width=SIZE[1],
+                )
+            )
+            for i in range(frames):
+                y, x = rng.uniform(60, 300), rng.uniform(60, 580)
+                blob = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * 40.0**2))
+                fixated = np.zeros(SIZE, np.uint8)
+                for _ in range(20):  # as many as DHF1K's viewers
+                    place = rng.normal((y, x), 35).astype(int)
+                    fixated[tuple(np.clip(place, 0, np.subtract(SIZE, 1)))] = 255
+                noise = np.asarray(
+                    Image.fromarray(rng.random((9, 16), np.float32)).resize(SIZE[::-1], 3)
+                )
+                prediction = np.clip(0.6 * np.roll(blob, 30, 1) + 0.4 * noise, 0, 1)
+                for kind, picture in (
+                    ('maps', blob * 255),
+                    ('fixation', fixated),
+                    ('prediction', prediction * 255),
+                ):
+                    Image.fromarray(picture.astype(np.uint8)).save(
+                        root / kind / name / f'{i + 1:04d}.png'
+                    )
+        self.count = frames
+
+    def _read(self, kind: str, i: int) -> np.ndarray:
+        video, frame = divmod(i, self.count)
+        with Image.open(self.root / kind / f'{video + 1:04d}' / f'{frame + 1:04d}.png') as image:
+            return np.asarray(image)
+
+    def density(self, i: int) -> np.ndarray:
+        return self._read('maps', i).astype(np.float32) / 255
+
+    def fixations(self, i: int) -> np.ndarray:
+        return self._read('fixation', i) > 0
+
+    def prediction(self, i: int) -> np.ndarray:
+        return self._read('prediction', i)
+
+    def frame_number(self, i: int) -> int:
+        return i % self.count + 1
+
+
+def ours(frames: Frames, truth: GroundTruth, protocol: str):
+    """A function of a frame that gives its six scores; what it reads is read beforehand."""
+    # As many negatives in every protocol, so that all implementations get the same ones.
+    scorer = Scorer(truth, dataclasses.replace(get_protocol(protocol), shuffled_frames=10))
+    loaded = {}
+
+    def arrays(i):
+        if i not in loaded:
+            prediction = frames.prediction(i).astype(np.float32)
+            key = jax.random.key(i)
+            fixated, other = truth.fixation_map(i), truth.other_map(i, 10)
+            loaded[i] = prediction, frames.density(i), fixated, other, key
+        return loaded[i]
+
+    return arrays, lambda i: np.asarray(scorer._run(*loaded[i]))
+
+
+def released(checkout: str):
+    """The released functions, called as its validation does, and its shuffled AUC."""
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        import cv2  # noqa: F401
+    except ModuleNotFoundError:
+        sys.modules['cv2'] = types.ModuleType('cv2')
+    if not hasattr(np, 'trapz'):
+        setattr(np, 'trapz', np.trapezoid)  # noqa: B010 - NumPy renamed it
+    spec = importlib.util.spec_from_file_location('released', Path(checkout) / 'metrics.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def score(prediction, density, fixated, other):
+        p, g, f, o = (
+            torch.from_numpy(np.asarray(x, np.float32))[None]
+            for x in (prediction, density, fixated, other)
+        )
+        return [
+            float(module.cc(p, g)),
+            float(module.similarity(p, g)),
+            float(module.nss(p, f)),
+            float(module.kldiv(p, g)),
+            float(module.auc_judd(p, f)),
+            float(module.auc_shuff(p, f, o)),
+        ]
+
+    return score
+
+
+def pysaliency_scores():
+    """pysaliency's functions for the same metrics."""
+    sys.path.append(str(Path(__file__).parents[1] / 'tests'))
+    from pysaliency_reference import metrics, roc
+
+    def score(prediction, density, fixated, other):
+        prediction, density = prediction.astype(float), density.astype(float)
+        ys, xs = np.nonzero(fixated)
+        positives = prediction[ys, xs]
+        return [
+            metrics.CC(prediction, density),
+            metrics.SIM(prediction, density),
+            metrics.NSS(prediction, xs, ys).mean(),
+            metrics.MIT_KLDiv(prediction, density),
+            roc.general_roc(positives, prediction[~fixated])[0],
+            roc.general_roc(positives, prediction[other])[0],
+        ]
+
+    return score
+
+
+def best_times(scorers: dict, frames: int, repeats: int) -> dict[str, float]:
+    """Seconds a frame of each, the best of `repeats` rounds, taking turns."""
+    for run in scorers.values():
+        run(0)
+    times = {name: [] for name in scorers}
+    for _ in range(repeats):
+        for name, run in scorers.items():
+            start = time.process_time()
+            for i in range(frames):
+                run(i)
+            times[name].append((time.process_time() - start) / frames)
+    return {name: min(listed) for name, listed in times.items()}
+
+
+def from_files(frames: Frames, root: Path) -> None:
+    """Scores the predictions from PNG files and extrapolates."""
+    peaks = []
+    for share in ('first half', 'all'):
+        videos = select(frames)
+        videos = videos[: len(videos) // 2] if share == 'first half' else videos
+        start, used = time.perf_counter(), time.process_time()
+        truth = GroundTruth(frames, videos, seed=0, workers=os.cpu_count() or 1)
+        source = PredictionFolder(root / 'prediction', frames, select(frames))
+        row = score_source('files', source, truth, videos, get_protocol('dhf1k'))
+        seconds, busy = time.perf_counter() - start, time.process_time() - used
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(
+            f'{row.frames} frames from PNG on {os.cpu_count()} cores: '
+            f'{1000 * seconds / row.frames:.1f} ms a frame '
+            f'({1000 * busy / row.frames:.1f} ms of processor time), peak memory '
+            f'{peaks[-1]:.0f} MiB; '
+            f'DHF1K validation ({DHF1K_VALIDATION:,} frames): '
+            f'{seconds / row.frames * DHF1K_VALIDATION / 60:.1f} min'
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--reference', help='a checkout of WZq975/STSANet')
+    parser.add_argument('--frames', type=int, default=8)
+    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--videos', type=int, default=6)
+    parser.add_argument('--png_frames', type=int, default=300)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        frames = Frames(Path(folder), options.videos, options.png_frames // options.videos)
+        truth = GroundTruth(frames, select(frames), seed=0)
+        scorers, given = {}, None
+        for protocol in ('dhf1k', 'pysaliency'):
+            arrays, run = ours(frames, truth, protocol)
+            given = [arrays(i) for i in range(options.frames)]
+            scorers[f'ours, protocol {protocol}'] = run
+        others = {'pysaliency': pysaliency_scores()}
+        if options.reference:
+            others['released code'] = released(options.reference)
+        for name, score in others.items():
+            scorers[name] = lambda i, score=score: score(*given[i][:4])
+        times = best_times(scorers, options.frames, options.repeats)
+        for name, seconds in times.items():
+            print(f'{name:28s} {1000 * seconds:8.2f} ms a frame, six metrics, one core')
+        ratio = times['pysaliency'] / times['ours, protocol pysaliency']
+        print(f'pysaliency / ours (same variants): {ratio:.1f}')
+        if options.reference:
+            print(f'released / ours: {times["released code"] / times["ours, protocol dhf1k"]:.1f}')
+        from_files(frames, Path(folder))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,127 @@
+"""The inter-observer ceiling: half of the viewers predict where the other half looks.
+
+The row's maps are the density maps of one half, blurred as the dataset's are; it is scored against
+the fixations and density maps of the other half, so no viewer predicts himself. With half as many
+viewers both the prediction and the truth are noisier than with all, so the row is a conservative
+ceiling: a model that reaches it predicts a group as well as another group of that size does.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data import gaze
+from stsa_jax.errors import InputError
+from stsa_jax.evaluation.selection import Selected
+from stsa_jax.evaluation.truth import frame_seed
+
+NAME = 'inter-observer'
+
+
+class HalfOfViewers:
+    """A dataset's annotation by half of its viewers only; the rest is the dataset's."""
+
+    def __init__(
+        self, dataset, viewers: Mapping[str, Sequence[gaze.Fixations]], seed: int, half: int
+    ):
+        """`viewers`: video -> fixations of each viewer; `half`: 0 or 1, of a seeded split."""
+        self._dataset, self._half = dataset, half
+        self.name, self.split, self.folder = dataset.name, dataset.split, dataset.folder
+        self.videos = [v for v in dataset.videos if v.name in viewers]
+        self._where, self._looks = {}, {}
+        for video in self.videos:
+            listed = viewers[video.name]
+            rng = np.random.default_rng(frame_seed('viewers', seed, dataset.name, video.name))
+            chosen = rng.permutation(len(listed))[half::2]
+            self._looks[video.name] = gaze.Fixations.together([listed[i] for i in chosen])
+            for position in range(video.num_frames):
+                self._where[video.first_example + position] = video, position
+
+    def frame(self, i: int) -> np.ndarray:
+        """As the dataset's."""
+        return self._dataset.frame(i)
+
+    def fixations(self, i: int) -> np.ndarray:
+        """bool (h, w): fixations of this half."""
+        video, position = self._where[i]
+        return self._looks[video.name].map(position, (video.height, video.width))
+
+    def density(self, i: int) -> np.ndarray:
+        """float32 (h, w): fixations of this half, blurred."""
+        video, _ = self._where[i]
+        sigma = blur(self.name, video.width)
+        return gaze.density_map(self.fixations(i), sigma).astype(np.float32)
+
+    def maps(self, video: Selected) -> Iterator[np.ndarray]:
+        """As a source: this half's density maps."""
+        return (self.density(example) for example in video.examples.tolist())
+
+    def identity(self) -> str:
+        """A digest of the fixations."""
+        digest = hashlib.sha256(str(self._half).encode())
+        for name in sorted(self._looks):
+            for column in self._looks[name]:
+                digest.update(np.ascontiguousarray(column).tobytes())
+        return f'viewers {digest.hexdigest()[:24]}'
+
+
+def blur(dataset: str, width: int) -> float:
+    """Standard deviation in pixels of a dataset's density maps, for frames of this width."""
+    if dataset == 'stsa_synthetic':
+        from data.synthetic import BLUR
+
+        return BLUR
+    return gaze.DHF1K_SIGMA * width / gaze.DHF1K_SIZE[1]
+
+
+def read_viewers(dataset, root=None) -> dict[str, list[gaze.Fixations]]:
+    """Video -> fixations of each viewer, for the videos that have at least two.
+
+    DHF1K: `root` is the folder of the records, `P01/P01_Trail002.txt`. DIEM: the raw dataset,
+    `<video>/event_data/*.txt`. The embedded dataset renders its viewers again. Raises InputError
+    if nothing fits.
+    """
+    if dataset.name == 'stsa_synthetic':
+        return _synthetic(dataset)
+    if root is None or dataset.name not in ('dhf1k', 'diem'):
+        return {}
+    if not Path(root).is_dir():
+        raise InputError(f"{root}: there is no such folder; expected the viewers' gaze records")
+    found = {}
+    for video in dataset.videos:
+        size = video.height, video.width
+        if dataset.name == 'dhf1k':
+            paths = sorted(Path(root).glob(f'P*/P*_Trail{int(video.name):03d}.txt'))
+            listed = [gaze.read_dhf1k(path, size) for path in paths]
+        else:
+            paths = sorted(Path(root).glob(f'{video.name}*/event_data/*.txt'))
+            listed = [gaze.read_diem(path, size) for path in paths]
+        if len(listed) > 1:
+            found[video.name] = listed
+    if not found:
+        expected = 'P01/P01_Trail002.txt' if dataset.name == 'dhf1k' else '<video>/event_data/*.txt'
+        raise InputError(
+            f'{root}: no gaze records of the videos of {dataset.name}, split {dataset.split!r}; '
+            f'expected {expected}'
+        )
+    return found
+
+
+def _synthetic(dataset) -> dict[str, list[gaze.Fixations]]:
+    from data import scenes, synthetic
+
+    found = {}
+    for video in dataset.videos:
+        index = int(video.name.split('_')[1])
+        split = list(synthetic.VIDEOS).index(dataset.split)
+        rng = np.random.default_rng([synthetic.SEED, split, index])
+        scene = scenes.CYCLE[index % len(scenes.CYCLE)](rng)
+        places, open_eyes = synthetic.observe(scene, rng)
+        found[video.name] = []
+        for viewer, seen in zip(places, open_eyes):
+            y, x = np.rint(viewer).astype(int).T
+            inside = (y >= 0) & (y < video.height) & (x >= 0) & (x < video.width) & seen
+            found[video.name].append(gaze.Fixations(np.flatnonzero(inside), y[inside], x[inside]))
+    return found

@@ -1,0 +1,132 @@
+"""The same maps by different ways: through a model, through predict.py's files, through viewers."""
+
+import types
+
+import numpy as np
+import pytest
+from test_evaluation import Frames, make_videos
+
+import predict
+from data import gaze, images, synthetic
+from stsa_jax import evaluation, inference
+from stsa_jax.errors import InputError
+from stsa_jax.evaluation import observers
+from stsa_jax.evaluation.protocol import METRICS
+from stsa_jax.evaluation.selection import select
+
+FRAMES = 8
+
+
+class Brightness:
+    """A model that finds bright places, with the interface of `stsa_jax.load`'s."""
+
+    config = types.SimpleNamespace(image_size=(16, 24), frames=FRAMES, target='middle')
+    params, batch_stats = {}, {}
+
+    def __init__(self):
+        self.windows = 0
+
+    def preprocess(self, frames):
+        return np.stack([f[::2, ::2][:16, :24] / np.float32(255) for f in frames])
+
+    def __call__(self, clips):
+        self.windows += len(clips)
+        clips = np.asarray(clips)
+        # The ramp keeps the map off zero, where 8 bits would change KL and the areas at will.
+        ramp = np.linspace(0.1, 0.3, 16 * 24, dtype=np.float32).reshape(16, 24)
+        return clips[:, FRAMES // 2 - 1, ..., 0] ** 2 * 0.6 + 0.1 * clips.mean((1, 4)) + ramp
+
+
+@pytest.fixture(scope='module')
+def dataset():
+    return Frames(make_videos(frames=10, size=(36, 52)))
+
+
+@pytest.mark.parametrize('batch_size', [1, 8, 24])
+def test_model_maps_are_those_of_prediction_for_the_selected_frames_only(dataset, batch_size):
+    model = Brightness()
+    source = evaluation.ModelMaps(model, dataset, batch_size)
+    video = select(dataset, every=3)[1]
+    frames = [dataset.frame(video.first_example + i) for i in range(10)]
+    whole = list(inference.predict_frames(Brightness(), frames))
+    maps = list(source.maps(video))
+    assert len(maps) == 4
+    np.testing.assert_array_equal(maps, [whole[i] for i in (0, 3, 6, 9)])
+    assert model.windows == source.batch_size * -(-4 // source.batch_size)
+
+
+def test_predicted_files_score_as_the_model_itself(dataset, tmp_path):
+    """Bit for bit under 'dhf1k', which quantises as predict.py does; 'paper' shows the effect."""
+    for video in dataset.videos:
+        frames = [dataset.frame(video.first_example + i) for i in range(video.num_frames)]
+        (tmp_path / video.name).mkdir()
+        pairs = inference.predict_video(Brightness(), frames)
+        for _ in predict.write_maps(pairs, tmp_path / video.name, (video.height, video.width)):
+            pass
+    rows = {
+        'direct': lambda d, v: evaluation.ModelMaps(Brightness(), d, 8),
+        'files': lambda d, v: evaluation.PredictionFolder(tmp_path, d, v),
+    }
+    exact = evaluation.evaluate([dataset], rows, references=False)
+    for a, b in zip(*(row.videos for row in exact.rows)):
+        np.testing.assert_array_equal(a.scores, b.scores)
+    floats = evaluation.evaluate([dataset], rows, references=False, protocol='paper')
+    for i, metric in enumerate(METRICS):
+        (a, b) = (np.concatenate([v.scores[:, i] for v in row.videos]) for row in floats.rows)
+        # Rounding to 1/255 of the maximum moves a value by at most 0.2 % of it.
+        assert 0 < abs(a.mean() - b.mean()) < 0.02, metric
+
+
+def test_the_embedded_viewers_together_made_the_fixation_maps():
+    """Rendered again from the seed, they give the dataset's own maps, to the pixel."""
+    video = synthetic.SyntheticVideo.at('test', 3)
+    frames = list(video.frames(None))
+    small = types.SimpleNamespace(
+        name='stsa_synthetic',
+        split='test',
+        videos=[types.SimpleNamespace(name=video.name, height=128, width=192)],
+    )
+    (viewers,) = observers.read_viewers(small).values()
+    assert len(viewers) == synthetic.OBSERVERS
+    together = gaze.Fixations.together(viewers)
+    for i in (0, 7, 40):
+        np.testing.assert_array_equal(
+            together.map(i, (128, 192)), images.decode_map(frames[i].fixations) > 0
+        )
+
+
+def test_viewers_who_agree_set_a_ceiling_and_those_who_do_not_set_none(dataset):
+    def row(places):
+        viewers = {
+            v.name: [gaze.Fixations(np.arange(10), *places(v.name, k)) for k in range(8)]
+            for v in dataset.videos
+        }
+        results = evaluation.evaluate([dataset], {}, viewers=lambda d: viewers)
+        assert any('half of the viewers' in note for note in results.notes)
+        found = results.rows[-1]
+        assert found.name == observers.NAME
+        return results.estimates(found)
+
+    def agreeing(video, viewer):
+        rng = np.random.default_rng(int(video))  # all look at the same places, a pixel apart
+        y, x = rng.integers(8, 28, 10), rng.integers(8, 40, 10)
+        return y + viewer % 2, x + viewer // 2 % 2
+
+    def disagreeing(video, viewer):
+        rng = np.random.default_rng([int(video), viewer])
+        return rng.integers(0, 36, 10), rng.integers(0, 52, 10)
+
+    together, apart = row(agreeing), row(disagreeing)
+    assert together['auc_shuffled'].value > 0.9
+    assert together['cc'].value > 0.9
+    assert abs(apart['auc_shuffled'].value - 0.5) < 0.15
+    assert abs(apart['nss'].value) < 0.6
+
+
+def test_gaze_records_that_do_not_fit(dataset, tmp_path):
+    dhf1k = Frames(make_videos(), 'dhf1k')
+    assert observers.read_viewers(dataset, tmp_path) == {}
+    with pytest.raises(InputError, match='no such folder'):
+        observers.read_viewers(dhf1k, tmp_path / 'missing')
+    with pytest.raises(InputError, match=r'no gaze records of the videos of dhf1k.*P01_Trail002'):
+        observers.read_viewers(dhf1k, tmp_path)
