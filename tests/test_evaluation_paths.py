@@ -4,7 +4,7 @@ import types
 
 import numpy as np
 import pytest
-from test_evaluation import Frames, make_videos
+from test_evaluation import Frames, Given, make_videos
 
 import predict
 from data import gaze, images, synthetic
@@ -101,10 +101,20 @@ def test_viewers_who_agree_set_a_ceiling_and_those_who_do_not_set_none(dataset):
             v.name: [gaze.Fixations(np.arange(10), *places(v.name, k)) for k in range(8)]
             for v in dataset.videos
         }
-        results = evaluation.evaluate([dataset], {}, viewers=lambda d: viewers)
+        truth = Given(
+            {
+                v.name: [dataset.density(v.first_example + i) for i in range(10)]
+                for v in dataset.videos
+            }
+        )
+        results = evaluation.evaluate(
+            [dataset], {'model': lambda d, v: truth}, viewers=lambda d: viewers
+        )
         assert any('half of the viewers' in note for note in results.notes)
         found = results.rows[-1]
         assert found.name == observers.NAME
+        pairs = results.differences((dataset.name, dataset.split))
+        assert not any(observers.NAME in pair[:2] for pair in pairs)  # it has a truth of its own
         return results.estimates(found)
 
     def agreeing(video, viewer):

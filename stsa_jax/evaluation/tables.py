@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stsa_jax.evaluation import published, statistics
+from stsa_jax.evaluation import observers, published, statistics
 from stsa_jax.evaluation.protocol import LABELS, LOWER_IS_BETTER, METRICS, Protocol
 from stsa_jax.evaluation.records import Row
 from stsa_jax.evaluation.scoring import PREDICTION_PROBLEMS, TRUTH_PROBLEMS
@@ -50,8 +50,11 @@ class Results:
         }
 
     def differences(self, dataset) -> list[tuple[str, str, dict[str, statistics.Difference]]]:
-        """(A, B, metric -> A minus B) for all pairs of models, and models against references."""
-        rows = self.of(dataset)
+        """(A, B, metric -> A minus B) for all pairs of models, and models against references.
+
+        Not against the viewers: that row has a truth of its own.
+        """
+        rows = [row for row in self.of(dataset) if row.name != observers.NAME]
         pairs = [
             (a, b)
             for i, a in enumerate(rows)
