@@ -163,8 +163,8 @@ def save(checkpoints, step: int, state, data_state, scores: dict, report) -> int
     """Saves a checkpoint; a failure is reported, and training goes on with the one before."""
     try:
         checkpoints.save(step, training.to_items(state), data_state, scores)
-    except OSError as error:
-        report.say(f'step {step}: no checkpoint could be written: {error}')
+    except InputError as error:
+        report.say(f'step {step}: {error}')
         return None
     return step
 

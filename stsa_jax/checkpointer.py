@@ -1,0 +1,275 @@
+"""Saving and restoring a training run with Orbax, and the record kept with each checkpoint."""
+
+import base64
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from stsa_jax import checksums, distributed
+from stsa_jax.errors import InputError
+from stsa_jax.preprocess import IMAGENET, Normalisation
+from stsa_jax.run_config import to_json
+
+FOLDER = 'checkpoints'
+KINDS = ('stsanet', 's3d')
+_FORMAT = 'stsa-jax checkpoint 1'
+
+
+class Checkpoint(NamedTuple):
+    """What a training run goes on from."""
+
+    step: int
+    items: dict[str, Any]  # 'params', 'batch_stats', 'optimizer' and, if kept, 'ema'
+    data_state: Any  # of this process's data iterator
+    metrics: dict[str, float]  # of the validation at this step; empty without one
+
+
+def describe(kind: str, model_config: Mapping, normalisation: Normalisation = IMAGENET) -> dict:
+    """The part of a checkpoint's `meta` that says which model its arrays belong to."""
+    if kind not in KINDS:
+        raise ValueError(f'kind must be one of {KINDS}, found {kind!r}')
+    return {
+        'format': _FORMAT,
+        'kind': kind,
+        'model': to_json(model_config),
+        'normalisation': {k: list(map(float, v)) for k, v in normalisation._asdict().items()},
+    }
+
+
+class Checkpointer:
+    """Saves and restores a training run in `workdir`; a context manager that ends with the saving.
+
+    Saving is asynchronous: `save` returns once the arrays are copied, and the files follow in the
+    background, in a temporary folder that is renamed when complete. All processes call together.
+    """
+
+    def __init__(self, workdir, description: dict, keep: int = 3, best: str = '', mode='max'):
+        """Keeps the last `keep` checkpoints, and the best one by the metric `best` if named."""
+        self._folder = Path(workdir).absolute() / FOLDER
+        self._description = description | {'selection': {'metric': best, 'mode': mode}}
+        policies = [preservation_policy.LatestN(keep)]
+        if best:
+            policies.append(
+                preservation_policy.BestN(
+                    get_metric_fn=lambda metrics: metrics[best],
+                    reverse=mode == 'min',
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            best_fn=(lambda metrics: metrics[best]) if best else None,  # reads metrics back
+            best_mode=mode,
+            cleanup_tmp_directories=True,
+        )
+        if jax.process_index() == 0:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # Orbax and TensorStore raise all kinds
+            if kind is None:
+                raise _not_written(error) from error
+            logging.warning('%s', _not_written(error))  # what ended the run matters more
+        finally:
+            self._manager.close()
+
+    def steps(self) -> list[int]:
+        """The steps that are there, complete ones only, in order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, items: Mapping[str, Any], data_state=None, metrics=None) -> None:
+        """Starts to write checkpoint `step`; waits first for the one before to be finished.
+
+        `items` maps names to pytrees of arrays; `data_state` is this process's iterator state
+        (JSON or bytes). Raises InputError if this one or the one before could not be written, as on
+        a full disk; those before stay as they are, and saving can be tried again later.
+        """
+        self.wait()
+        meta = self._description | {
+            'step': step,
+            'data': distributed.gather_json(_as_json(data_state)),
+            'metrics': dict(metrics or {}),
+            'checksums': checksums.of_tree(items),
+        }
+        self._save(
+            step,
+            metrics=dict(metrics) if metrics else None,
+            args=ocp.args.Composite(
+                meta=ocp.args.JsonSave(meta),
+                **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+            ),
+        )
+
+    def _save(self, *args, **kwargs) -> None:
+        try:
+            self._manager.save(*args, **kwargs)
+        except Exception as error:  # Orbax and TensorStore raise all kinds
+            raise _not_written(error) from error
+
+    def wait(self) -> None:
+        """Returns when what was saved is on the disk; raises InputError if it could not be."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # Orbax and TensorStore raise all kinds
+            raise _not_written(error) from error
+
+    def restore(self, like: Mapping[str, Any]) -> Checkpoint | None:
+        """The newest checkpoint that is whole, laid out like `like`; None where there is none.
+
+        `like` maps the items' names to pytrees of arrays or ShapeDtypeStructs with shardings. A
+        damaged checkpoint is named in a warning, set aside as `damaged-<step>`, and the one before
+        is tried. Raises InputError if none of them can be read.
+        """
+        bad = []
+        for step in self.steps()[::-1]:
+            folder = self._folder / str(step)
+            found, problem = None, None
+            try:
+                meta = read_meta(folder)
+                _check_names(like, meta, folder)
+                with quiet():
+                    found = self._restore(step, like, meta)
+            except _OtherRunError:
+                raise
+            except Exception as error:  # Orbax and TensorStore raise all kinds
+                problem = damaged(folder, error)
+            if distributed.all_agree(problem is None):
+                problem = mismatch(found.items, meta, folder)  # the same on all processes
+                if problem is None:
+                    self._set_aside(bad)
+                    return found
+            logging.warning('%s', problem or f'{folder}: another process could not read it')
+            bad.append(step)
+        if bad:
+            raise InputError(
+                f'{self._folder}: none of its checkpoints ({bad}) can be read; restore the '
+                f'folder from a copy, or start anew in another workdir. The oldest: {problem}'
+            )
+        return None
+
+    def _restore(self, step: int, like, meta: dict) -> Checkpoint:
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(like))
+        items = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                **{name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
+            ),
+        )
+        items = {name: items[name] for name in like}
+        return Checkpoint(step, items, _own(meta['data']), meta['metrics'])
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Moves damaged steps out of the way of the steps that will be saved again."""
+        for step in steps:
+            if jax.process_index() == 0:
+                aside = self._folder.parent / f'damaged-{step}'
+                shutil.rmtree(aside, ignore_errors=True)
+                (self._folder / str(step)).rename(aside)
+            distributed.barrier(f'set aside checkpoint {step}')
+        if steps:
+            self._manager.reload()
+
+
+def _not_written(error: Exception) -> InputError:
+    return InputError(
+        f'a checkpoint could not be written ({str(error).splitlines()[0][:300]}); the ones before '
+        'are whole. Is the disk full or read-only? Free some space: the same command then continues'
+    )
+
+
+class _OtherRunError(InputError):
+    """The checkpoint is whole, but its arrays are not those of this run."""
+
+
+def _check_names(like: Mapping[str, Any], meta: dict, folder: Path) -> None:
+    here, there = set(checksums.names(like)), set(meta['checksums'])
+    if here != there:
+        some = sorted(here ^ there)[:3]
+        raise _OtherRunError(
+            f'{folder}: holds other arrays than this run ({len(there - here)} more, '
+            f'{len(here - there)} fewer: {", ".join(some)}, ...): it was written by another config '
+            'or version; continue it with that one, or name another workdir'
+        )
+
+
+def read_meta(folder: Path) -> dict:
+    """The record of one step; raises InputError if it is not one of this project."""
+    path = folder / 'meta' / 'metadata'
+    try:
+        meta = json.loads(path.read_text())
+        if meta.get('format') != _FORMAT:
+            raise ValueError(f'its format is {meta.get("format")!r}, not {_FORMAT!r}')
+        missing = {'kind', 'model', 'normalisation', 'data', 'metrics', 'checksums'} - set(meta)
+        if missing or meta['kind'] not in KINDS:
+            raise ValueError(f'it lacks {sorted(missing)}' if missing else f'kind {meta["kind"]!r}')
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(damaged(path, error)) from error
+    return meta
+
+
+def damaged(path: Path, error) -> str:
+    """The message about a checkpoint that cannot be read."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return (
+        f'{path}: not a whole checkpoint of this project ({reason}); '
+        'copy it again, or use an earlier step'
+    )
+
+
+def mismatch(items: Mapping[str, Any], meta: dict, folder: Path) -> str | None:
+    """What is wrong with arrays that were read, or None; all processes call together."""
+    for name, found in checksums.of_tree(items).items():
+        expected = meta['checksums'].get(name)
+        if found != expected:
+            return (
+                f'{folder}: {name} is not as it was written (checksum {found}, expected '
+                f'{expected}): the file is damaged; copy it again, or use an earlier step'
+            )
+    return None
+
+
+def _as_json(data_state):
+    if isinstance(data_state, bytes):
+        return {'base64': base64.b64encode(data_state).decode()}
+    return data_state
+
+
+def _own(states: list):
+    """This process's iterator state. All are at the same position, so any serves as a spare."""
+    state = states[jax.process_index() % len(states)]
+    if isinstance(state, dict) and set(state) == {'base64'}:
+        return base64.b64decode(state['base64'])
+    return state
+
+
+@contextmanager
+def quiet():
+    """Keeps off the screen what Orbax says besides the error that it raises.
+
+    It warns of items that are read one by one, which is what we want, and a damaged file leaves
+    unfinished reads behind that are reported as unraisable.
+    """
+    verbosity, hook = logging.get_verbosity(), sys.unraisablehook
+    logging.set_verbosity(logging.ERROR)
+    sys.unraisablehook = lambda *_: None
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        sys.unraisablehook = hook

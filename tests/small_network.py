@@ -1,0 +1,54 @@
+"""A network of five convolutions that trains in the place of STSA-Net.
+
+It is made of the same layers and has a `backbone` with BatchNorm, so that everything about training
+is exercised, while it compiles in a second where STSA-Net takes minutes. Run as a script it is
+train.py with this network.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+from flax import nnx
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from stsa_jax import functional
+from stsa_jax.initial import random_weights
+from stsa_jax.layers import Conv, ConvBNReLU
+
+
+class Backbone(nnx.Module):
+    def __init__(self, *, rngs):
+        self.spatial = ConvBNReLU(3, 8, (1, 3, 3), stride=(1, 2, 2), rngs=rngs)
+        self.temporal = ConvBNReLU(8, 8, (3, 1, 1), stride=(2, 1, 1), rngs=rngs)
+
+    def __call__(self, x, *, train):
+        return self.temporal(self.spatial(x, train=train), train=train)
+
+
+class SmallNetwork(nnx.Module):
+    """`(B, T, H, W, 3)` -> `(B, H, W)` in [0, 1]."""
+
+    def __init__(self, config=None, *, rngs):
+        self.backbone = Backbone(rngs=rngs)
+        self.mix = Conv(8, 16, (1, 3, 3), rngs=rngs)
+        self.map = Conv(16, 1, (1, 3, 3), rngs=rngs)
+
+    def __call__(self, clip, *, train=False):
+        x = jax.nn.relu(self.mix(self.backbone(clip, train=train)))
+        x = self.map(x.mean(axis=1, keepdims=True))[:, 0, :, :, 0]
+        return jax.nn.sigmoid(x.repeat(2, axis=1).repeat(2, axis=2))
+
+
+def initial_weights(config=None, seed=0, init_from=''):
+    graphdef, params, batch_stats = functional.abstract(SmallNetwork, config)
+    return graphdef, *random_weights(params, batch_stats, seed)
+
+
+if __name__ == '__main__':
+    import train
+    from stsa_jax.errors import exit_cleanly
+
+    train.initial_weights = initial_weights
+    exit_cleanly(train.main)
