@@ -11,7 +11,9 @@ from tests import data_copies as copies
 
 
 def prepare(name, tmp_path, **options):
-    return data.prepare_dataset(name, tmp_path / 'out', tmp_path / 'copy', num_workers=1, **options)
+    return data.prepare_dataset(
+        name, tmp_path / 'out', tmp_path / 'copy', num_workers=1, size=(32, 64), **options
+    )
 
 
 def check_clips(name, tmp_path, code_of, lengths, first):
@@ -169,7 +171,7 @@ def test_several_datasets_are_mixed_by_their_weights(tmp_path):
     )
     prepare('ucf_sports', tmp_path)
     copies.diem_prepared(tmp_path / 'copy2', {'video': (12, 500)})
-    data.prepare_dataset('diem', tmp_path / 'out', tmp_path / 'copy2', num_workers=1)
+    data.prepare_dataset('diem', tmp_path / 'out', tmp_path / 'copy2', num_workers=1, size=(32, 64))
     options = {'data_dir': tmp_path / 'out', 'image_size': (32, 64), 'frames': 8}
     clips = train_clips(['ucf_sports', 'diem'], [1, 3], batch_size=40, **options)
     batch = next(clips)

@@ -41,7 +41,9 @@ def test_every_layout_carries_frames_maps_and_fixations_of_the_same_number(
 ):
     lengths = {3: 40, 5: 9, 601: 6}
     copies.dhf1k(tmp_path / 'copy', lengths, layout, matlab)
-    builder = data.prepare_dataset('dhf1k', tmp_path / 'out', tmp_path / 'copy', num_workers=1)
+    builder = data.prepare_dataset(
+        'dhf1k', tmp_path / 'out', tmp_path / 'copy', num_workers=1, size=(32, 64)
+    )
     assert told in builder.layout
     train = data.open_split('dhf1k', 'train', tmp_path / 'out')
     assert [(v.name, v.num_frames) for v in train.videos] == [('0003', 40), ('0005', 9)]
