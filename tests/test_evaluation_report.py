@@ -80,9 +80,7 @@ def test_lines_over_time_are_means_at_each_frame():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    CHROMIUM is None, reason='no chromium: the page is not opened'
-)
+@pytest.mark.skipif(CHROMIUM is None, reason='no chromium: the page is not opened')
 def test_pictures_and_clips_play_in_a_browser(page, tmp_path):
     probed = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', '', page)
     (tmp_path / 'report.html').write_text(probed.replace('</body>', PROBE + '</body>'))
