@@ -33,12 +33,15 @@ from stsa_jax.reporting import Reporter
 from stsa_jax.stsanet import STSANetConfig
 from stsa_jax.validation import Best, validate
 
+PROFILED = (10, 15)  # the steps of --profile, counted from where the run starts or goes on
 
-def train(config: ConfigDict, workdir: str) -> list[dict]:
+
+def train(config: ConfigDict, workdir: str, profile: str | None = None) -> list[dict]:
     """Trains, or continues to, until `config.num_steps`; returns the log, a dict a line.
 
-    Each dict has `step`, `kind` ('train' or 'validation') and values: loss, kl, cc, ... Raises
-    InputError for anything about the config, the data or the workdir that cannot be used.
+    `profile` is a folder for a trace of a few steps. Each dict has `step`, `kind` ('train' or
+    'validation') and values: loss, kl, cc, ... Raises InputError for anything about the config, the
+    data or the workdir that cannot be used.
     """
     check_config(config)
     workdir = files.output_folder(workdir)
@@ -112,7 +115,7 @@ def train(config: ConfigDict, workdir: str) -> list[dict]:
             return report.history
         report.say(f'{"continuing at" if step else "starting at"} step {step} of {num_steps}')
 
-        meter, compiled, saved = None, None, step
+        meter, compiled, first = None, None, step
         while step < num_steps:
             waiting = time.perf_counter()
             batch = next(clips)
@@ -122,8 +125,13 @@ def train(config: ConfigDict, workdir: str) -> list[dict]:
                 report.say('compiling the training step')
                 compiled = train_step.lower(state, arrays).compile()
                 meter = Meter(config.batch_size, config.max_skipped, training.flops(compiled))
+            if profile and step == first + PROFILED[0]:
+                jax.profiler.start_trace(profile)
             state, metrics = compiled(state, arrays)
             step += 1
+            if profile and step == min(first + PROFILED[1], num_steps) > first + PROFILED[0]:
+                jax.block_until_ready(state)
+                jax.profiler.stop_trace()
             names = [f'{v} frame {f}' for v, f in zip(batch['video'], batch['frame'])]
             meter.waited(waited)
             meter.add(step, metrics, names)
@@ -148,7 +156,7 @@ def train(config: ConfigDict, workdir: str) -> list[dict]:
                 report.images(step, pictures(shown, saliency, model_config.target_index))
             if saving:
                 data_state = {'clips': clips.get_state(), 'best': [best.value, best.since]}
-                saved = save(checkpoints, step, state, data_state, scores, report) or saved
+                save(checkpoints, step, state, data_state, scores, report)
             if stop:
                 checkpoints.wait()
                 report.say(f'stopped at step {step}, saved; the same command continues')
@@ -159,14 +167,12 @@ def train(config: ConfigDict, workdir: str) -> list[dict]:
         return report.history
 
 
-def save(checkpoints, step: int, state, data_state, scores: dict, report) -> int | None:
+def save(checkpoints, step: int, state, data_state, scores: dict, report) -> None:
     """Saves a checkpoint; a failure is reported, and training goes on with the one before."""
     try:
         checkpoints.save(step, training.to_items(state), data_state, scores)
     except InputError as error:
         report.say(f'step {step}: {error}')
-        return None
-    return step
 
 
 def pictures(batch: dict, saliency: np.ndarray, target: int, most: int = 4) -> dict:
@@ -211,9 +217,16 @@ def main() -> None:
     )
     parser.add_argument('--config', required=True, help='a config file, as configs/dhf1k.py')
     parser.add_argument('--workdir', required=True, help='folder for checkpoints and logs')
+    parser.add_argument('--profile', metavar='DIR', help='write a trace of steps 10 to 14 here')
+    several = parser.add_argument_group('several processes (see docs/scaling.md)')
+    several.add_argument('--coordinator', default='', help='HOST:PORT of process 0')
+    several.add_argument('--num_processes', type=int, default=0)
+    several.add_argument('--process_id', type=int, default=-1)
     options, overrides = parser.parse_known_args()
     logging.set_verbosity(logging.ERROR)
-    train(load_config(options.config, overrides), options.workdir)
+    config = load_config(options.config, overrides)
+    distributed.initialise(options.coordinator, options.num_processes, options.process_id)
+    train(config, options.workdir, options.profile)
 
 
 if __name__ == '__main__':

@@ -1,12 +1,55 @@
 """Several processes as one: what they tell each other besides the arrays of a step."""
 
 import json
+import os
 import signal
 import threading
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from stsa_jax.errors import InputError
+
+# How many processes the job has, as its launcher says.
+_TASKS = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')
+_HEARTBEAT_SECONDS = 30  # a process that is gone for so long ends the others
+
+
+def initialise(coordinator: str = '', num_processes: int = 0, process_id: int = -1) -> None:
+    """Joins this process with the others of the job; without others it does nothing.
+
+    With `coordinator` ('host:port' of process 0) the two numbers are needed too. Without, several
+    tasks of SLURM or Open MPI are noticed by their environment, and the hosts of a TPU slice by
+    theirs. Call it before anything else of JAX. Raises InputError if the options are incomplete, or
+    the processes do not find each other within five minutes.
+    """
+    given = (bool(coordinator), num_processes > 0, process_id >= 0)
+    if any(given) and not all(given):
+        raise InputError(
+            'several processes: --coordinator=HOST:PORT, --num_processes and --process_id belong '
+            f'together; found coordinator={coordinator!r}, num_processes={num_processes}, '
+            f'process_id={process_id}'
+        )
+    if all(given) and not process_id < num_processes:
+        raise InputError(
+            f'--process_id={process_id}: must be from 0 to below --num_processes={num_processes}'
+        )
+    tasks = max(int(os.environ.get(name, 1)) for name in _TASKS)
+    hosts = os.environ.get('TPU_WORKER_HOSTNAMES', '').count(',') + 1
+    if all(given):
+        options = (coordinator, num_processes, process_id)
+    elif tasks > 1 or hosts > 1:
+        options = ()
+    else:
+        return
+    try:
+        jax.distributed.initialize(*options, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+    except RuntimeError as error:
+        raise InputError(
+            f'the processes did not find each other ({str(error).splitlines()[0]}); is the '
+            'coordinator reachable, and does every process run?'
+        ) from error
 
 
 def gather_json(value) -> list:

@@ -44,7 +44,7 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp('datasets')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic, 'VIDEOS', {'train': 2, 'validation': 1, 'test': 1})
-        data.prepare('stsa_synthetic', folder, num_workers=1)
+        data.prepare_dataset('stsa_synthetic', folder, num_workers=1)
     return folder
 
 
@@ -201,13 +201,13 @@ def last_step(workdir):
 
 
 BAD_OVERRIDES = {
-    'modle.width=1': r'no such field \(did you mean config.model\?\); config has: seed, ',
+    'modle.width=1': r'no such field \(did you mean config.model\?\); config has: accumulate, ',
     'model.widht=1': r'config.model.widht: no such field \(did you mean config.model.width\?\)',
     'seed.x=1': r'config.seed is a value, not a group of fields',
     'batch_size=many': "config.batch_size: expected a whole number such as 8, found 'many'",
     'freeze_backbone=2': 'config.freeze_backbone: expected true or false',
     'model.image_size=(64,a)': 'config.model.image_size: expected values separated by commas',
-    'model=3': r'config.model: is a group of fields \(image_size',
+    'model=3': r'config.model: is a group of fields \(batch_norm',
     'model.frames=17': 'config.model.frames is 17, expected a multiple of 8',
     'batch_size=12': 'config.batch_size=12 is not divisible by 8 devices; use 8 or 16',
     'batch_size=0': 'config.batch_size is 0, expected a positive number',
