@@ -58,13 +58,22 @@ class StepOptions:
 
 def create_state(mesh: Mesh, params, batch_stats, tx, ema: bool = False) -> TrainState:
     """The state before the first step, from host arrays, laid out on the mesh."""
-    abstract = jax.eval_shape(functools.partial(_fresh, tx=tx, ema=ema), params, batch_stats)
-    shardings = sharding.state_sharding(mesh, abstract)
+    abstract = abstract_state(mesh, params, batch_stats, tx, ema)
+    shardings = jax.tree.map(lambda array: array.sharding, abstract)
     params = sharding.put_state(params, shardings.params)
     batch_stats = sharding.put_state(batch_stats, shardings.batch_stats)
     # Compiled, so that the optimizer's arrays are made where they belong.
-    return jax.jit(functools.partial(_fresh, tx=tx, ema=ema), out_shardings=shardings)(
-        params, batch_stats
+    fresh = jax.jit(functools.partial(_fresh, tx=tx, ema=ema), out_shardings=shardings)
+    return fresh(params, batch_stats)
+
+
+def abstract_state(mesh: Mesh, params, batch_stats, tx, ema: bool = False) -> TrainState:
+    """The state with shapes and shardings in place of arrays: nothing is computed or allocated."""
+    state = jax.eval_shape(functools.partial(_fresh, tx=tx, ema=ema), params, batch_stats)
+    return jax.tree.map(
+        lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
+        state,
+        sharding.state_sharding(mesh, state),
     )
 
 
