@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo test lint format clean
 
 demo: $(VENV)/.run
-	$(BIN)/python -m benchmarks.demo --workdir=runs/demo
+	$(BIN)/python demo.py --workdir=runs/demo
 
 test: $(VENV)/.test lint
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -35,4 +35,4 @@ $(VENV)/.test: $(VENV)/.run pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs .jax_cache

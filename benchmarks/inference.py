@@ -1,11 +1,11 @@
-"""One clip at full size: our forward pass beside the released PyTorch code, or beside the arithmetic.
+"""One clip at full size: our forward pass beside the released PyTorch code, or the arithmetic.
 
     python -m benchmarks.inference [--reference=CHECKOUT] [--repeats=5] [--batch_size=1]
 
-CHECKOUT is a checkout of WZq975/STSANet; with it (and PyTorch) the two run in turns in this process,
-on the same clip and threads, and the ratio of their best times is printed. Without one, the ratio is
-to the time that the network's multiply-adds take at this machine's matrix-product rate, measured in
-the same run. Weights are random: they change no time.
+CHECKOUT is a checkout of WZq975/STSANet; with it (and PyTorch) the two run in turns in this
+process, on the same clip and threads, and the ratio of their best times is printed. Without one,
+it is to the time that the multiply-adds take at this machine's matrix-product rate, measured in the
+same run. Weights are random: they change no time.
 """
 
 import argparse
@@ -20,8 +20,8 @@ import numpy as np
 from flax import nnx
 
 from stsa_jax import STSANet, STSANetConfig
-from stsa_jax.pretrained import SaliencyModel
 from stsa_jax.functional import split
+from stsa_jax.pretrained import SaliencyModel
 
 MULTIPLY_ADDS = 192.75e9  # of the convolutions of one clip at 32x224x384
 

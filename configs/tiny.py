@@ -12,11 +12,12 @@ def get_config():
     config.model.image_size = (64, 96)
     config.model.frames = 16
     config.model.width = 0.25
+    config.model.batch_norm_momentum = 0.1
     config.data.datasets = ('stsa_synthetic',)
     config.batch_size = 8
-    config.num_steps = 300
+    config.num_steps = 110
     config.log_every = 10
-    config.checkpoint_every = 300
+    config.checkpoint_every = 55
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = 'cosine'
     config.optimizer.warmup_steps = 20

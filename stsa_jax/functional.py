@@ -7,6 +7,8 @@
 `apply` is to be used inside `jax.jit`, `jax.grad` and friends, and has no side effects.
 """
 
+import functools
+
 import jax
 from flax import nnx
 
@@ -19,9 +21,15 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
 
+@functools.lru_cache(maxsize=16)
 def abstract(model_class, config) -> tuple[nnx.GraphDef, dict, dict]:
-    """What `split` gives, with shapes in place of arrays: nothing is computed or allocated."""
-    return split(nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0))))
+    """What `split` gives, with shapes in place of arrays: nothing is computed or allocated.
+
+    Remembered for each config, so not to be changed in place.
+    """
+    graphdef, *trees = split(model_class(config, rngs=None))
+    shape_of = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)  # noqa: E731
+    return graphdef, *jax.tree.map(shape_of, trees)
 
 
 def apply(

@@ -4,8 +4,9 @@ Every kernel of the network is spatial (1,k,k), temporal (k,1,1) or has kernel =
 each convolution folds into a 2-D one or a matrix product by reshaping; XLA runs those faster than
 its 3-D ones. Kernels are stored as `(kt, kh, kw, in, out)`.
 
-Parameters are float32. Compute runs in the dtype of the activations; normalisations and softmaxes
-run in float32 whatever that is.
+Every module takes `rngs`, from which its weights are drawn; with None it has shapes in place of
+arrays (`stsa_jax.functional.abstract`). Parameters are float32. Compute runs in the dtype of the
+activations; normalisations and softmaxes run in float32 whatever that is.
 """
 
 import math
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 
@@ -186,8 +188,11 @@ class LayerNorm(nnx.Module):
 
     def __init__(self, shape: Sequence[int], *, rngs: nnx.Rngs):
         """`shape` is `(T, H, W, C)`."""
-        self.scale = nnx.Param(jnp.ones(tuple(shape)))
-        self.bias = nnx.Param(jnp.zeros(tuple(shape)))
+        if rngs is None:
+            scale = bias = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
+        else:
+            scale, bias = jnp.ones(tuple(shape)), jnp.zeros(tuple(shape))
+        self.scale, self.bias = nnx.Param(scale), nnx.Param(bias)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`(B, T, H, W, C)` -> the same."""
@@ -266,4 +271,11 @@ def _double(x, axis):
 
 
 def _uniform(rngs: nnx.Rngs, shape, bound):
-    return jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
+    if rngs is None:  # shapes only
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+    key = rngs.params()
+    if isinstance(key, jax.core.Tracer):  # inside a compiled function
+        return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+    # By NumPy on the host: JAX would compile a program for each of the network's many shapes.
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return jnp.asarray(rng.uniform(-bound, bound, shape).astype(np.float32))

@@ -1,0 +1,131 @@
+"""The main job, end to end, on the embedded dataset: `make demo`.
+
+    python demo.py --workdir=runs/demo
+
+Builds the dataset, trains the small model of configs/tiny.py, evaluates it on held-out videos
+beside a centre prior, and draws. About six minutes on two CPU cores. Writes to `workdir`
+
+    metrics/table.txt, .md, results.csv, results.json, report.html     the scores
+    training_curves.png                                     loss, KL and CC against the step
+    overlay.mp4                                             a held-out video, prediction and truth
+    frames.png                                              some of its frames
+    model/                                                  the training run: train.py continues it
+
+Ends with exit code 1 if the model does not beat the centre prior by the margin that it should.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+import data
+import stsa_jax
+from configs import tiny
+from stsa_jax import evaluation, files, visualize
+from stsa_jax.errors import exit_cleanly
+from stsa_jax.inference import predict_video
+from stsa_jax.video import write_video
+from train import train
+
+MARGIN = 1.5  # of CC over the centre prior's
+HIGHER_IS_BETTER = {'cc': True, 'nss': True, 'sim': True, 'kl': False}
+
+
+def main() -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--workdir', default='runs/demo', help='where everything is written')
+    parser.add_argument('--steps', type=int, default=0, help='of training; default: as configured')
+    options = parser.parse_args()
+    start = time.perf_counter()
+    workdir = files.output_folder(options.workdir)
+    config = tiny.get_config()
+    config.data.data_dir = str(workdir / 'data')
+    if options.steps:
+        config.num_steps = options.steps
+
+    print('[1/4] building the embedded dataset')
+    data.prepare_dataset('stsa_synthetic', config.data.data_dir)
+    print(f'[2/4] training for {config.num_steps} steps')
+    history = train(config, str(workdir / 'model'))
+    visualize.training_curves(
+        workdir / 'training_curves.png',
+        [line for line in history if line['kind'] == 'train'],
+        [line for line in history if line['kind'] == 'validation'],
+        'the small model on the embedded dataset',
+    )
+    print('[3/4] evaluating on held-out videos')
+    model = stsa_jax.load(workdir / 'model')
+    test = data.open_split('stsa_synthetic', 'test', config.data.data_dir)
+    results = evaluate(model, test, config.data.data_dir)
+    evaluation.write_results(results, workdir / 'metrics')
+    print('[4/4] drawing a held-out video')
+    draw(model, test, workdir)
+
+    print()
+    print(evaluation.text(results, per_video=False), end='')
+    minutes = (time.perf_counter() - start) / 60
+    print(f'\ndone in {minutes:.1f} minutes; in {workdir}: metrics/report.html, overlay.mp4,')
+    print('training_curves.png, frames.png')
+    return verdict(results)
+
+
+def evaluate(model, test, data_dir: str) -> evaluation.Results:
+    """Every second frame of the test videos: the model, the centre prior and shuffled maps."""
+    return evaluation.evaluate(
+        [test],
+        {'STSA-Net (small)': lambda dataset, _: evaluation.ModelMaps(model, dataset, 8)},
+        training=lambda dataset: data.open_split(dataset.name, 'train', data_dir),
+        every=2,
+    )
+
+
+def verdict(results: evaluation.Results) -> int:
+    """Says how far the model is ahead of the centre prior; 1 if that is not far enough."""
+    ours, prior = (
+        next(m for m in evaluation.means(results) if m['row'].startswith(row))
+        for row in ('STSA-Net', 'centre prior')
+    )
+    ratio = ours['cc'] / prior['cc']
+    better = {
+        metric: (ours[metric] > prior[metric]) == higher
+        for metric, higher in HIGHER_IS_BETTER.items()
+    }
+    good = ratio >= MARGIN and all(better.values())
+    print(
+        f"CC is {ratio:.1f} times the centre prior's (at least {MARGIN}); better in "
+        f'{", ".join(m.upper() for m, b in better.items() if b) or "nothing"}: '
+        f'{"as it should be" if good else "NOT as it should be"}'
+    )
+    return 0 if good else 1
+
+
+def draw(model, test, workdir: Path) -> None:
+    """An overlay video of one held-out video, and a figure of some of its frames."""
+    video = test.videos[0]
+    first, count = video.first_example, video.num_frames
+    frames = (test.frame(first + i) for i in range(count))
+    pairs = tqdm(predict_video(model, frames, 8), 'overlay', count, unit='frame', disable=None)
+    shown, predictions = map(list, zip(*pairs))
+    densities = [test.density(first + i) for i in range(count)]
+    pictures = (
+        visualize.side_by_side(shown[i], predictions[i], densities[i], test.fixations(first + i))
+        for i in range(count)
+    )
+    write_video(workdir / 'overlay.mp4', pictures, fps=10)
+    picked = [round(count * (i + 0.5) / 6) for i in range(6)]
+    visualize.frames_figure(
+        workdir / 'frames.png',
+        [shown[i] for i in picked],
+        {
+            'ground truth': [densities[i] for i in picked],
+            'prediction': [predictions[i] for i in picked],
+        },
+        [f'frame {i + 1}' for i in picked],
+    )
+
+
+if __name__ == '__main__':
+    exit_cleanly(main)

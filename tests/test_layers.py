@@ -1,0 +1,176 @@
+"""The building blocks against PyTorch's, forwards and backwards."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stsa_jax import layers
+
+
+def to_torch(x):
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+
+
+def from_torch(x):
+    return np.moveaxis(x.detach().numpy(), 1, -1)
+
+
+def random(*shape, seed=0, relu=False):
+    x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return np.maximum(x, 0) if relu else x
+
+
+# kernel, stride, padding: every form that the network has.
+CONVOLUTIONS = [
+    ((1, 1, 1), (1, 1, 1), (0, 0, 0)),
+    ((1, 7, 7), (1, 2, 2), (0, 3, 3)),
+    ((1, 3, 3), (1, 1, 1), (0, 1, 1)),
+    ((1, 5, 5), (1, 1, 1), (0, 2, 2)),
+    ((1, 3, 1), (1, 1, 1), (0, 1, 0)),
+    ((1, 1, 3), (1, 1, 1), (0, 0, 1)),
+    ((7, 1, 1), (2, 1, 1), (3, 0, 0)),
+    ((3, 1, 1), (1, 1, 1), (1, 0, 0)),
+    ((4, 1, 1), (4, 1, 1), (0, 0, 0)),
+    ((2, 3, 3), (2, 1, 1), (0, 1, 1)),
+]
+
+
+@pytest.mark.parametrize('kernel,stride,padding', CONVOLUTIONS)
+def test_conv3d(kernel, stride, padding):
+    x, k = random(2, 8, 6, 10, 3), random(*kernel, 3, 5, seed=1)
+    expected = F.conv3d(
+        to_torch(x), torch.from_numpy(k.transpose(4, 3, 0, 1, 2).copy()), None, stride, padding
+    )
+    # Sums of up to 147 products of unit normals, in another order.
+    np.testing.assert_allclose(
+        layers.conv3d(x, k, stride, padding), from_torch(expected), atol=2e-5
+    )
+    if kernel[0] == 1 or kernel[1:] == (1, 1):
+        np.testing.assert_allclose(
+            layers.conv3d_short_sums(x, k, stride, padding), from_torch(expected), atol=2e-5
+        )
+
+
+def test_short_sums_are_closer_to_the_exact_result():
+    x, k = random(1, 2, 16, 16, 64, relu=True), random(1, 3, 3, 64, 64, seed=1)
+    exact = F.conv3d(
+        to_torch(x).double(),
+        torch.from_numpy(k.transpose(4, 3, 0, 1, 2).copy()).double(),
+        padding=(0, 1, 1),
+    )
+    exact = from_torch(exact)
+
+    def error(f):
+        return np.abs(np.asarray(f(x, k, (1, 1, 1), (0, 1, 1)), np.float64) - exact).mean()
+
+    assert error(layers.conv3d_short_sums) < error(layers.conv3d)
+
+
+def test_conv3d_refuses_what_does_not_fold():
+    with pytest.raises(ValueError, match='does not fold'):
+        layers.conv3d(jnp.zeros((1, 4, 4, 4, 1)), jnp.zeros((3, 3, 3, 1, 1)), (1,) * 3, (1,) * 3)
+
+
+POOLS = [
+    ((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+    ((3, 3, 3), (2, 2, 2), (1, 1, 1)),
+    ((2, 2, 2), (2, 2, 2), (0, 0, 0)),
+    ((3, 3, 3), (1, 1, 1), (1, 1, 1)),
+]
+
+
+@pytest.mark.parametrize('window,stride,padding', POOLS)
+@pytest.mark.parametrize('ties', [False, True])
+def test_max_pool_and_its_gradient(window, stride, padding, ties):
+    x = random(2, 4, 6, 8, 3)
+    if ties:  # few distinct values: the first maximum in (t, h, w) order gets the gradient
+        x = np.round(x)
+    t = to_torch(x).requires_grad_()
+    expected = F.max_pool3d(t, window, stride, padding)
+    found, vjp = jax.vjp(lambda x: layers.max_pool(x, window, stride, padding), x)
+    np.testing.assert_array_equal(found, from_torch(expected))
+    cotangent = random(*found.shape, seed=2)
+    expected.backward(to_torch(cotangent))
+    np.testing.assert_allclose(vjp(cotangent)[0], from_torch(t.grad), atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    values=st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), min_size=32, max_size=32),
+)
+def test_bottleneck_pool_keeps_pytorchs_indices(values):
+    x = np.array(values, np.float32).reshape(1, 1, 4, 8, 1)
+    pooled, index = layers.max_pool_2x2_with_indices(x)
+    expected, places = F.max_pool3d(to_torch(x), (1, 2, 2), return_indices=True)
+    np.testing.assert_array_equal(pooled, from_torch(expected))
+    spread = F.max_unpool3d(2 * expected + 1, places, (1, 2, 2))
+    found = layers.max_unpool_2x2(2 * pooled + 1, index)
+    np.testing.assert_array_equal(found, from_torch(spread))
+
+
+def test_unpooling_what_was_pooled_keeps_the_maxima_only():
+    x = random(1, 2, 4, 6, 3)
+    pooled, index = layers.max_pool_2x2_with_indices(x)
+    back = np.asarray(layers.max_unpool_2x2(pooled, index))
+    assert np.array_equal(back[back != 0], x[back != 0])
+    assert (back != 0).sum() == pooled.size
+
+
+def test_upsample():
+    x = random(2, 3, 4, 5, 2)
+    expected = F.interpolate(
+        to_torch(x), scale_factor=(1, 2, 2), mode='trilinear', align_corners=False
+    )
+    np.testing.assert_allclose(layers.upsample_2x(x), from_torch(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize('train', [True, False])
+def test_conv_batch_norm_relu(train):
+    unit = layers.ConvBNReLU(3, 5, (1, 3, 3), rngs=nnx.Rngs(0))
+    reference = torch.nn.BatchNorm3d(5, eps=1e-3, momentum=0.001)
+    arrays = {name: random(5, seed=i) for i, name in enumerate(('scale', 'bias', 'mean'))}
+    arrays['var'] = np.abs(random(5, seed=9)) + 0.5
+    for name, array in arrays.items():
+        getattr(unit, name).set_value(jnp.asarray(array))
+    with torch.no_grad():
+        reference.weight.copy_(torch.from_numpy(arrays['scale']))
+        reference.bias.copy_(torch.from_numpy(arrays['bias']))
+        reference.running_mean.copy_(torch.from_numpy(arrays['mean']))
+        reference.running_var.copy_(torch.from_numpy(arrays['var']))
+    reference.train(train)
+    x = random(2, 3, 4, 6, 3, seed=3)
+    kernel = np.asarray(unit.kernel[...]).transpose(4, 3, 0, 1, 2).copy()
+    expected = reference(F.conv3d(to_torch(x), torch.from_numpy(kernel), padding=(0, 1, 1))).relu()
+    np.testing.assert_allclose(unit(x, train=train), from_torch(expected), atol=2e-5)
+    # The running variance is the unbiased one, unlike Flax's.
+    np.testing.assert_allclose(unit.mean[...], reference.running_mean, rtol=1e-5)
+    np.testing.assert_allclose(unit.var[...], reference.running_var, rtol=1e-5)
+    assert int(unit.count[...]) == int(reference.num_batches_tracked) == int(train)
+
+
+def test_layer_norm_over_the_full_shape():
+    x = random(2, 4, 3, 5, 6) * 3 + 1
+    norm = layers.LayerNorm((4, 3, 5, 6), rngs=nnx.Rngs(0))
+    scale, bias = random(4, 3, 5, 6, seed=1), random(4, 3, 5, 6, seed=2)
+    norm.scale.set_value(jnp.asarray(scale))
+    norm.bias.set_value(jnp.asarray(bias))
+    # PyTorch's weights stand in (C, T, H, W).
+    weight, shift = (torch.from_numpy(np.moveaxis(a, -1, 0).copy()) for a in (scale, bias))
+    expected = F.layer_norm(to_torch(x), weight.shape, weight, shift)
+    np.testing.assert_allclose(norm(x), from_torch(expected), atol=1e-5)
+
+
+def test_convolution_initialises_as_pytorch():
+    conv = layers.Conv(16, 512, (1, 3, 3), rngs=nnx.Rngs(0))
+    bound = 1 / np.sqrt(16 * 9)
+    for values in (np.asarray(conv.kernel[...]), np.asarray(conv.bias[...])):
+        assert np.abs(values).max() <= bound
+        # Uniform: standard deviation bound / sqrt(3); 512 samples of it know it to 3 %.
+        assert values.std() == pytest.approx(bound / np.sqrt(3), rel=0.1)
+        assert abs(values.mean()) < 0.1 * bound

@@ -1,0 +1,185 @@
+"""The network as a module: configs, shapes, invariants. Its numbers are in test_parity.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stsa_jax import InputError, STSANet, STSANetConfig, functional, losses, stsa
+from stsa_jax.layers import max_pool_2x2_with_indices, max_unpool_2x2
+
+TINY = STSANetConfig(image_size=(32, 64), frames=16, width=0.125)
+
+
+@pytest.fixture(scope='module')
+def tiny():
+    return functional.split(STSANet(TINY, rngs=nnx.Rngs(0)))
+
+
+@pytest.fixture(scope='module')
+def clips():
+    return np.random.default_rng(0).normal(size=(2, 16, 32, 64, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope='module')
+def run(tiny):
+    """Eval mode, with what is inside: clips -> saliency, intermediates."""
+    graphdef, params, batch_stats = tiny
+    compiled = jax.jit(
+        lambda p, s, c: functional.apply(graphdef, p, s, c, return_intermediates=True)
+    )
+    return lambda clips: compiled(params, batch_stats, clips)
+
+
+@pytest.fixture(scope='module')
+def outputs(run, clips):
+    return run(clips)
+
+
+@pytest.mark.parametrize(
+    'field,value',
+    [
+        ('image_size', (224, 380)),
+        ('image_size', (224,)),
+        ('frames', 12),
+        ('frames', 8),
+        ('width', 0.0),
+        ('target', 'first'),
+        ('dtype', 'float16'),
+    ],
+)
+def test_config_names_the_field(field, value):
+    with pytest.raises(InputError, match=f'config.model.{field} is .* expected'):
+        STSANetConfig(**{field: value})
+
+
+def test_target_frame():
+    assert STSANetConfig().target_index == 15  # the 16th of 32
+    assert STSANetConfig(target='last').target_index == 31
+
+
+@pytest.mark.parametrize('frames,image_size', [(16, (32, 32)), (32, (96, 160)), (64, (64, 32))])
+def test_every_size_gives_a_map_of_the_input_size(frames, image_size):
+    config = STSANetConfig(image_size=image_size, frames=frames, width=0.125)
+    graphdef, params, batch_stats = functional.abstract(STSANet, config)
+    clip = jax.ShapeDtypeStruct((2, frames, *image_size, 3), jnp.float32)
+    run = lambda *args: functional.apply(graphdef, *args)  # noqa: E731
+    saliency = jax.eval_shape(run, params, batch_stats, clip)
+    assert saliency.shape == (2, *image_size) and saliency.dtype == jnp.float32
+
+
+def test_a_clip_of_another_shape_is_refused(tiny):
+    with pytest.raises(InputError, match=r'\(1, 16, 32, 32, 3\) does not fit .* 16, 32, 64, 3'):
+        jax.eval_shape(lambda c: functional.apply(*tiny, c), jnp.zeros((1, 16, 32, 32, 3)))
+
+
+def test_output_and_intermediates(outputs, clips):
+    saliency, taps = outputs
+    assert saliency.shape == (2, 32, 64)
+    assert float(saliency.min()) >= 0 and float(saliency.max()) <= 1
+    assert taps['backbone.base1'].shape == (2, 8, 8, 16, 24)
+    matrices = {name: m for name, m in taps.items() if '_to_' in name}
+    assert len(matrices) == 24
+    for name, matrix in matrices.items():
+        np.testing.assert_allclose(matrix.sum(-1), 1, atol=1e-5, err_msg=name)
+
+
+def test_examples_do_not_influence_each_other_in_eval_mode(run, outputs, clips):
+    changed = np.stack([clips[0], -clips[1]])
+    saliency, _ = run(changed)
+    np.testing.assert_array_equal(saliency[0], outputs[0][0])
+    assert np.abs(saliency[1] - outputs[0][1]).max() > 1e-4
+
+
+def test_apply_leaves_its_arguments_alone(tiny, clips):
+    graphdef, params, batch_stats = tiny
+    before = jax.device_get(batch_stats)
+
+    def run(params, batch_stats, clip):
+        return functional.apply(graphdef, params, batch_stats, clip, train=True)
+
+    _, new = jax.eval_shape(run, params, batch_stats, clips)
+    assert jax.tree.structure(new) == jax.tree.structure(batch_stats)
+    jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(batch_stats))
+
+
+def test_a_pair_attends_to_the_other_member():
+    """Equations 1 and 2, spelt out for one pair with NumPy."""
+    pair = stsa.Pair(4, 3, rngs=nnx.Rngs(0))
+    a, b = np.random.default_rng(1).normal(size=(2, 1, 1, 3, 5, 4)).astype(np.float32)
+    found, matrices = pair(a, b)
+    (qa, ka, va), (qb, kb, vb) = (
+        [np.asarray(x)[0] for x in e(y)] for e, y in ((pair.a, a), (pair.b, b))
+    )
+
+    def attend(query, key, value):
+        logits = query @ key.T
+        weights = np.exp(logits - logits.max(1, keepdims=True))
+        return (weights / weights.sum(1, keepdims=True)) @ value
+
+    expected = np.stack([attend(qb, ka, va), attend(qa, kb, vb)]).reshape(1, 2, 3, 5, 4)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert matrices['b_to_a'].shape == (1, 15, 15)
+
+
+def test_which_steps_a_layer_relates():
+    """Layer I mixes the steps of a pair only; layer II the halves.
+
+    In layer II a step's place attends over the keys and values of all of its own half, with the
+    query of the same step of the other half.
+    """
+    x = np.random.default_rng(0).normal(size=(1, 4, 2, 3, 8)).astype(np.float32)
+
+    def relations(pairs):
+        layer = stsa.STSALayer(pairs, (4, 2, 3, 8), 16, bottleneck=False, rngs=nnx.Rngs(0))
+
+        def attended(x):  # before the norm, which mixes everything
+            groups = jnp.split(x, 2 * pairs, axis=1)
+            members = [getattr(layer, f'pair{i}') for i in range(pairs)]
+            parts = [p(*groups[2 * i : 2 * i + 2])[0] for i, p in enumerate(members)]
+            return jnp.concatenate(parts, axis=1)
+
+        jacobian = jax.jit(jax.jacobian(attended))(x)  # output's axes, then the input's
+        return np.abs(jacobian).sum(axis=(0, 2, 3, 4, 5, 7, 8, 9)) > 0
+
+    halves = [[1, 1, 1, 0], [1, 1, 0, 1], [1, 0, 1, 1], [0, 1, 1, 1]]
+    np.testing.assert_array_equal(relations(1), halves)
+    np.testing.assert_array_equal(relations(2), np.kron(np.eye(2), np.ones((2, 2))))
+
+
+def test_bottleneck_leaves_three_of_four_positions_empty():
+    x = np.random.default_rng(0).normal(size=(1, 4, 4, 8, 3)).astype(np.float32)
+    pooled, index = max_pool_2x2_with_indices(x)
+    spread = np.asarray(max_unpool_2x2(pooled, index)).reshape(1, 4, 2, 2, 4, 2, 3)
+    assert ((spread != 0).sum(axis=(3, 5)) == 1).all()
+
+
+maps = st.integers(0, 2**32 - 1).map(
+    lambda seed: np.random.default_rng(seed).uniform(0.01, 1, (2, 6, 8)).astype(np.float32)
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(prediction=maps, density=maps, scale=st.floats(0.1, 10))
+def test_loss_invariants(prediction, density, scale):
+    loss = losses.saliency_loss(prediction, density)
+    # float32 sums over 48 pixels.
+    np.testing.assert_allclose(losses.saliency_loss(scale * prediction, density), loss, atol=1e-4)
+    np.testing.assert_allclose(losses.saliency_loss(prediction, scale * density), loss, atol=1e-4)
+    np.testing.assert_allclose(losses.saliency_loss(density, density), -1, atol=1e-5)
+    assert (np.asarray(losses.kl(prediction, density)) > -1e-6).all()
+    p, g = prediction.astype(np.float64), density.astype(np.float64)
+    expected = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(p, g)]
+    np.testing.assert_allclose(losses.cc(prediction, density), expected, atol=1e-5)
+
+
+def test_loss_of_a_constant_prediction_is_finite():
+    density = np.random.default_rng(0).uniform(size=(1, 6, 8)).astype(np.float32)
+    loss, gradient = jax.value_and_grad(lambda p: losses.saliency_loss(p, density).sum())(
+        jnp.full((1, 6, 8), 0.5)
+    )
+    assert np.isfinite(loss) and np.isfinite(gradient).all()
+    assert losses.cc(jnp.ones((1, 6, 8)), density)[0] == 0
