@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-# Compiling takes most of the time of these tests, and many of them, and the scripts that they start,
+# Compiling takes most of the time of these tests, and many, and the scripts that they start,
 # compile the same tiny network: a cache of compiled programs, keyed by program, flags and version.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.jax_cache'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
