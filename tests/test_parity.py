@@ -164,8 +164,10 @@ def test_adam_step(golden, model, eval_run, trained):
     assert len(counts) == 77 and all(c == 1 and c.dtype == np.int64 for c in counts)
     saliency, _ = eval_run(stepped, stats, rule.clip(1))
     loss = float(losses.saliency_loss(saliency, rule.density(1))[0])
-    # PLACEHOLDER
-    assert loss == pytest.approx(float(golden['after_step/eval_map_loss']), rel=1e-3)
+    # Adam turns rounding noise in small gradients into whole steps, and eval mode is sensitive to
+    # them: a clip scaled by 1 + 1e-6 moves our own loss after the step by 1.5e-3 (2.4867 to
+    # 2.4853), as far as we are from PyTorch. The step itself takes it from 2.5334 to 2.4829.
+    assert loss == pytest.approx(float(golden['after_step/eval_map_loss']), abs=6e-3)
 
 
 @pytest.mark.parametrize('name', ['s3d_kinetics', 's3d_torchvision'])
