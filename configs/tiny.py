@@ -15,9 +15,9 @@ def get_config():
     config.model.batch_norm_momentum = 0.1
     config.data.datasets = ('stsa_synthetic',)
     config.batch_size = 8
-    config.num_steps = 110
+    config.num_steps = 90
     config.log_every = 10
-    config.checkpoint_every = 55
+    config.checkpoint_every = 90
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = 'cosine'
     config.optimizer.warmup_steps = 20
