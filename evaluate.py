@@ -26,14 +26,11 @@ from absl import logging
 import data
 import stsa_jax
 from stsa_jax import evaluation, files
-from stsa_jax.checkpoint import load_weights
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.evaluation.observers import read_viewers
 from stsa_jax.evaluation.selection import select
 from stsa_jax.evaluation.submission import write_submission
-from stsa_jax.pretrained import SaliencyModel
-from stsa_jax.stsanet import STSANetConfig
 
 
 def main() -> None:
@@ -125,7 +122,7 @@ def collect_models(options) -> dict:
 
     loaded = []
     for workdir in options.workdir:
-        loaded.append((_last(workdir), _from_workdir(workdir, options.step)))
+        loaded.append((_last(workdir), stsa_jax.load(workdir, _step(options.step))))
     for given in options.checkpoint:
         name, path = _named(given)
         loaded.append((name, stsa_jax.load(path)))
@@ -182,18 +179,12 @@ def training_split(dataset, config, data_dir):
         return None
 
 
-def _from_workdir(workdir: str, step: str | None) -> SaliencyModel:
-    if step is not None and step != 'best' and not step.isdecimal():
-        raise InputError(f"--step={step}: expected a number or 'best'")
-    weights = load_weights(workdir, int(step) if step and step.isdecimal() else step)
-    if weights.kind != 'stsanet':
-        raise InputError(f'{workdir}: holds S3D, not a saliency model')
-    return SaliencyModel(
-        STSANetConfig(**weights.model_config),
-        weights.params,
-        weights.batch_stats,
-        weights.normalisation,
-    )
+def _step(given: str | None) -> int | str | None:
+    if given is None or given == 'best':
+        return given
+    if not given.isdecimal():
+        raise InputError(f"--step={given}: expected a number or 'best'")
+    return int(given)
 
 
 def _named(given: str) -> tuple[str, str]:

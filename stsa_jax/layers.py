@@ -23,6 +23,7 @@ Triple = tuple[int, int, int]
 BATCH_NORM_EPS = 1e-3
 BATCH_NORM_MOMENTUM = 0.001  # of the new value, PyTorch's convention; S3D's choice
 LAYER_NORM_EPS = 1e-5
+LONGEST_SUM = 224  # terms that `conv3d_short_sums` adds up in one go
 
 
 class BatchStat(nnx.Variable):
@@ -32,28 +33,21 @@ class BatchStat(nnx.Variable):
 def conv3d_short_sums(
     x: jax.Array, kernel: jax.Array, stride: Triple, padding: Triple
 ) -> jax.Array:
-    """`conv3d` of a spatial or temporal kernel with about half the rounding error, on the CPU.
+    """`conv3d` with about 0.6 of the rounding error, on the CPU, for a few per cent more time.
 
-    Sums each row of a spatial kernel, and each tap of a temporal one, on its own before adding them
-    up. It is for the layers in front of the first pool that keeps its indices: noise there decides
-    near-ties, and one flipped index moves the output by up to 5e-3.
+    Sums groups of input channels on their own before adding them up, since the error of a sum grows
+    with its length. It is for the layers in front of the first pool that keeps its indices: noise
+    there decides near-ties, and one flipped index moves the output by up to 5e-3.
     """
     if jax.default_backend() != 'cpu':
         return conv3d(x, kernel, stride, padding)
-    axis = 1 if kernel.shape[0] > 1 else 2  # T, or H
-    size, step = kernel.shape[axis - 1], stride[axis - 1]
-    widths = [(0, 0)] * 5
-    widths[axis] = (padding[axis - 1],) * 2
-    x = jnp.pad(x, widths)
-    length = (x.shape[axis] - size) // step + 1
-    stride = tuple(1 if i == axis - 1 else s for i, s in enumerate(stride))
-    padding = tuple(0 if i == axis - 1 else p for i, p in enumerate(padding))
-    total = 0
-    for i in range(size):
-        part = lax.slice_in_dim(x, i, i + (length - 1) * step + 1, step, axis)
-        tap = lax.slice_in_dim(kernel, i, i + 1, axis=axis - 1)
-        total = total + conv3d(part, tap, stride, padding)
-    return total
+    channels, parts = x.shape[-1], 1
+    while math.prod(kernel.shape[:4]) > parts * LONGEST_SUM and channels % (2 * parts) == 0:
+        parts *= 2
+    return sum(
+        conv3d(part, weights, stride, padding)
+        for part, weights in zip(jnp.split(x, parts, axis=-1), jnp.split(kernel, parts, axis=-2))
+    )
 
 
 def conv3d(x: jax.Array, kernel: jax.Array, stride: Triple, padding: Triple) -> jax.Array:
@@ -131,7 +125,8 @@ class Conv(nnx.Module):
 class ConvBNReLU(nnx.Module):
     """Bias-free convolution, BatchNorm, ReLU: the unit of S3D.
 
-    In eval mode the BatchNorm is folded into the kernel and a bias, so it costs nothing.
+    In eval mode the BatchNorm is folded into the kernel and a bias. Not so with `short_sums`, where
+    rounding the folded kernel is noise that counts; the product then joins the pass of the ReLU.
     """
 
     def __init__(
@@ -163,7 +158,11 @@ class ConvBNReLU(nnx.Module):
         if not train:
             factor = self.scale[...] * lax.rsqrt(self.var[...] + BATCH_NORM_EPS)
             shift = self.bias[...] - self.mean[...] * factor
-            y = self.convolve(x, self.kernel[...] * factor, self.stride, self.padding)
+            if self.convolve is conv3d:
+                y = conv3d(x, self.kernel[...] * factor, self.stride, self.padding)
+            else:
+                y = self.convolve(x, self.kernel[...], self.stride, self.padding)
+                y = y * factor.astype(y.dtype)
             return jax.nn.relu(y + shift.astype(y.dtype))
         y = self.convolve(x, self.kernel[...], self.stride, self.padding)
         wide = y.astype(jnp.float32)

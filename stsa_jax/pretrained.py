@@ -26,7 +26,7 @@ from stsa_jax.preprocess import (
     normalise,
     resize_frame,
 )
-from stsa_jax.s3d import S3D, S3DConfig
+from stsa_jax.s3d import S3DConfig
 from stsa_jax.stsanet import STSANet, STSANetConfig
 
 _TORCH = ('.pth', '.pt')
@@ -91,7 +91,8 @@ def _check_range(clip) -> None:
             'model.preprocess(frames)'
         )
     # Any RGB frame, normalised with any of the field's means, lies well within +-10.
-    extreme = float(np.abs(np.asarray(clip, np.float32)).max(initial=0))
+    # A clip on a device is looked at there: one number comes back.
+    extreme = max(float(clip.max()), -float(clip.min())) if clip.size else 0.0
     if not extreme <= 10:
         raise InputError(
             f'the clip has values up to {extreme:g}: expected normalised frames, about -3 to 3; '
@@ -99,12 +100,13 @@ def _check_range(clip) -> None:
         )
 
 
-def load(path: str | os.PathLike) -> SaliencyModel:
+def load(path: str | os.PathLike, step: int | str | None = None) -> SaliencyModel:
     """STSA-Net from a training or converted checkpoint directory, a .pth, .pt or .safetensors file.
 
-    Raises InputError, naming the file, for anything else.
+    `step` is for a directory: which checkpoint, or 'best'; by default the latest. Raises
+    InputError, naming the file, for anything else.
     """
-    weights = read_weights(path)
+    weights = read_weights(path, step)
     if weights.kind != 'stsanet':
         raise InputError(
             f"{path}: holds S3D's Kinetics classifier, not a saliency model; give STSA-Net's "
@@ -114,13 +116,15 @@ def load(path: str | os.PathLike) -> SaliencyModel:
     return SaliencyModel(config, weights.params, weights.batch_stats, weights.normalisation)
 
 
-def read_weights(path: str | os.PathLike) -> Weights:
+def read_weights(path: str | os.PathLike, step: int | str | None = None) -> Weights:
     """Weights of whatever kind `path` holds; raises InputError naming it if there are none."""
     path = Path(path)
     if not path.exists():
         raise InputError(f'{path}: there is no such file or folder; check the path of the weights')
     if path.is_dir():
-        return checkpoint.load_weights(path)
+        return checkpoint.load_weights(path, step)
+    if step is not None:
+        raise InputError(f'{path}: is a file of weights, but step {step} of a folder was asked for')
     state_dict, metadata = read_state_dict(path)
     naming = port.recognise(state_dict, str(path))
     if 'model' in metadata:
@@ -280,4 +284,4 @@ def convert(arguments: list[str] | None = None) -> None:
     print(f'  {fields}')
 
 
-__all__ = ['S3D', 'SaliencyModel', 'convert', 'initialise', 'load', 'read_weights', 'save']
+__all__ = ['SaliencyModel', 'convert', 'initialise', 'load', 'read_weights', 'save']
