@@ -1,13 +1,13 @@
 """Attentional multi-scale fusion of two neighbouring levels (paper section III-C, equations 9-11).
 
-`high` and `low` are `(B, 4, H, W, C)`; the result is `(B, 4, 2H, 2W, C')`.
+`high` and `low` are `(B, 4, H, W, C)`, the result is `(B, 4, H, W, C')`, to be upsampled by 2.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stsa_jax.layers import Conv, LayerNorm, max_pool, upsample_2x
+from stsa_jax.layers import Conv, LayerNorm, max_pool
 from stsa_jax.stsa import STEPS
 
 
@@ -58,13 +58,13 @@ class MultiScale(nnx.Module):
 
 
 class AMSF(nnx.Module):
-    """Attention weighting, then the multi-scale structure, then upsampling by 2."""
+    """Attention weighting, then the multi-scale structure."""
 
     def __init__(self, channels: int, out: int, *, rngs: nnx.Rngs):
         self.weighting = AttentionWeighting(channels, rngs=rngs)
         self.multi_scale = MultiScale(channels, out, rngs=rngs)
 
     def __call__(self, high, low, taps: dict | None = None, name: str = '') -> jax.Array:
-        """Two `(B, 4, H, W, C)` -> `(B, 4, 2H, 2W, C')`."""
+        """Two `(B, 4, H, W, C)` -> `(B, 4, H, W, C')`."""
         fused = self.weighting(high, low, taps, name)
-        return upsample_2x(jax.nn.relu(self.multi_scale(fused, taps, name)))
+        return jax.nn.relu(self.multi_scale(fused, taps, name))

@@ -18,40 +18,30 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from stsa_jax.conv2d import conv2d
+
 Triple = tuple[int, int, int]
 
 BATCH_NORM_EPS = 1e-3
 BATCH_NORM_MOMENTUM = 0.001  # of the new value, PyTorch's convention; S3D's choice
 LAYER_NORM_EPS = 1e-5
-LONGEST_SUM = 224  # terms that `conv3d_short_sums` adds up in one go
 
 
 class BatchStat(nnx.Variable):
     """Running mean or variance of a BatchNorm."""
 
 
-def conv3d_short_sums(
-    x: jax.Array, kernel: jax.Array, stride: Triple, padding: Triple
+def conv3d(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: Triple,
+    padding: Triple,
+    *,
+    short_sums: bool = False,
 ) -> jax.Array:
-    """`conv3d` with about 0.6 of the rounding error, on the CPU, for a few per cent more time.
-
-    Sums groups of input channels on their own before adding them up, since the error of a sum grows
-    with its length. It is for the layers in front of the first pool that keeps its indices: noise
-    there decides near-ties, and one flipped index moves the output by up to 5e-3.
-    """
-    if jax.default_backend() != 'cpu':
-        return conv3d(x, kernel, stride, padding)
-    channels, parts = x.shape[-1], 1
-    while math.prod(kernel.shape[:4]) > parts * LONGEST_SUM and channels % (2 * parts) == 0:
-        parts *= 2
-    return sum(
-        conv3d(part, weights, stride, padding)
-        for part, weights in zip(jnp.split(x, parts, axis=-1), jnp.split(kernel, parts, axis=-2))
-    )
-
-
-def conv3d(x: jax.Array, kernel: jax.Array, stride: Triple, padding: Triple) -> jax.Array:
     """PyTorch's conv3d without bias: `(B, T, H, W, C)` with kernel `(kt, kh, kw, C, D)`.
+
+    With `short_sums`, a CPU makes about 0.6 of the rounding error: see `stsa_jax.conv2d`.
 
     Raises ValueError for a kernel that is large in time and space at once and whose time stride is
     not its time extent: the network has none, and it would not fold into two dimensions.
@@ -62,30 +52,22 @@ def conv3d(x: jax.Array, kernel: jax.Array, stride: Triple, padding: Triple) -> 
     if kt == kh == kw == 1 and stride == (1, 1, 1) and padding == (0, 0, 0):
         return x @ kernel[0, 0, 0]
     if kt == 1 and stride[0] == 1:  # spatial: time joins the batch
-        y = _conv2d(x.reshape(b * t, h, w, c), kernel[0], stride[1:], padding[1:])
+        x = x.reshape(b * t, h, w, c)
+        y = conv2d(x, kernel[0], stride[1:], padding[1:], short_sums)
         return y.reshape(b, t, *y.shape[1:])
     if (
         kh == kw == 1 and stride[1:] == (1, 1) and padding[1:] == (0, 0)
     ):  # temporal: H, W are one axis
-        y = _conv2d(x.reshape(b, t, h * w, c), kernel[:, 0], (stride[0], 1), (padding[0], 0))
+        x = x.reshape(b, t, h * w, c)
+        y = conv2d(x, kernel[:, 0], (stride[0], 1), (padding[0], 0), short_sums)
         return y.reshape(b, -1, h, w, d)
     if kt == stride[0] and padding[0] == 0:  # kernel = stride in time: its steps join the channels
         x = x[:, : t // kt * kt].reshape(b * (t // kt), kt, h, w, c)
         x = x.transpose(0, 2, 3, 1, 4).reshape(b * (t // kt), h, w, kt * c)
         kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kt * c, d)
-        y = _conv2d(x, kernel, stride[1:], padding[1:])
+        y = conv2d(x, kernel, stride[1:], padding[1:], short_sums)
         return y.reshape(b, t // kt, *y.shape[1:])
     raise ValueError(f'a kernel {kernel.shape[:3]} with stride {stride} does not fold into 2-D')
-
-
-def _conv2d(x, kernel, stride, padding):
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        stride,
-        [(p, p) for p in padding],
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )
 
 
 class Conv(nnx.Module):
@@ -101,10 +83,14 @@ class Conv(nnx.Module):
         padding: Triple | None = None,
         bias: bool = True,
         short_sums: bool = False,
+        upsampled: bool = False,
         rngs: nnx.Rngs,
     ):
-        """`padding` defaults to k // 2 on every axis whose stride is 1 (same size)."""
-        self.convolve = conv3d_short_sums if short_sums else conv3d
+        """`padding` defaults to k // 2 on every axis whose stride is 1 (same size).
+
+        With `upsampled`, it convolves its input upsampled by 2 (3x3 kernels that keep the size).
+        """
+        self.short_sums, self.upsampled = short_sums, upsampled
         bound = 1 / math.sqrt(features_in * math.prod(kernel))
         shape = (*kernel, features_in, features_out)
         self.kernel = nnx.Param(_uniform(rngs, shape, bound))
@@ -118,7 +104,10 @@ class Conv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`(B, T, H, W, features_in)` -> `(B, T', H', W', features_out)`."""
-        y = self.convolve(x, self.kernel[...], self.stride, self.padding)
+        if self.upsampled:
+            y = conv_of_upsampled(x, self.kernel[...])
+        else:
+            y = conv3d(x, self.kernel[...], self.stride, self.padding, short_sums=self.short_sums)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 
@@ -141,8 +130,7 @@ class ConvBNReLU(nnx.Module):
         rngs: nnx.Rngs,
     ):
         """Pads by k // 2 on every axis, as S3D does."""
-        self.momentum = momentum
-        self.convolve = conv3d_short_sums if short_sums else conv3d
+        self.momentum, self.short_sums = momentum, short_sums
         bound = 1 / math.sqrt(features_in * math.prod(kernel))
         self.kernel = nnx.Param(_uniform(rngs, (*kernel, features_in, features_out), bound))
         self.scale = nnx.Param(jnp.ones(features_out))
@@ -158,13 +146,12 @@ class ConvBNReLU(nnx.Module):
         if not train:
             factor = self.scale[...] * lax.rsqrt(self.var[...] + BATCH_NORM_EPS)
             shift = self.bias[...] - self.mean[...] * factor
-            if self.convolve is conv3d:
-                y = conv3d(x, self.kernel[...] * factor, self.stride, self.padding)
+            if self.short_sums:
+                y = self._convolve(x, self.kernel[...]) * factor.astype(x.dtype)
             else:
-                y = self.convolve(x, self.kernel[...], self.stride, self.padding)
-                y = y * factor.astype(y.dtype)
+                y = self._convolve(x, self.kernel[...] * factor)
             return jax.nn.relu(y + shift.astype(y.dtype))
-        y = self.convolve(x, self.kernel[...], self.stride, self.padding)
+        y = self._convolve(x, self.kernel[...])
         wide = y.astype(jnp.float32)
         count = math.prod(y.shape[:-1])
         mean = wide.mean(axis=(0, 1, 2, 3))
@@ -177,6 +164,9 @@ class ConvBNReLU(nnx.Module):
         self.count.set_value(self.count[...] + 1)
         factor = self.scale[...] * lax.rsqrt(var + BATCH_NORM_EPS)
         return jax.nn.relu(wide * factor + (self.bias[...] - mean * factor)).astype(y.dtype)
+
+    def _convolve(self, x, kernel):
+        return conv3d(x, kernel, self.stride, self.padding, short_sums=self.short_sums)
 
 
 class LayerNorm(nnx.Module):
@@ -255,6 +245,27 @@ def max_unpool_2x2(x: jax.Array, index: jax.Array) -> jax.Array:
 def upsample_2x(x: jax.Array) -> jax.Array:
     """Bilinear in space by 2, half-pixel centres, edges clamped (`align_corners=False`)."""
     return _double(_double(x, axis=2), axis=3)
+
+
+def conv_of_upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`conv3d` of `upsample_2x(x)` for a 3x3 kernel, at a quarter of the multiply-adds.
+
+    `(B, T, H, W, C)` with kernel `(kt, 3, 3, C, D)` -> `(B, T/kt, 2H, 2W, D)`. Both are linear, so
+    the channels are multiplied at the small size, and each tap's product is upsampled and shifted.
+    """
+    kt, _, _, c, d = kernel.shape
+    taps = kernel.transpose(0, 3, 1, 2, 4).reshape(kt, 1, 1, c, 9 * d)
+    x = conv3d(x, taps, (kt, 1, 1), (0, 0, 0))
+    x = x.reshape(*x.shape[:-1], 3, 3, d)  # B, T/kt, H, W, kernel row, kernel column, D
+    x = sum(_shift(_double(x[..., i, :], 3), 1 - i, 3) for i in range(3))
+    return sum(_shift(_double(x[..., i, :], 2), 1 - i, 2) for i in range(3))
+
+
+def _shift(x, by, axis):
+    """Moves along an axis by one place or none; zeros come in."""
+    edges = [(0, 0, 0)] * x.ndim
+    edges[axis] = (by, -by, 0)
+    return lax.pad(x, jnp.zeros((), x.dtype), edges)
 
 
 def _double(x, axis):

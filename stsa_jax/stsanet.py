@@ -12,8 +12,8 @@ The shape story at the default config, `(T, H, W, C)`:
     2        8, 14, 24, 832   4, 14, 24, 832    832 -> 416
     3        4,  7, 12, 1024  as it is          1024 -> 512 -> 416, upsampled to 14x24
 
-    AMSF (3, 2) -> 4, 28, 48, 240;  with 1 -> 4, 56, 96, 192;  with 0 -> 4, 112, 192, 192
-    readout     -> 4, 224, 384, 64 -> 2, 224, 384, 32 -> 1, 224, 384, 32 -> 224, 384
+    AMSF (3, 2) -> 4, 14, 24, 240;  upsampled, with 1 -> 4, 28, 48, 192;  with 0 -> 4, 56, 96, 192
+    readout     -> 4, 112, 192, 64 -> 2, 224, 384, 32 -> 1, 224, 384, 32 -> 224, 384
 """
 
 from dataclasses import dataclass
@@ -124,20 +124,20 @@ class Branch(nnx.Module):
 
 
 class Readout(nnx.Module):
-    """Fused features to one map: `(B, 4, H/2, W/2, C)` -> `(B, H, W)`."""
+    """Fused features to one map: `(B, 4, H/4, W/4, C)` -> `(B, H, W)`."""
 
     def __init__(self, channels: int, width: float, *, rngs: nnx.Rngs):
         c64, c32 = scale_width(64, width), scale_width(32, width)
-        self.reduce = Conv(channels, c64, (1, 3, 3), rngs=rngs)
-        self.time_1 = Conv(c64, c32, (2, 3, 3), stride=(2, 1, 1), padding=(0, 1, 1), rngs=rngs)
+        self.reduce = Conv(channels, c64, (1, 3, 3), upsampled=True, rngs=rngs)
+        self.time_1 = Conv(c64, c32, (2, 3, 3), stride=(2, 1, 1), upsampled=True, rngs=rngs)
         self.time_2 = Conv(c32, c32, (2, 1, 1), stride=(2, 1, 1), bias=False, rngs=rngs)
         self.map = Conv(c32, 1, (1, 3, 3), rngs=rngs)
 
     def __call__(self, x: jax.Array, taps: dict | None = None) -> jax.Array:
         """The sigmoid is taken in float32."""
-        x = upsample_2x(jax.nn.relu(self.reduce(x)))
+        x = jax.nn.relu(self.reduce(x))
         if taps is not None:
-            taps['readout.reduce'] = x
+            taps['readout.reduce'] = upsample_2x(x)
         x = jax.nn.relu(self.time_1(x))
         x = jax.nn.relu(self.time_2(x))
         x = self.map(x).astype(jnp.float32)
@@ -184,7 +184,7 @@ class STSANet(nnx.Module):
         if taps is not None:
             taps.update({f'backbone.base{i + 1}': stage for i, stage in enumerate(stages)})
             taps['lateral'] = x
-        x = self.amsf0(x, levels[2], taps, 'amsf0')
-        x = self.amsf1(x, levels[1], taps, 'amsf1')
+        x = upsample_2x(self.amsf0(x, levels[2], taps, 'amsf0'))
+        x = upsample_2x(self.amsf1(x, levels[1], taps, 'amsf1'))
         x = self.amsf2(x, levels[0], taps, 'amsf2')
         return self.readout(x, taps)

@@ -1,5 +1,7 @@
 """The building blocks against PyTorch's, forwards and backwards."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,11 +70,37 @@ def test_short_sums_are_closer_to_the_exact_result(kernel, stride, padding, chan
     weights = torch.from_numpy(k.transpose(4, 3, 0, 1, 2).copy()).double()
     exact = from_torch(F.conv3d(to_torch(x).double(), weights, None, stride, padding))
 
-    def error(convolve):
-        return np.abs(np.asarray(convolve(x, k, stride, padding), np.float64) - exact).mean()
+    def error(short_sums):
+        y = layers.conv3d(x, k, stride, padding, short_sums=short_sums)
+        return np.abs(np.asarray(y, np.float64) - exact).mean()
 
-    assert error(layers.conv3d_short_sums) < 0.85 * error(layers.conv3d)
-    assert error(layers.conv3d_short_sums) < 1e-6 * np.abs(exact).mean()
+    assert error(True) < 0.85 * error(False)
+    assert error(True) < 1e-6 * np.abs(exact).mean()
+
+
+@pytest.mark.parametrize('short_sums', [False, True])
+@pytest.mark.parametrize('kernel,stride,padding', CONVOLUTIONS)
+def test_gradients_of_conv3d(kernel, stride, padding, short_sums):
+    x, k = random(2, 8, 6, 10, 3), random(*kernel, 3, 5, seed=1)
+    tx = to_torch(x).requires_grad_()
+    tk = torch.from_numpy(k.transpose(4, 3, 0, 1, 2).copy()).requires_grad_()
+    y = F.conv3d(tx, tk, None, stride, padding)
+    dy = random(*y.detach().permute(0, 2, 3, 4, 1).shape, seed=2)
+    y.backward(to_torch(dy))
+    convolve = functools.partial(
+        layers.conv3d, stride=stride, padding=padding, short_sums=short_sums
+    )
+    dx, dk = jax.vjp(convolve, x, k)[1](dy)
+    # Sums of up to 960 products of unit normals, in another order.
+    np.testing.assert_allclose(dx, from_torch(tx.grad), atol=5e-5)
+    np.testing.assert_allclose(dk, tk.grad.numpy().transpose(2, 3, 4, 1, 0), atol=2e-4)
+
+
+@pytest.mark.parametrize('kt', [1, 2])
+def test_conv_of_upsampled(kt):
+    x, k = random(2, 4, 5, 7, 6), random(kt, 3, 3, 6, 5, seed=1)
+    direct = layers.conv3d(layers.upsample_2x(x), k, (kt, 1, 1), (0, 1, 1))
+    np.testing.assert_allclose(layers.conv_of_upsampled(x, k), direct, atol=2e-5)
 
 
 def test_conv3d_refuses_what_does_not_fold():
