@@ -22,7 +22,7 @@ from PIL import Image
 import data
 from data import images, shards
 from data.dhf1k import Dhf1k
-from data.features import frame_features
+from data.features import serialise
 from data.folders import frames_of_video
 from data.sources import Report
 from data.windows import ClipReader, Window
@@ -75,7 +75,6 @@ def made_up_copy(folder: Path, frames: int = 240) -> Path:
 def preparation(source: Path, folder: Path) -> None:
     """Frames/s a core from video to records, and the memory it takes."""
     video = Dhf1k(data_dir=str(folder)).find_videos(source, Report())['train'][0]
-    features = frame_features()
     stages = dict.fromkeys(['decode, read maps', 'resize, encode', 'serialise'], 0.0)
     count, frames = 0, video.frames(Report())
     while count < 300:
@@ -86,7 +85,7 @@ def preparation(source: Path, folder: Path) -> None:
         read = time.process_time()
         example = shards.example_of(frame, video, SIZE, 'jpeg')
         made = time.process_time()
-        features.serialize_example(example)
+        serialise(example)
         for name, spent in zip(stages, (read - start, made - read, time.process_time() - made)):
             stages[name] += spent
         count += 1

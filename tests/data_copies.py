@@ -50,6 +50,14 @@ def number_in(image: np.ndarray) -> int:
     return int(sum(1 << k for k in range(BITS) if values[k] > middle))
 
 
+def number_in_points(density: np.ndarray) -> int:
+    """The number in a density map that was made from the points of `fixations_of`, of any size."""
+    height, width = density.shape
+    row = int(20.5 * height / HEIGHT)
+    columns = ((np.arange(BITS) * BAR + BAR // 2 + 0.5) * width / WIDTH).astype(int)
+    return int(sum(1 << k for k in range(BITS) if density[row, columns[k]] > density.max() / 4))
+
+
 def number_in_fixations(fixations: np.ndarray) -> int:
     assert fixations.shape == (HEIGHT, WIDTH) and fixations[5, 7]
     return int(sum(1 << k for k in range(BITS) if fixations[20, k * BAR + BAR // 2]))
@@ -176,22 +184,30 @@ def diem_raw(root: Path, given: dict[str, tuple[int, int]]) -> Path:
     return root
 
 
-def check_numbers(dataset, code_of) -> int:
+def check_numbers(dataset, code_of, number_in_density=number_in) -> int:
     """Asserts that every frame, density and fixation map of a VideoDataset carries its number.
 
-    `code_of(video name, frame number)` is what was written. Returns how many frames were checked.
+    `code_of(video name, frame number)` is what was written, `number_in_density` reads it off a
+    density map. Returns how many frames were checked.
     """
     for video in dataset.videos:
         for i in range(video.first_example, video.first_example + video.num_frames):
             code = code_of(video.name, dataset.frame_number(i))
             assert number_in(dataset.frame(i)) == code
             if dataset.density(i) is not None:
-                assert number_in(dataset.density(i)) == code
+                assert number_in_density(dataset.density(i)) == code
                 assert number_in_fixations(dataset.fixations(i)) == code
     return len(dataset)
 
 
-def check_batch(batch: dict, code_of, lengths: dict[str, int], first: dict[str, int], offset: int):
+def check_batch(
+    batch: dict,
+    code_of,
+    lengths: dict[str, int],
+    first: dict[str, int],
+    offset: int,
+    number_in_density=number_in,
+) -> None:
     """Asserts that clips hold the right frames around their targets, with the target's density.
 
     lengths, first: of every video by name, how many frames it has and the first one's number.
@@ -200,7 +216,7 @@ def check_batch(batch: dict, code_of, lengths: dict[str, int], first: dict[str, 
         *(batch[k] for k in ('clip', 'density', 'video', 'frame'))
     ):
         video, number = str(video), int(number)
-        assert number_in(density) == code_of(video, number)
+        assert number_in_density(density) == code_of(video, number)
         for t, frame in enumerate(clip):
             low = first[video]
             wanted = min(max(number - offset + t, low), low + lengths[video] - 1)
