@@ -116,6 +116,12 @@ def train(config: ConfigDict, workdir: str, profile: str | None = None) -> list[
             return report.history
         report.say(f'{"continuing at" if step else "starting at"} step {step} of {num_steps}')
 
+        for used in clips.summary:
+            report.say(
+                f'{used["dataset"]}: {used["videos"]} videos, {used["windows"]} windows; '
+                f'{used["windows_without_fixation"]} windows and '
+                f'{used["videos_without_fixation"]} videos without fixation are left out'
+            )
         meter, compiled, first, damaged, told = None, None, step, 0, 0
         while step < num_steps:
             waiting = time.perf_counter()

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import av
 import numpy as np
+from array_record.python import array_record_data_source, array_record_module
 from PIL import Image
+
+from data import features
 
 HEIGHT, WIDTH, BITS = 48, 96, 12
 BAR = WIDTH // BITS
@@ -37,6 +40,20 @@ def fixations_of(number: int) -> np.ndarray:
     values[20, np.flatnonzero(bits_of(number)) * BAR + BAR // 2] = 255
     values[5, 7] = 255
     return values
+
+
+def damage_records(path: Path, **places) -> None:
+    """Cuts off the images of these places in a file of records: frame=[3, 4], density=[9]."""
+    records = array_record_data_source.ArrayRecordDataSource([str(path)])
+    examples = [features.parse(records[i]) for i in range(len(records))]
+    for name, damaged in places.items():
+        for place in damaged:
+            examples[place][name] = examples[place][name][: len(examples[place][name]) // 2]
+    path.unlink()
+    writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
+    for example in examples:
+        writer.write(features.serialise(example))
+    writer.close()
 
 
 def number_in(image: np.ndarray) -> int:

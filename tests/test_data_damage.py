@@ -4,10 +4,8 @@ import shutil
 
 import numpy as np
 import pytest
-from array_record.python import array_record_data_source, array_record_module
 
 import data
-from data import features
 from data.held_out import HeldOutClips
 from data.pipeline import train_clips
 from data.windows import ClipReader, Window, problem_lines
@@ -34,16 +32,7 @@ def damage(intact, folder, video: int, **places):
     """A copy in which the images of these places of a video are cut off: frame=[3, 4]."""
     shutil.copytree(intact, folder)
     path = sorted(folder.glob('dhf1k/*/1.0.0/*array_record*'))[video - 1]
-    records = array_record_data_source.ArrayRecordDataSource([str(path)])
-    examples = [features.parse(records[i]) for i in range(len(records))]
-    for name, damaged in places.items():
-        for place in damaged:
-            examples[place][name] = examples[place][name][: len(examples[place][name]) // 2]
-    path.unlink()
-    writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
-    for example in examples:
-        writer.write(features.serialise(example))
-    writer.close()
+    copies.damage_records(path, **places)
     return folder
 
 
