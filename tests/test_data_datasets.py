@@ -205,6 +205,14 @@ def test_unreadable_gaze_file_is_left_out_and_named(tmp_path):
     assert len(data.open_split('diem', 'test', tmp_path / 'out')) == 4
 
 
+def test_gaze_files_without_their_video_are_told(tmp_path):
+    copies.diem_raw(tmp_path / 'copy', {'one_show': (4, 0)})
+    for path in tmp_path.glob('copy/*/video/*'):
+        path.unlink()
+    with pytest.raises(InputError, match=r'(?s)event_data.*Noticed:.*has gaze files but no video'):
+        prepare('diem', tmp_path)
+
+
 def test_several_datasets_are_mixed_by_their_weights(tmp_path):
     copies.shots(
         tmp_path / 'copy',

@@ -213,12 +213,12 @@ def test_killed_preparation_is_taken_up_by_the_command(tmp_path):
                f'--data_dir={tmp_path / "out"}', '--num_workers=2']  # fmt: skip
     started = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (done := list(tmp_path.glob('out/dhf1k/224x384/.parts*/*.json'))):
+    while not (done := list(tmp_path.glob('out/dhf1k/224x384/.parts*/train*.json'))):
         assert started.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
-    done = list(tmp_path.glob('out/dhf1k/224x384/.parts*/*.json'))
+    done = list(tmp_path.glob('out/dhf1k/224x384/.parts*/train*.json'))
     with pytest.raises(InputError, match='is not prepared here'):
         data.open_split('dhf1k', 'train', tmp_path / 'out')
     kept = {path: path.stat().st_ino for path in (p.with_suffix('.array_record') for p in done)}
