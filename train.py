@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 import data
 from data.held_out import HeldOutClips
+from data.windows import problem_lines
 from stsa_jax import distributed, files, optimizer, run_config, sharding, training, visualize
 from stsa_jax.checkpoint import Checkpointer, describe
 from stsa_jax.configuration import load_config
@@ -115,7 +116,13 @@ def train(config: ConfigDict, workdir: str, profile: str | None = None) -> list[
             return report.history
         report.say(f'{"continuing at" if step else "starting at"} step {step} of {num_steps}')
 
-        meter, compiled, first = None, None, step
+        for used in clips.summary:
+            report.say(
+                f'{used["dataset"]}: {used["videos"]} videos, {used["windows"]} windows; '
+                f'{used["windows_without_fixation"]} windows and '
+                f'{used["videos_without_fixation"]} videos without fixation are left out'
+            )
+        meter, compiled, first, damaged, told = None, None, step, 0, 0
         while step < num_steps:
             waiting = time.perf_counter()
             batch = next(clips)
@@ -132,6 +139,9 @@ def train(config: ConfigDict, workdir: str, profile: str | None = None) -> list[
             if profile and step == min(first + PROFILED[1], num_steps) > first + PROFILED[0]:
                 jax.block_until_ready(state)
                 jax.profiler.stop_trace()
+            for line in problem_lines(batch):
+                damaged += 1
+                report.say(f'step {step}: {line}', from_all=True)
             names = [f'{v} frame {f}' for v, f in zip(batch['video'], batch['frame'])]
             meter.waited(waited)
             meter.add(step, metrics, names)
@@ -144,13 +154,17 @@ def train(config: ConfigDict, workdir: str, profile: str | None = None) -> list[
                 values, problems = meter.read()
                 for line in problems:
                     report.say(line)
-                report.record(step, values)
+                report.record(step, values | {'damaged_frames': damaged})
+                damaged = 0
             scores = {}
             if validating and not stop:
                 params = state.params if state.ema is None else state.ema
                 scores, saliency, shown = validate(
                     eval_step, params, state.batch_stats, held_out, config.batch_size, mesh
                 )
+                for line in held_out.problems[told:]:
+                    report.say(line, from_all=True)
+                told = len(held_out.problems)
                 best.update(scores)
                 report.record(step, scores, 'validation')
                 report.images(step, pictures(shown, saliency, model_config.target_index))

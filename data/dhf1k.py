@@ -3,7 +3,6 @@
 Videos 1-600 are for training, 601-700 for validation, 701-1000 for testing (without annotation).
 """
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -121,10 +120,5 @@ def _fixations(folder: Path, root: Path) -> Path | None:
 
 
 def _has_images(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    with os.scandir(folder) as found:  # no more of it than needed: copies have 600,000 files
-        return any(
-            Path(entry.name).suffix.lower() in tree.IMAGES and not entry.name.startswith('.')
-            for entry in found
-        )
+    # No more of it than needed: copies have 600,000 files.
+    return folder.is_dir() and next(tree.images_of(folder), None) is not None

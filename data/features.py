@@ -16,10 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from data import images
 
 TRAINING_SIZE = (224, 384)  # (H, W), the paper's
+IMAGES = ('frame', 'density', 'fixations')
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -62,6 +64,38 @@ def frame_features(encoding: str = 'jpeg') -> tfds.features.FeaturesDict:
             'frame_number': tfds.features.Scalar(np.int32),
         }
     )
+
+
+def serialise(example: dict) -> bytes:
+    """The record of an example whose images are the bytes of their files; `parse` is the inverse.
+
+    The same record as TFDS's own serialisation of `frame_features`, in a tenth of its time.
+    """
+    record = tf_example_pb2.Example()
+    feature = record.features.feature
+    for name in IMAGES:
+        feature[name].bytes_list.value.append(example[name])
+    for name in ('video', 'kind'):
+        feature[name].bytes_list.value.append(example[name].encode())
+    for name in ('annotated', 'frame_number'):
+        feature[name].int64_list.value.append(int(example[name]))
+    return record.SerializeToString()
+
+
+def parse(record: bytes) -> dict:
+    """A record to an example with its images left as the bytes of their files.
+
+    TFDS's own parser takes several times as long, all of it under Python's lock, and decodes every
+    image, though only the target's maps are used. Raises ValueError or DecodeError if the record is
+    damaged.
+    """
+    feature = tf_example_pb2.Example.FromString(record).features.feature
+    example = {name: feature[name].bytes_list.value[0] for name in IMAGES}
+    for name in ('video', 'kind'):
+        example[name] = feature[name].bytes_list.value[0].decode()
+    example['annotated'] = bool(feature['annotated'].int64_list.value[0])
+    example['frame_number'] = feature['frame_number'].int64_list.value[0]
+    return example
 
 
 class Frame(NamedTuple):

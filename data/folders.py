@@ -34,6 +34,13 @@ class FolderVideo(VideoSource):
         """The video file or the folders."""
         return tuple(Path(p) for p in (self.frames_from, self.maps, self.fixations) if p)
 
+    def expected_frames(self) -> int:
+        """From the video file's header, or the number of images."""
+        source = Path(self.frames_from)
+        if source.is_dir():
+            return sum(1 for _ in tree.images_of(source))
+        return _frames_in_header(source)
+
     def frames(self, report: Report) -> Iterator[Frame]:
         """Yields every frame that can be read, with its maps."""
         annotation = self.annotation(report)
@@ -169,11 +176,10 @@ def binary(found: Map) -> Map:
     in others any value does, since some datasets write 1 and others 255.
     """
     values = found.values
+    if found.content is not None and np.count_nonzero(values) == np.count_nonzero(values == 255):
+        return dataclasses.replace(found, pixels=values)
     fixated = values > (127 if found.lossy else 0)
-    pixels = fixated.astype(np.uint8) * 255
-    if found.content is not None and np.array_equal(values, pixels):
-        return dataclasses.replace(found, pixels=pixels)
-    return Map.of(pixels, channels=found.channels)
+    return Map.of(fixated.astype(np.uint8) * 255, channels=found.channels)
 
 
 def read_map(path: Path, variable: str) -> Map:
@@ -219,11 +225,32 @@ def frames_of_video(path: Path, report: Report) -> Iterator[tuple[int, np.ndarra
             convert = av.video.reformatter.VideoReformatter().reformat
             for frame in container.decode(stream):
                 number += 1
-                yield number, convert(frame, format='rgb24').to_ndarray()
+                yield number, _pixels(convert(frame, format='rgb24'))
     except (av.error.FFmpegError, OSError, IndexError) as error:
         what = f'does not decode beyond frame {number}' if number else 'is not a readable video'
         reason = getattr(error, 'strerror', None) or error
         report.add(path, f'{what} ({reason})', 'what precedes is used' if number else 'skipped')
+
+
+def _frames_in_header(path: Path) -> int:
+    """How many frames a video file says it has, or as its duration tells; 0 of what is no video."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            rate, duration = stream.average_rate, container.duration
+            return stream.frames or round(float(rate or 0) * (duration or 0) / av.time_base)
+    except (av.error.FFmpegError, OSError, IndexError):
+        return 0
+
+
+def _pixels(frame) -> np.ndarray:
+    """The pixels of an RGB frame of PyAV without the copy that its `to_ndarray` makes."""
+    plane = frame.planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    used = rows[: frame.height, : 3 * frame.width]  # rows may be padded
+    return used.reshape(frame.height, frame.width, 3)
 
 
 def _images_of_folder(folder: Path, root: Path, report: Report) -> Iterator[tuple[int, np.ndarray]]:

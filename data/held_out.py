@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data.videos import open_split
-from data.windows import ClipReader, Window, target_offset, usable_targets
+from data.windows import ClipReader, Window, problem_lines, target_offset, usable_targets
 from stsa_jax.errors import InputError
 from stsa_jax.preprocess import IMAGENET, Normalisation
 
@@ -15,6 +15,7 @@ class HeldOutClips:
 
     Every video gives one clip before any gives two. `len(clips)` is how many there are, and
     `clips.read(indices)` reads some of them as a batch, see data.windows.ClipReader.
+    `clips.problems` are lines about what could not be read so far, each once.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class HeldOutClips:
             )
         chosen = np.linspace(0, len(videos), min(count, len(videos)), endpoint=False).astype(int)
         self._windows = []
+        self.problems: list[str] = []
         for i, (d, v, targets) in enumerate(videos[j] for j in chosen):
             share = len(range(i, count, len(chosen)))  # of the clips, this video's
             at = (np.arange(share) + 0.5) / share * len(targets)
@@ -57,4 +59,6 @@ class HeldOutClips:
 
     def read(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
         """A batch of the clips with these indices."""
-        return self._reader([self._windows[i] for i in indices])
+        batch = self._reader([self._windows[i] for i in indices])
+        self.problems += [p for p in problem_lines(batch) if p not in self.problems]
+        return batch

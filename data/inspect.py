@@ -21,6 +21,7 @@ COLUMNS = 4  # frames of each video on the sheet
 # A fixation far from all density: below this share of the map's maximum. Where a map is the blurred
 # fixations, even a lone fixation beside many keeps more.
 FAINT = 0.02
+MOST_NOTICED = 20  # warnings from the preparation that are shown
 MOST_FAINT = 0.1  # of a sample's fixations; more means that map and fixations differ
 
 
@@ -42,14 +43,15 @@ def main(arguments: list[str] | None = None) -> None:
     config = f'{builder.info.name}/{builder.info.config_name}'
     splits = [open_split(config, split, options.data_dir) for split in builder.info.splits]
     print(table(splits))
-    problems = dict(builder.info.metadata or {}).get('problems', [])
-    if problems:
-        print(f'{len(problems)} notes from its preparation, the first: {problems[0]}')
-
     rng = np.random.default_rng(options.seed)
     choice = [(d, v) for d in splits for v in d.videos]
     chosen = rng.choice(len(choice), size=min(options.videos, len(choice)), replace=False)
-    strips, warnings = [], []
+    strips = []
+    # Counts and sizes that do not agree were noticed when it was prepared.
+    noticed = dict(builder.info.metadata or {}).get('problems', [])
+    warnings = [str(problem) for problem in noticed[:MOST_NOTICED]]
+    if len(noticed) > MOST_NOTICED:
+        warnings.append(f'{len(noticed) - MOST_NOTICED} more, all are in metadata.json')
     for k in tqdm(sorted(chosen), desc='sampling', unit='video', disable=None):
         strip, found = sample(*choice[k])
         strips.append(strip)

@@ -38,17 +38,19 @@ def choose_layout(
             f'folder that holds:\n{expected}'
         )
     roots = [manual_dir, *(tree.find(manual_dir, name) for name in folder_names)]
-    best = None
+    best, noticed = None, []
     for root in filter(None, roots):
         for layout in layouts:
             own = Report()
             found = layout.find(root, own)
+            noticed += [f'\n    {problem}' for problem in own.problems]
             if found and (best is None or len(found) > len(best[2])):
                 best = (root, layout.name, found, own)
     if best is None:
         raise InputError(
             f'{manual_dir}: {title} was expected here, but nothing of it was recognised. '
             f'Expected:\n{expected}\nFound:\n{tree.outline(manual_dir)}'
+            + (f'\nNoticed:{"".join(noticed[:5])}' if noticed else '')
         )
     report.problems += best[3].problems
     return best[:3]

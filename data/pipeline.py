@@ -44,8 +44,9 @@ def train_clips(
     """An endless iterator of training batches.
 
     Each batch has `clip` (B, T, H, W, 3) float32, normalised (uint8 with `normalise=False`),
-    `density` (B, H, W) float32 in [0, 1], `video` (B,) names and `frame` (B,) the target's frame
-    number. B is `batch_size`, of this process.
+    `density` (B, H, W) float32 in [0, 1], `video` (B,) names, `frame` (B,) the target's frame
+    number, and `problems` (B,) texts about what was damaged and replaced, mostly empty; see
+    data.windows.ClipReader. B is `batch_size`, of this process.
 
     Args:
       datasets: names of prepared datasets, see data.videos.open_split.

@@ -9,6 +9,8 @@ import re
 import sys
 from pathlib import Path
 
+from absl import logging
+
 from stsa_jax.errors import InputError, exit_cleanly
 
 
@@ -38,6 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     from data.sources import Report
 
     options = parse(arguments)
+    logging.set_verbosity(logging.ERROR)  # the builder would say again what is said here
     settings = {
         'size': size_of(options.size),
         'encoding': 'png' if options.lossless else 'jpeg',

@@ -13,20 +13,22 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from data import images
-from data.features import Frame, FrameStorage, frame_features
+from data.features import Frame, FrameStorage, serialise
 from data.sources import Problem, Report, VideoSource
 from stsa_jax.errors import InputError
 from stsa_jax.files import atomic_path, write_atomic
 from stsa_jax.preprocess import resize_frame
 
 MAX_SHARDS = 256  # a split; few enough files, and little is lost at an interruption
+
+_written = None  # in a worker: frames written so far by shard, shared with the parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,18 +81,22 @@ def example_of(frame: Frame, source: VideoSource, size, encoding: str) -> dict:
     }
 
 
-def write_shard(task: ShardTask) -> dict:
-    """Writes one shard, unless it is there, and returns what it holds.
+def stored(task: ShardTask) -> dict | None:
+    """What a shard holds that an earlier run has written, see `write_shard`; None if none has."""
+    description = task.path.with_suffix('.json')
+    if description.exists() and task.path.exists():
+        return json.loads(description.read_text())
+    return None
+
+
+def write_shard(task: ShardTask, advance: Callable[[int], object] = lambda frames: None) -> dict:
+    """Writes one shard and returns what it holds; calls `advance(1)` after each frame.
 
     Returns `{'videos': [...], 'problems': [...], 'bytes': n, 'examples': n}`, where each video has
     `name, kind, num_frames, height, width, unusable` (see data.videos.VideoInfo).
     """
     from array_record.python import array_record_module
 
-    description = task.path.with_suffix('.json')
-    if description.exists() and task.path.exists():
-        return json.loads(description.read_text())
-    features = frame_features(task.encoding)
     report, videos, total = Report(), [], 0
     with atomic_path(task.path) as temporary:
         writer = array_record_module.ArrayRecordWriter(str(temporary), 'group_size:1')
@@ -98,12 +104,11 @@ def write_shard(task: ShardTask) -> dict:
             for source in task.sources:
                 index = VideoIndex(source.name, source.kind)
                 for frame in source.frames(report):
-                    record = features.serialize_example(
-                        example_of(frame, source, task.size, task.encoding)
-                    )
+                    record = serialise(example_of(frame, source, task.size, task.encoding))
                     total += len(record)
                     writer.write(record)
                     index.add(frame.size, frame.number, frame.num_fixations)
+                    advance(1)
                 if index.num_frames:
                     videos.append(index.as_dict())
         finally:
@@ -114,7 +119,7 @@ def write_shard(task: ShardTask) -> dict:
         'bytes': total,
         'examples': sum(video['num_frames'] for video in videos),
     }
-    write_atomic(description, json.dumps(result))
+    write_atomic(task.path.with_suffix('.json'), json.dumps(result))
     return result
 
 
@@ -151,38 +156,75 @@ class VideoIndex:
 
 
 def write_shards(tasks: Sequence[ShardTask], num_workers: int, label: str) -> list[dict]:
-    """Runs the tasks on `num_workers` processes with a progress bar; results are in their order."""
-    results: list[dict | None] = [None] * len(tasks)
+    """Writes the shards that are not there yet on `num_workers` processes; results in their order.
+
+    The progress bar counts frames, those of earlier runs included, within videos too.
+    """
+    results = [stored(task) for task in tasks]
+    missing = [i for i, result in enumerate(results) if result is None]
+    before = sum(result['examples'] for result in results if result is not None)
     with tqdm(
-        total=sum(len(t.sources) for t in tasks), unit='video', desc=label, disable=None
+        total=before + _expected_frames([tasks[i] for i in missing]),
+        initial=before,
+        unit='frame',
+        desc=label,
+        disable=None,
     ) as bar:
-        if num_workers <= 1 or len(tasks) == 1:
-            for i, task in enumerate(tasks):
-                results[i] = write_shard(task)
-                bar.update(len(task.sources))
-            return results
-        # Spawned, not forked: the caller may run threads (JAX does), which a fork would break.
-        # They leave Ctrl-C to the caller: the shards that are being written are finished.
-        pool = concurrent.futures.ProcessPoolExecutor(
-            num_workers,
-            multiprocessing.get_context('spawn'),
-            signal.signal,
-            (signal.SIGINT, signal.SIG_IGN),
-        )
-        try:
-            futures = {pool.submit(write_shard, task): i for i, task in enumerate(tasks)}
-            for future in concurrent.futures.as_completed(futures):
-                i = futures[future]
-                results[i] = future.result()
-                bar.update(len(tasks[i].sources))
-        except concurrent.futures.process.BrokenProcessPool as error:
-            raise InputError(
-                f'{label}: a process was killed, likely for want of memory; run it again with '
-                'fewer processes, it goes on where it stopped'
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        if num_workers <= 1 or len(missing) <= 1:
+            for i in missing:
+                results[i] = write_shard(tasks[i], bar.update)
+        else:
+            _write_in_parallel(tasks, missing, results, num_workers, label, bar)
     return results
+
+
+def _expected_frames(tasks: Sequence[ShardTask]) -> int | None:
+    """About how many frames these shards will hold; None if a source cannot tell."""
+    sources = [source for task in tasks for source in task.sources]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # it is waiting for disks, mostly
+        counts = list(pool.map(lambda source: source.expected_frames(), sources))
+    return None if None in counts else sum(counts)
+
+
+def _write_in_parallel(tasks, missing, results, num_workers, label, bar) -> None:
+    # Spawned, not forked: the caller may run threads (JAX does), which a fork would break.
+    context = multiprocessing.get_context('spawn')
+    written = context.RawArray('q', len(tasks))  # frames; each number has one process that writes
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(num_workers, len(missing)), context, _start_worker, (written,)
+    )
+    try:
+        shown = 0
+        waiting = {pool.submit(_write_counted, tasks[i], i): i for i in missing}
+        while waiting:
+            done, _ = concurrent.futures.wait(
+                waiting, 0.2, concurrent.futures.FIRST_COMPLETED
+            )  # fmt: skip
+            for future in done:
+                results[waiting.pop(future)] = future.result()
+            shown, seen = sum(written), shown
+            bar.update(shown - seen)
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise InputError(
+            f'{label}: a process was killed, likely for want of memory; run it again with '
+            'fewer processes, it goes on where it stopped'
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(written) -> None:
+    """Leaves Ctrl-C to the parent: the shards that are being written are finished."""
+    global _written
+    _written = written
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _write_counted(task: ShardTask, i: int) -> dict:
+    def advance(frames: int) -> None:
+        _written[i] += frames
+
+    return write_shard(task, advance)
 
 
 def problems_of(results: Sequence[dict]) -> list[Problem]:

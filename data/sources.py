@@ -54,6 +54,10 @@ class VideoSource:
         """Yields every frame in order; what cannot be used goes to `report`."""
         raise NotImplementedError
 
+    def expected_frames(self) -> int | None:
+        """About how many frames it has, found without reading them; None if that is not known."""
+        return None
+
     def identity(self) -> str:
         """A text that changes when what `frames` yields may change."""
         stats = []

@@ -45,6 +45,10 @@ class SyntheticVideo(VideoSource):
         script = scenes.CYCLE[self.index % len(scenes.CYCLE)]
         return 'relational' if script in scenes.RELATIONAL else 'plain'
 
+    def expected_frames(self) -> int:
+        """Exactly."""
+        return FRAMES
+
     def frames(self, report: Report) -> Iterator[Frame]:
         """Renders the frames, numbered from 1."""
         rng = np.random.default_rng([SEED, list(VIDEOS).index(self.split), self.index])

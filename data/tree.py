@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data.sources import Report
@@ -78,6 +78,15 @@ def numbered(
     if stray:
         report.add(folder, f'{len(stray)} stray files ({", ".join(stray[:3])})', 'skipped')
     return dict(sorted(result.items()))
+
+
+def images_of(folder: Path) -> Iterator[str]:
+    """The names of the image files in a folder, as the file system lists them."""
+    with os.scandir(folder) as found:
+        for entry in found:
+            name = entry.name
+            if os.path.splitext(name)[1].lower() in IMAGES and not name.startswith('.'):
+                yield name
 
 
 def number_of(stem: str) -> int | None:

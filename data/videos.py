@@ -7,16 +7,18 @@ for i in range(video.first_example, video.first_example + video.num_frames):
 """
 
 import dataclasses
+import itertools
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
-from tensorflow_datasets.proto import tf_example_pb2
 
 from data import images
+from data.features import parse
 from stsa_jax.errors import InputError
 
 
@@ -67,9 +69,14 @@ class VideoDataset:
                 f'{self.folder}: its index counts {first} frames in split {split}, but the files '
                 f'hold {len(self._source)}; prepare {self.name} again'
             )
-        # One example of each file: one cut off is noticed here, not in the midst of training.
-        lengths = builder.info.splits[split].shard_lengths
-        self.examples(np.cumsum([0, *lengths[:-1]]).tolist())
+        # Each file is opened: one cut off is noticed here, not in the midst of training. Its first
+        # example may be damaged alone, then its last one is good.
+        ends = np.cumsum([0, *builder.info.splits[split].shard_lengths]).tolist()
+        for first, end in itertools.pairwise(ends):
+            try:
+                self.example(first)
+            except InputError:
+                self.example(end - 1)
         if part:
             self.videos = _part_of(self.videos, part)
 
@@ -78,19 +85,17 @@ class VideoDataset:
 
     def frame(self, i: int) -> np.ndarray:
         """Frame of example i: uint8 RGB (h, w, 3) at the size it is stored at."""
-        return images.decode_frame(self.example(i)['frame'])
+        return self._decoded(i, 'frame', images.decode_frame)
 
     def density(self, i: int) -> np.ndarray | None:
         """Density map of example i: float32 (h, w) in [0, 1] at its original size, None without."""
-        example = self.example(i)
-        if not example['annotated']:
-            return None
-        return images.decode_map(example['density']).astype(np.float32) / 255
+        density = self._decoded(i, 'density', images.decode_map)
+        return None if density is None else density.astype(np.float32) / 255
 
     def fixations(self, i: int) -> np.ndarray | None:
         """Fixation map of example i: bool (h, w) at its original size, None without annotation."""
-        example = self.example(i)
-        return images.decode_map(example['fixations']) > 0 if example['annotated'] else None
+        fixations = self._decoded(i, 'fixations', images.decode_map)
+        return None if fixations is None else fixations > 0
 
     def frame_number(self, i: int) -> int:
         """The frame's number as the dataset counts."""
@@ -103,13 +108,27 @@ class VideoDataset:
         return self.examples([i])[0]
 
     def examples(self, indices) -> list[dict]:
-        """Several examples as stored."""
+        """Several examples as stored. Raises InputError if one cannot be read."""
         try:
             return [parse(self._source[i]) for i in indices]
         except (OSError, ValueError, RuntimeError, IndexError, DecodeError) as error:
             raise InputError(
                 f'{self.folder}: damaged, split {self.split!r} cannot be read ({error}); remove '
                 f'this folder and prepare {self.name} again'
+            ) from error
+
+    def _decoded(self, i: int, name: str, decode: Callable) -> np.ndarray | None:
+        """The image `name` of example i; None for a map of a frame that is not annotated."""
+        example = self.example(i)
+        if name != 'frame' and not example['annotated']:
+            return None
+        try:
+            return decode(example[name])
+        except OSError as error:
+            raise InputError(
+                f'{self.folder}: damaged, split {self.split!r}, video {example["video"]}, frame '
+                f'{example["frame_number"]}: its {name} cannot be read ({error}); remove this '
+                f'folder and prepare {self.name} again'
             ) from error
 
 
@@ -129,23 +148,6 @@ def _part_of(videos: list[VideoInfo], part: dict) -> list[VideoInfo]:
 
 
 _RAW = tfds.decode.DeserializeMethod.RAW_BYTES
-
-
-def parse(record: bytes) -> dict:
-    """A record to an example, see data.features, with its images left as the bytes of their files.
-
-    TFDS's own parser takes several times as long, all of it under Python's lock, and decodes every
-    image, though only the target's maps are used.
-    """
-    feature = tf_example_pb2.Example.FromString(record).features.feature
-    example = {
-        name: feature[name].bytes_list.value[0] for name in ('frame', 'density', 'fixations')
-    }
-    for name in ('video', 'kind'):
-        example[name] = feature[name].bytes_list.value[0].decode()
-    example['annotated'] = bool(feature['annotated'].int64_list.value[0])
-    example['frame_number'] = feature['frame_number'].int64_list.value[0]
-    return example
 
 
 def index_split(builder: tfds.core.DatasetBuilder, split: str) -> list[dict]:

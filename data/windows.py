@@ -7,6 +7,8 @@ frame can be the target, so that no video is left out. A target has at least one
 """
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -14,6 +16,8 @@ from data import images
 from data.videos import VideoDataset, VideoInfo
 from stsa_jax.errors import InputError
 from stsa_jax.preprocess import IMAGENET, Normalisation, normalise, resize_density, resize_frame
+
+MOST_WINDOWS = 100  # that cannot be read in a row, before this is an error
 
 
 def target_offset(frames: int, target: str) -> int:
@@ -54,7 +58,13 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class ClipReader:
-    """Reads the clips of windows in batches."""
+    """Reads the clips of windows in batches.
+
+    Damage is not fatal. In place of a frame that does not decode stands the nearest one of the
+    window that does (the earlier of two). A density map is never replaced, since it belongs to
+    exactly its frame: if the target's does not decode, the window around the nearest other target
+    of the video is read, or one of the next video.
+    """
 
     datasets: tuple[VideoDataset, ...]
     image_size: tuple[int, int]
@@ -66,35 +76,110 @@ class ClipReader:
         """B windows -> a batch of their clips.
 
         clip (B, T, H, W, 3) float32, uint8 without a normalisation; density (B, H, W) float32 in
-        [0, 1] of the target; video and frame (B,), the target's video and frame number.
+        [0, 1] of the target; video and frame (B,), the target's video and frame number; problems
+        (B,), texts with a line for everything that could not be read, empty where all could.
+
+        Raises InputError if nothing around a window can be read.
         """
         shape = (len(windows), self.frames, *self.image_size, 3)
         clip = np.empty(shape, np.uint8 if self.normalisation is None else np.float32)
         density = np.empty((len(windows), *self.image_size), np.float32)
-        names, numbers = [], np.empty(len(windows), np.int64)
-        for b, chosen in enumerate(windows):
-            dataset = self.datasets[chosen.dataset]
-            video = dataset.videos[chosen.video]
-            wanted = window(chosen.target, video.num_frames, self.frames, self.offset)
-            first = int(wanted[0])
-            examples = dataset.examples(
-                range(video.first_example + first, video.first_example + int(wanted[-1]) + 1)
-            )
-            for t, i in enumerate(wanted):
-                if t and i == wanted[t - 1]:
-                    clip[b, t] = clip[b, t - 1]
-                else:
-                    self._read_frame(examples[i - first]['frame'], clip[b, t])
-            target = examples[chosen.target - first]
-            original = images.decode_map(target['density']).astype(np.float32)
-            density[b] = resize_density(original / 255, self.image_size)
+        names, numbers, problems = [], np.empty(len(windows), np.int64), []
+        for b, wanted in enumerate(windows):
+            found: list[str] = []
+            for chosen in itertools.islice(self._around(wanted), MOST_WINDOWS):
+                if target := self._read(chosen, clip[b], density[b], found):
+                    break
+            else:
+                dataset = self.datasets[wanted.dataset]
+                raise InputError(
+                    f'{dataset.folder}: damaged, {MOST_WINDOWS} windows in a row of split '
+                    f'{dataset.split!r} cannot be read ({found[-1]}); remove this folder and '
+                    f'prepare {dataset.name} again'
+                )
             names.append(target['video'])
             numbers[b] = target['frame_number']
-        return {'clip': clip, 'density': density, 'video': np.array(names), 'frame': numbers}
+            problems.append('\n'.join(found))
+        return {
+            'clip': clip,
+            'density': density,
+            'video': np.array(names),
+            'frame': numbers,
+            'problems': np.array(problems),
+        }
 
-    def _read_frame(self, content: bytes, out: np.ndarray) -> None:
-        frame = resize_frame(images.decode_frame(content), self.image_size)
-        if self.normalisation is None:
-            out[:] = frame
-        else:
+    def _around(self, wanted: Window) -> Iterator[Window]:
+        """`wanted`, then its video's other windows, the nearest first, then the next videos'."""
+        yield wanted
+        videos = self.datasets[wanted.dataset].videos
+        for k in range(len(videos)):
+            v = (wanted.video + k) % len(videos)
+            targets = usable_targets(videos[v], self.frames, self.offset)
+            distance = abs(targets - wanted.target)
+            for target in targets[np.argsort(distance, kind='stable')].tolist():
+                if k or target != wanted.target:
+                    yield Window(wanted.dataset, v, target)
+
+    def _read(
+        self, chosen: Window, clip: np.ndarray, density: np.ndarray, problems: list[str]
+    ) -> dict | None:
+        """Fills clip (T, H, W, 3) and density (H, W); returns the target's example, None without.
+
+        What cannot be read is added to `problems`.
+        """
+        dataset = self.datasets[chosen.dataset]
+        video = dataset.videos[chosen.video]
+        numbers, failed = {}, {}  # by place in the video
+
+        def number(place: int) -> int:
+            return numbers.get(place, video.first_number + place)
+
+        def note(place: int, what: str, error: Exception, done: str) -> None:
+            reason = str(error.__cause__ or error).partition('\n')[0][:120]
+            problems.append(
+                f'{dataset.name}, split {dataset.split}, video {video.name}, frame '
+                f'{number(place)}: {what} ({reason}); {done}'
+            )
+
+        try:
+            target = dataset.example(video.first_example + chosen.target)
+            original = images.decode_map(target['density']).astype(np.float32)
+        except (OSError, InputError) as error:
+            note(chosen.target, 'its density map is damaged', error, 'another target is taken')
+            return None
+        density[:] = resize_density(original / 255, self.image_size)
+
+        places = window(chosen.target, video.num_frames, self.frames, self.offset)
+        buffer = np.empty(clip.shape[1:], np.uint8)
+        for t, place in enumerate(places.tolist()):
+            if t and place == places[t - 1]:
+                clip[t] = clip[t - 1]
+                continue
+            try:
+                example = dataset.example(video.first_example + place)
+                numbers[place] = example['frame_number']
+                self._read_frame(example['frame'], clip[t], buffer)
+            except (OSError, InputError) as error:
+                failed[place] = error
+        good = sorted(set(places.tolist()) - set(failed))
+        for place, error in failed.items():
+            if not good:
+                note(place, 'is damaged', error, 'so is all of its window, another is taken')
+                return None
+            nearest = min(good, key=lambda other: abs(other - place))
+            clip[places == place] = clip[np.argmax(places == nearest)]
+            note(place, 'is damaged', error, f'frame {number(nearest)} stands in its place')
+        return target
+
+    def _read_frame(self, content: bytes, out: np.ndarray, buffer: np.ndarray) -> None:
+        into = out if self.normalisation is None else buffer
+        frame = resize_frame(images.decode_frame(content, into), self.image_size)
+        if self.normalisation is not None:
             normalise(frame, self.normalisation, out=out)
+        elif not np.may_share_memory(frame, out):
+            out[:] = frame
+
+
+def problem_lines(batch: dict[str, np.ndarray]) -> list[str]:
+    """What of a batch could not be read, a line each; see ClipReader."""
+    return [line for text in batch['problems'].tolist() for line in text.splitlines()]

@@ -85,9 +85,9 @@ class Reporter:
             for name, picture in pictures.items():
                 self._events.add_image(name, picture, step, dataformats='HWC')
 
-    def say(self, line: str) -> None:
-        """Prints a line without breaking the progress line."""
-        if self._active:
+    def say(self, line: str, from_all: bool = False) -> None:
+        """Prints a line without breaking the progress line; `from_all` processes, or the first."""
+        if self._active or from_all:
             tqdm.write(line, file=sys.stderr)
 
     def _plain_line(self, step: int, shown: Mapping[str, str]) -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import av
 import numpy as np
+from array_record.python import array_record_data_source, array_record_module
 from PIL import Image
+
+from data import features
 
 HEIGHT, WIDTH, BITS = 48, 96, 12
 BAR = WIDTH // BITS
@@ -39,6 +42,20 @@ def fixations_of(number: int) -> np.ndarray:
     return values
 
 
+def damage_records(path: Path, **places) -> None:
+    """Cuts off the images of these places in a file of records: frame=[3, 4], density=[9]."""
+    records = array_record_data_source.ArrayRecordDataSource([str(path)])
+    examples = [features.parse(records[i]) for i in range(len(records))]
+    for name, damaged in places.items():
+        for place in damaged:
+            examples[place][name] = examples[place][name][: len(examples[place][name]) // 2]
+    path.unlink()
+    writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
+    for example in examples:
+        writer.write(features.serialise(example))
+    writer.close()
+
+
 def number_in(image: np.ndarray) -> int:
     """The number in a frame or density map of any size; in a frame of any affine range."""
     grey = image.mean(axis=-1) if image.ndim == 3 else image
@@ -48,6 +65,14 @@ def number_in(image: np.ndarray) -> int:
     # A frame of one colour has all bits equal; the numbers used have both values.
     middle = (grey[height // 2 :].max() + grey[height // 2 :].min()) / 2
     return int(sum(1 << k for k in range(BITS) if values[k] > middle))
+
+
+def number_in_points(density: np.ndarray) -> int:
+    """The number in a density map that was made from the points of `fixations_of`, of any size."""
+    height, width = density.shape
+    row = int(20.5 * height / HEIGHT)
+    columns = ((np.arange(BITS) * BAR + BAR // 2 + 0.5) * width / WIDTH).astype(int)
+    return int(sum(1 << k for k in range(BITS) if density[row, columns[k]] > density.max() / 4))
 
 
 def number_in_fixations(fixations: np.ndarray) -> int:
@@ -176,22 +201,30 @@ def diem_raw(root: Path, given: dict[str, tuple[int, int]]) -> Path:
     return root
 
 
-def check_numbers(dataset, code_of) -> int:
+def check_numbers(dataset, code_of, number_in_density=number_in) -> int:
     """Asserts that every frame, density and fixation map of a VideoDataset carries its number.
 
-    `code_of(video name, frame number)` is what was written. Returns how many frames were checked.
+    `code_of(video name, frame number)` is what was written, `number_in_density` reads it off a
+    density map. Returns how many frames were checked.
     """
     for video in dataset.videos:
         for i in range(video.first_example, video.first_example + video.num_frames):
             code = code_of(video.name, dataset.frame_number(i))
             assert number_in(dataset.frame(i)) == code
             if dataset.density(i) is not None:
-                assert number_in(dataset.density(i)) == code
+                assert number_in_density(dataset.density(i)) == code
                 assert number_in_fixations(dataset.fixations(i)) == code
     return len(dataset)
 
 
-def check_batch(batch: dict, code_of, lengths: dict[str, int], first: dict[str, int], offset: int):
+def check_batch(
+    batch: dict,
+    code_of,
+    lengths: dict[str, int],
+    first: dict[str, int],
+    offset: int,
+    number_in_density=number_in,
+) -> None:
     """Asserts that clips hold the right frames around their targets, with the target's density.
 
     lengths, first: of every video by name, how many frames it has and the first one's number.
@@ -200,7 +233,7 @@ def check_batch(batch: dict, code_of, lengths: dict[str, int], first: dict[str, 
         *(batch[k] for k in ('clip', 'density', 'video', 'frame'))
     ):
         video, number = str(video), int(number)
-        assert number_in(density) == code_of(video, number)
+        assert number_in_density(density) == code_of(video, number)
         for t, frame in enumerate(clip):
             low = first[video]
             wanted = min(max(number - offset + t, low), low + lengths[video] - 1)

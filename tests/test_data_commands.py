@@ -88,7 +88,11 @@ def test_inspect_writes_a_sheet_and_a_table(tmp_path, capsys):
     assert ['train', '3', '36', '12', '12', '0', '96x48'] in [
         line.split() for line in text.splitlines()
     ]
-    assert 'warning' not in err
+    # A few videos of a dataset of 150, and nothing else, is wrong.
+    assert [line.split(': ')[-1] for line in err.splitlines() if 'warning' in line] == [
+        '3 source videos where 103 are known',
+        '0 source videos where 47 are known',
+    ]
     with Image.open(tmp_path / 'sheet.png') as sheet:
         # Four columns of 240 and three rows of 120 for each of the three videos, with captions.
         assert sheet.width == 4 * 244 and sheet.height == 3 * (20 + 3 * 120 + 8)
@@ -99,6 +103,24 @@ def test_inspect_warns_of_maps_that_belong_elsewhere(tmp_path, capsys):
     out = prepared(tmp_path, spoil=True)
     data.inspect.main(['ucf_sports', f'--data_dir={out}', f'--output={tmp_path / "sheet.png"}'])
     assert "fixations lie outside the density map's mass" in capsys.readouterr().err
+
+
+def test_inspect_warns_of_sizes_and_counts(tmp_path, capsys):
+    copy = copies.shots(
+        tmp_path / 'copy', {('training', 'Walk-Front-001'): (1, 12, 0)}, copies.ucf_file
+    )
+    inside = copy / 'training' / 'Walk-Front-001'
+    for n in range(1, 12):  # of twelve frames, eleven have maps, whose shape is another
+        for kind in ('maps', 'fixation'):
+            path = inside / kind / f'Walk-Front_001_{n:03d}.png'
+            copies.save(path, np.full((60, 60), 255, np.uint8))
+    (inside / 'maps' / 'Walk-Front_001_012.png').unlink()
+    data.prepare_dataset('ucf_sports', tmp_path / 'out', copy, num_workers=1)
+    sheet = tmp_path / 'sheet.png'
+    data.inspect.main(['ucf_sports', f'--data_dir={tmp_path / "out"}', f'--output={sheet}'])
+    warnings = [line for line in capsys.readouterr().err.splitlines() if 'warning' in line]
+    assert any('60x60, but the frames are 96x48' in line for line in warnings)
+    assert any('1 frames without both maps: 12' in line for line in warnings)
 
 
 def test_inspect_names_what_is_prepared(tmp_path):

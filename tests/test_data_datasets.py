@@ -6,6 +6,8 @@ import pytest
 import data
 from data.diem import TEST_II, TEST_III
 from data.pipeline import train_clips
+from data.registry import load_builder
+from data.sources import Report
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
 
@@ -16,14 +18,14 @@ def prepare(name, tmp_path, **options):
     )
 
 
-def check_clips(name, tmp_path, code_of, lengths, first):
+def check_clips(name, tmp_path, code_of, lengths, first, number_in_density=copies.number_in):
     """The right frames around the targets; every video is used, however short."""
     clips = train_clips([name], data_dir=tmp_path / 'out', batch_size=len(lengths), frames=16,
                         image_size=(32, 64))  # fmt: skip
     batch = next(clips)
     assert sorted(map(str, batch['video'])) == sorted(lengths)
     for _ in range(3):
-        copies.check_batch(batch, code_of, lengths, first, offset=7)
+        copies.check_batch(batch, code_of, lengths, first, 7, number_in_density)
         batch = next(clips)
 
 
@@ -101,12 +103,13 @@ DIEM = {
     'one_show': (20, 0),
     'diy_sos': (4, 100),  # in another case than published
     'ami_ib4010_left': (6, 200),
-    'home_movie_Charlie_bit_my_finger_again': (17, 300),
+    'home_movie_Charlie_bit_my_finger_again': (21, 300),
+    'game_trailer_lego_indiana_jones': (7, 700),
 }
 
 
 @pytest.mark.parametrize('layout', ['raw', 'prepared'])
-def test_diem_and_its_three_test_sets(tmp_path, layout, monkeypatch):
+def test_diem_and_its_three_test_sets(tmp_path, layout):
     make = copies.diem_raw if layout == 'raw' else copies.diem_prepared
     make(tmp_path / 'copy' / 'DIEM' if layout == 'raw' else tmp_path / 'copy', DIEM)
     builder = prepare('diem', tmp_path)
@@ -121,7 +124,7 @@ def test_diem_and_its_three_test_sets(tmp_path, layout, monkeypatch):
         for split in ('train', 'test', 'test_i', 'test_ii', 'test_iii')
     }
     names = {split: {v.name.removesuffix(suffix) for v in s.videos} for split, s in sets.items()}
-    assert names['train'] == {'home_movie_Charlie_bit_my_finger_again'}
+    assert names['train'] == set(list(DIEM)[3:])
     assert names['test_ii'] == {'one_show', 'diy_sos'}
     assert (
         names['test_i']
@@ -129,18 +132,57 @@ def test_diem_and_its_three_test_sets(tmp_path, layout, monkeypatch):
         == names['test']
         == names['test_ii'] | {'ami_ib4010_left'}
     )
-    for split in ('train', 'test'):
-        for video in sets[split].videos:
-            for i in range(video.first_example, video.first_example + video.num_frames):
-                code = code_of(video.name, sets[split].frame_number(i))
-                assert copies.number_in(sets[split].frame(i)) == code
-                assert copies.number_in_fixations(sets[split].fixations(i)) == code
-                if layout == 'prepared':
-                    assert copies.number_in(sets[split].density(i)) == code
-                else:
-                    assert sets[split].density(i).max() == 1
+    # Raw DIEM has no density maps: ours have a blob at every bar's point.
+    number_in_density = copies.number_in_points if layout == 'raw' else copies.number_in
+    for split, count in (('train', 28), ('test', 30)):
+        assert copies.check_numbers(sets[split], code_of, number_in_density) == count
+    lengths = {v.name: v.num_frames for v in sets['train'].videos}
+    check_clips('diem', tmp_path, code_of, lengths, dict.fromkeys(lengths, 1), number_in_density)
     report = '\n'.join(map(str, builder.problems))
-    assert '1 training videos of 64' in report and '17 of 20 test videos are not there' in report
+    assert '2 training videos of 64' in report and '17 of 20 test videos are not there' in report
+
+
+def touch(*paths) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_complete_copies_have_the_published_splits(tmp_path):
+    """Copies of empty files with all the names; nothing about counts is reported."""
+    touch(*(tmp_path / 'dhf1k' / 'video' / f'{n:03d}.AVI' for n in range(1, 1001)))
+    # 3558 test shots of 884 videos: four each, and 22 more of the last.
+    shots = [f'testing/actioncliptest{n:05d}_{s}' for n in range(1, 885) for s in range(1, 5)]
+    shots += [f'testing/actioncliptest00884_{s}' for s in range(5, 27)]
+    shots += [f'training/actioncliptrain{n:05d}_1' for n in range(1, 824)]
+    ucf = [f'training/Walk-Front-{n:03d}' for n in range(1, 104)]
+    ucf += [f'testing/Diving-Side-{n:03d}' for n in range(1, 48)]
+    for root, folders in (('hollywood2', shots), ('ucf_sports', ucf)):
+        for folder in folders:
+            for kind in ('images', 'maps', 'fixation'):
+                (tmp_path / root / folder / kind).mkdir(parents=True)
+    for name in [*TEST_III, *(f'home_movie_{n}' for n in range(64))]:
+        (tmp_path / 'diem' / 'video_frames' / 'DIEM' / name).mkdir(parents=True)
+        (tmp_path / 'diem' / 'annotations' / 'DIEM' / name / 'maps').mkdir(parents=True)
+    expected = {
+        'dhf1k': {'train': 600, 'validation': 100, 'test': 300},
+        'hollywood2': {'train': 823, 'test': 3558},
+        'ucf_sports': {'train': 103, 'test': 47},
+        'diem': {'train': 64, 'test': 20},
+    }
+    for name, counts in expected.items():
+        report = Report()
+        found = load_builder(name, tmp_path / 'out').find_videos(tmp_path / name, report)
+        assert {split: len(videos) for split, videos in found.items()} == counts
+        told = [str(p) for p in report.problems if 'there is no annotation' not in str(p)]
+        assert told == []
+        if name == 'dhf1k':
+            ends = {split: (v[0].name, v[-1].name) for split, v in found.items()}
+            assert ends == {
+                'train': ('0001', '0600'),
+                'validation': ('0601', '0700'),
+                'test': ('0701', '1000'),
+            }
 
 
 def test_diem_test_set_i_is_the_first_300_frames():
@@ -161,6 +203,14 @@ def test_unreadable_gaze_file_is_left_out_and_named(tmp_path):
     builder = prepare('diem', tmp_path)
     assert any('diem99_one_show.txt: is no gaze file of DIEM' in str(p) for p in builder.problems)
     assert len(data.open_split('diem', 'test', tmp_path / 'out')) == 4
+
+
+def test_gaze_files_without_their_video_are_told(tmp_path):
+    copies.diem_raw(tmp_path / 'copy', {'one_show': (4, 0)})
+    for path in tmp_path.glob('copy/*/video/*'):
+        path.unlink()
+    with pytest.raises(InputError, match=r'(?s)event_data.*Noticed:.*has gaze files but no video'):
+        prepare('diem', tmp_path)
 
 
 def test_several_datasets_are_mixed_by_their_weights(tmp_path):

@@ -1,12 +1,16 @@
 """DHF1K: every arrangement in circulation, imperfect copies, and the real sample."""
 
+import contextlib
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,8 +18,9 @@ from PIL import Image
 import data
 from data import images
 from data.dhf1k import Dhf1k
-from data.folders import FolderVideo
+from data.folders import FolderVideo, frames_of_video
 from data.pipeline import train_clips
+from data.sources import Report
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
 
@@ -159,11 +164,11 @@ def test_interrupted_preparation_goes_on_where_it_stopped(tmp_path, monkeypatch)
     copies.dhf1k(tmp_path / 'copy', {1: 5, 2: 6, 3: 7})
     write, written = shards.write_shard, []
 
-    def interrupted(task):
+    def interrupted(task, advance):
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(task.path)
-        return write(task)
+        return write(task, advance)
 
     monkeypatch.setattr(shards, 'write_shard', interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -187,6 +192,20 @@ def test_interrupted_preparation_goes_on_where_it_stopped(tmp_path, monkeypatch)
     assert not list((tmp_path / 'out' / 'dhf1k' / '224x384').glob('.*'))
 
 
+def shown_in_a_terminal(command) -> str:
+    """Runs the command, which has to succeed, and returns what a terminal shows of its errors."""
+    terminal, theirs = pty.openpty()
+    started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    shown = b''
+    with contextlib.suppress(OSError):  # which is how a terminal says that nobody writes any more
+        while some := os.read(terminal, 4096):
+            shown += some
+    os.close(terminal)
+    assert started.wait() == 0, shown
+    return shown.decode()
+
+
 @pytest.mark.slow
 def test_killed_preparation_is_taken_up_by_the_command(tmp_path):
     copies.dhf1k(tmp_path / 'copy', {n: 60 for n in range(1, 9)}, 'annotation')
@@ -194,15 +213,20 @@ def test_killed_preparation_is_taken_up_by_the_command(tmp_path):
                f'--data_dir={tmp_path / "out"}', '--num_workers=2']  # fmt: skip
     started = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (done := list(tmp_path.glob('out/dhf1k/224x384/.parts*/*.json'))):
+    while not (done := list(tmp_path.glob('out/dhf1k/224x384/.parts*/train*.json'))):
         assert started.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
+    done = list(tmp_path.glob('out/dhf1k/224x384/.parts*/train*.json'))
     with pytest.raises(InputError, match='is not prepared here'):
         data.open_split('dhf1k', 'train', tmp_path / 'out')
     kept = {path: path.stat().st_ino for path in (p.with_suffix('.array_record') for p in done)}
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    shown = shown_in_a_terminal(command)
+    # The bar counts frames, the kept ones from the start, within videos too, and has an estimate.
+    counts = [(int(n), int(total)) for n, total in re.findall(r'(\d+)/(\d+) \[', shown)]
+    assert counts[0] == (60 * len(done), 480) and counts[-1] == (480, 480)
+    assert any(n % 60 for n, _ in counts) and re.search(r'<\d\d:\d\d', shown)
     train = data.open_split('dhf1k', 'train', tmp_path / 'out')
     assert [(v.name, v.num_frames) for v in train.videos] == [(f'{n:04d}', 60) for n in range(1, 9)]
     # The very files that were complete when it was killed are in the dataset now.
@@ -210,6 +234,26 @@ def test_killed_preparation_is_taken_up_by_the_command(tmp_path):
     assert set(kept.values()) <= now
     i = train.videos[7].first_example + 49
     assert copies.number_in(train.frame(i)) == copies.number_in(train.density(i)) == 8 * 64 + 50
+
+
+@pytest.mark.parametrize('size', [(34, 50), (48, 96), (20, 30)])
+def test_frames_of_a_video_are_what_pyav_makes_of_them(tmp_path, size):
+    """Rows of any width, and frames that are still kept when later ones are decoded."""
+    path, rng = tmp_path / 'film.avi', np.random.default_rng(0)
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('mjpeg', rate=30)
+        stream.height, stream.width, stream.pix_fmt = *size, 'yuvj420p'
+        for _ in range(9):
+            frame = rng.integers(0, 255, (*size, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        expected = [f.to_ndarray(format='rgb24') for f in container.decode(video=0)]
+    found = list(frames_of_video(path, Report()))
+    assert [number for number, _ in found] == list(range(1, 10))
+    np.testing.assert_array_equal([frame for _, frame in found], expected)
+    video = FolderVideo('film', str(tmp_path), str(path))
+    assert video.expected_frames() == 9
 
 
 def test_known_numbers_of_frames_are_checked(tmp_path, monkeypatch):
@@ -233,8 +277,6 @@ def test_lossless_and_original_size_on_request(tmp_path):
 
 def test_real_sample(tmp_path, real_data):
     """A real copy with only a few of its frames' annotation, so that the test is quick."""
-    import av
-
     copy = tmp_path / 'copy'
     source = real_data / 'dhf1k'
     with av.open(str(source / 'video' / '002.AVI')) as container:

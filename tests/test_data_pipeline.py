@@ -139,6 +139,32 @@ def test_resuming_with_another_number_of_processes_goes_on_in_the_same_stream(pr
     assert sorted(v for (v,) in drawn) == sorted(expected['video'])
 
 
+def test_targets_have_fixations_and_what_is_left_out_is_counted(tmp_path):
+    copy = copies.dhf1k(tmp_path / 'copy', {1: 20, 2: 6, 3: 4}, 'annotation')
+    nobody = np.zeros((copies.HEIGHT, copies.WIDTH), np.uint8)
+    for video, numbers in {1: [8, 9, 12], 2: [1], 3: [1, 2, 3, 4]}.items():
+        for n in numbers:
+            copies.save(copy / f'annotation/{video:04d}/fixation/{n:04d}.png', nobody)
+    data.prepare_dataset('dhf1k', tmp_path / 'out', copy, num_workers=1, size=(32, 64))
+    iterator = clips(tmp_path / 'out', batch_size=4)
+    # Of 20 frames 5 can be the 8th of 16 (8 to 12), of shorter videos all of their frames.
+    assert iterator.summary == [
+        {
+            'dataset': 'dhf1k',
+            'videos': 2,
+            'videos_without_fixation': 1,
+            'windows': 2 + 5,
+            'windows_without_fixation': 3 + 1 + 4,
+        }
+    ]
+    seen = {
+        (str(v), int(n))
+        for batch in take(iterator, 12)
+        for v, n in zip(batch['video'], batch['frame'])
+    }
+    assert seen == {('0001', 10), ('0001', 11)} | {('0002', n) for n in range(2, 7)}
+
+
 def test_state_of_another_stream_is_refused(prepared):
     iterator = clips(prepared)
     next(iterator)

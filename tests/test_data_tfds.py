@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 import data
+from data import features, images
 from data.registry import load_builder
 from tests import data_copies as copies
 
@@ -78,6 +80,24 @@ def test_data_source_prepares_and_reads(tmp_path, copy):
     assert done.stdout.splitlines()[-1] == f"{sum(LENGTHS.values())} 2 b'Walk-Front-002' False"
     train = data.open_split('ucf_sports', 'train', tmp_path / 'out')
     np.testing.assert_array_equal(train.frame(5), copies.frame_of(102))
+
+
+def test_records_are_as_tfds_writes_them():
+    image = images.encode_frame(copies.frame_of(5))
+    example = {
+        'frame': image,
+        'density': images.encode_map(copies.density_of(5)),
+        'fixations': images.encode_map(copies.fixations_of(5)),
+        'annotated': True,
+        'video': 'Walk-Front-001',
+        'kind': '',
+        'frame_number': 7,
+    }
+    ours = features.serialise(example)
+    theirs = features.frame_features().serialize_example(example)
+    # Not the bytes: the order of a map's entries is left open.
+    assert tf_example_pb2.Example.FromString(ours) == tf_example_pb2.Example.FromString(theirs)
+    assert features.parse(theirs) == features.parse(ours) == example
 
 
 def test_beam_prepares_the_same(tmp_path, copy):

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import data_copies
 import jax
 import numpy as np
 import pytest
@@ -140,6 +141,26 @@ def test_a_damaged_latest_checkpoint_costs_only_the_steps_since_the_one_before(
     assert_same_weights(load_weights(copy), load_weights(workdir))
     losses = [[e['loss'] for e in log] for log in (history, read_log(copy))]
     assert losses[0] == losses[1], 'the log reads as that of the uninterrupted run'
+
+
+def test_damaged_frames_are_told_and_counted_and_training_goes_on(
+    prepared, config_file, tmp_path, capfd
+):
+    shutil.copytree(prepared, tmp_path / 'datasets')
+    pattern = 'datasets/stsa_synthetic/*/*/*-{}.array_record-00000-*'
+    (records,) = tmp_path.glob(pattern.format('train'))
+    data_copies.damage_records(records, frame=[18, 19])
+    (records,) = tmp_path.glob(pattern.format('validation'))
+    data_copies.damage_records(records, frame=[28])
+    options = ('num_steps=2', 'validation.every=1', 'validation.clips=1', 'seed=2')
+    history = run(config_file, tmp_path / 'run', *options, f'data.data_dir={tmp_path / "datasets"}')
+    told = [line for line in capfd.readouterr().err.splitlines() if 'is damaged' in line]
+    steps = [entry for entry in history if entry['kind'] == 'train']
+    assert all(np.isfinite(entry['loss']) for entry in steps)
+    counted = sum(entry['damaged_frames'] for entry in steps)
+    assert counted == sum(bool(re.match(r'step \d: .*frame (19|20): ', line)) for line in told) > 0
+    # Of the held-out clips, which are the same every time, it is told once.
+    assert len(told) == counted + 1 and 'split validation' in ''.join(told)
 
 
 def test_early_stopping(config_file, tmp_path):
