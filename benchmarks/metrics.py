@@ -1,13 +1,13 @@
 """All six metrics on 360x640 frames: ours beside pysaliency and the released STSA-Net code.
 
-    python -m benchmarks.metrics [--reference=CHECKOUT] [--frames=8] [--png_frames=300]
+    python -m benchmarks.metrics [--reference=CHECKOUT] [--frames=8] [--png_frames=480]
 
 CHECKOUT is a checkout of WZq975/STSANet, whose metrics.py needs PyTorch and OpenCV (without OpenCV,
 which those functions do not use here, an empty module stands in). Each implementation scores the
 same frames in this process, in turns; the best time a frame counts, which is processor time over
 all threads, so that it is what one core needs whatever else the machine does. Then frames are
 scored from PNG files as `evaluate.py --predictions` does, on all cores, and the time for DHF1K's
-validation set (60,273 frames) is extrapolated, with the memory after a half and after all.
+validation set (60,273 frames) is extrapolated, with the peak of memory after more and more.
 """
 
 import argparse
@@ -21,7 +21,6 @@ import types
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from PIL import Image
 
@@ -122,9 +121,9 @@ def ours(given: list[Given], protocol: str):
     ]
 
     def run(i):
-        key, protocol_ = jax.random.key(i), get_protocol(protocol)
+        seed, chosen = np.uint32(i), get_protocol(protocol)
         fixations, other = (x[i : i + 1] for x in lists)
-        return np.asarray(score(*given[i][:2], fixations, other, key, protocol=protocol_))
+        return np.asarray(score(*given[i][:2], fixations, other, seed, protocol=chosen))
 
     return run
 
@@ -196,23 +195,19 @@ def best_times(scorers: dict, frames: int, repeats: int) -> dict[str, float]:
 
 
 def from_files(frames: Frames, root: Path) -> None:
-    """Scores the predictions from PNG files and extrapolates."""
-    peaks = []
-    for share in ('first half', 'all'):
-        videos = select(frames)
-        videos = videos[: len(videos) // 2] if share == 'first half' else videos
+    """Scores the predictions from PNG files and extrapolates; the first video compiles."""
+    videos, cores = select(frames), os.cpu_count() or 1
+    source = PredictionFolder(root / 'prediction', frames, videos)
+    for number in (1, len(videos) // 4, len(videos) // 2, len(videos)):
         start, used = time.perf_counter(), time.process_time()
-        truth = GroundTruth(frames, videos, seed=0, workers=os.cpu_count() or 1)
-        source = PredictionFolder(root / 'prediction', frames, select(frames))
-        row = score_source('files', source, truth, videos, get_protocol('dhf1k'))
+        truth = GroundTruth(frames, videos[:number], seed=0, workers=cores)
+        row = score_source('files', source, truth, videos[:number], get_protocol('dhf1k'))
         seconds, busy = time.perf_counter() - start, time.process_time() - used
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(
-            f'{row.frames} frames from PNG on {os.cpu_count()} cores: '
-            f'{1000 * seconds / row.frames:.1f} ms a frame '
-            f'({1000 * busy / row.frames:.1f} ms of processor time), peak memory '
-            f'{peaks[-1]:.0f} MiB; '
-            f'DHF1K validation ({DHF1K_VALIDATION:,} frames): '
+            f'{row.frames} frames from PNG on {cores} cores: {1000 * seconds / row.frames:.1f} ms '
+            f'a frame ({1000 * busy / row.frames:.1f} ms of processor time), peak memory '
+            f'{peak:.0f} MiB; DHF1K validation ({DHF1K_VALIDATION:,} frames): '
             f'{seconds / row.frames * DHF1K_VALIDATION / 60:.1f} min'
         )
 
@@ -222,8 +217,8 @@ def main() -> None:
     parser.add_argument('--reference', help='a checkout of WZq975/STSANet')
     parser.add_argument('--frames', type=int, default=8)
     parser.add_argument('--repeats', type=int, default=5)
-    parser.add_argument('--videos', type=int, default=6)
-    parser.add_argument('--png_frames', type=int, default=300)
+    parser.add_argument('--videos', type=int, default=12)
+    parser.add_argument('--png_frames', type=int, default=480)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         frames = Frames(Path(folder), options.videos, options.png_frames // options.videos)

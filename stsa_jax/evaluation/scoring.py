@@ -16,6 +16,7 @@ from stsa_jax import metrics
 from stsa_jax.evaluation.protocol import METRICS, Protocol
 from stsa_jax.evaluation.truth import GroundTruth, frame_seed
 from stsa_jax.maps import pad_positions, power_of_two
+from stsa_jax.preprocess import resize_density
 from stsa_jax.visualize import to_8bit
 
 _FILTERS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
@@ -28,10 +29,14 @@ PREDICTION_PROBLEMS = (CONSTANT, NOT_FINITE, NEGATIVE)
 
 
 class FrameScore(NamedTuple):
-    """`scores` (6,) in the order of METRICS, NaN where undefined; `problems` says why."""
+    """`scores` (6,) in the order of METRICS, NaN where undefined; `problems` says why.
+
+    quantisation (6,): the scores of the map as 8 bits minus those of the float map, if asked for.
+    """
 
     scores: np.ndarray
     problems: tuple[str, ...]
+    quantisation: np.ndarray | None = None
 
 
 class Scorer:
@@ -46,8 +51,12 @@ class Scorer:
         # The devices of a CPU share its cores, and each would compile anew.
         self._devices = devices[:1] if devices[0].platform == 'cpu' else devices
 
-    def score(self, example: int, saliency: np.ndarray) -> FrameScore:
-        """Scores of map `saliency` `(h', w')`, float or uint8, for frame `example`."""
+    def score(self, example: int, saliency: np.ndarray, quantisation: bool = False) -> FrameScore:
+        """Scores of map `saliency` `(h', w')`, float or uint8, for frame `example`.
+
+        With `quantisation`, a float map is scored both ways, as it is and as `predict.py` writes
+        it, resized by the same filter: what 8 bits change, and nothing else.
+        """
         truth, protocol = self.truth, self.protocol
         size = truth.size(example)
         nothing = np.full(len(METRICS), np.nan)
@@ -69,16 +78,26 @@ class Scorer:
             if protocol.unusable == 'drop':
                 return FrameScore(nothing, problems)
             return FrameScore(_chance(density, protocol, len(other) > 0), problems)
-        key = jax.random.key(frame_seed('subsets', truth.seed, *truth.identity(example)))
+        seed = np.uint32(frame_seed('subsets', truth.seed, *truth.identity(example)))
         device = self._devices[example % len(self._devices)]
         other = pad_positions([other], self._most_others)
-        arrays = jax.device_put((prediction, density, fixations, other, key), device)
-        return FrameScore(np.asarray(score(*arrays, protocol=protocol), np.float64), problems)
+        given = jax.device_put((density, fixations, other, seed), device)
+
+        def scores(prediction):
+            prediction = jax.device_put(prediction, device)
+            return np.asarray(score(prediction, *given, protocol=protocol), np.float64)
+
+        effect = None
+        if quantisation and saliency.dtype != np.uint8:
+            # The filter of `to_8bit` in both, whatever the protocol's.
+            exact, rounded = resize_density(saliency, size), to_8bit(saliency, size)
+            effect = scores(rounded.astype(np.float32)) - scores(exact)
+        return FrameScore(scores(prediction), problems, effect)
 
 
 @partial(jax.jit, static_argnames='protocol')
-def score(prediction, density, fixations, other, key, *, protocol: Protocol) -> jax.Array:
-    """All metrics (6,) of one frame: maps (h, w), positions (1, n) as `metrics` takes them."""
+def score(prediction, density, fixations, other, seed, *, protocol: Protocol) -> jax.Array:
+    """All metrics (6,) of one frame: maps (h, w), positions (1, n), uint32 seed of the draw."""
     p, g = prediction[None], density[None]
     return jnp.concatenate(
         [
@@ -91,7 +110,7 @@ def score(prediction, density, fixations, other, key, *, protocol: Protocol) -> 
                 p,
                 fixations,
                 other,
-                key=None if protocol.shuffled_step is None else key[None],
+                key=None if protocol.shuffled_step is None else jax.random.key(seed)[None],
                 step=protocol.shuffled_step,
                 num_subsets=protocol.shuffled_subsets,
             ),
