@@ -104,13 +104,15 @@ def values_at(x, positions):
 
 
 def as_positions(fixations, bound: int | None):
-    """Fixations as positions (B, n), -1 beyond their number, and their number (B,).
+    """Fixations as ascending positions (B, n), -1 beyond their number, and their number (B,).
 
     A map's are found on the host while its values are known: then n is `bound`, or as large as it
     must be. Under a trace they are found on the device, and n is `bound` or the number of pixels.
     """
     if fixations.ndim == 2:
-        return fixations, (fixations >= 0).sum(1)
+        last = jnp.iinfo(jnp.int32).max
+        ordered = jnp.sort(jnp.where(fixations >= 0, fixations, last), axis=1)
+        return jnp.where(ordered < last, ordered, -1), (fixations >= 0).sum(1)
     pixels = fixations.shape[1] * fixations.shape[2]
     flat = fixations.reshape(-1, pixels)
     if isinstance(flat, jax.core.Tracer):

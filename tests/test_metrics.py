@@ -439,6 +439,7 @@ def test_lists_of_fixated_pixels_are_as_good_as_maps():
     rng = RNG(3)
     prediction = rng.integers(1, 30, (2, 16, 20)).astype(np.float32)
     drawn = [rng.random((2, 16, 20)) < share for share in (0.04, 0.1)]
+    keys = jax.random.split(jax.random.key(0), 2)
     lists = []
     for fixated in drawn:
         listed = np.full((2, 64), -1)
@@ -451,6 +452,7 @@ def test_lists_of_fixated_pixels_are_as_good_as_maps():
         lambda p, f, o: metrics.information_gain(p, f, jnp.ones_like(p)),
         lambda p, f, o: metrics.auc_judd(p, f, ties='expected'),
         lambda p, f, o: metrics.auc_shuffled(p, f, o, step=None),
+        lambda p, f, o: metrics.auc_shuffled(p, f, o, key=keys),
     ):
         expected = score(prediction, *drawn)
         # float32 sums in another order.

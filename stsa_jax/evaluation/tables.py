@@ -177,7 +177,7 @@ def difference_lines(results: Results, dataset: tuple[str, str]) -> list[str]:
     lines = []
     for a, b, by_metric in results.differences(dataset):
         words = [
-            f'{label} {d.value:+.4f}{_stars(d)}'
+            f'{label} {round(d.value, 4) + 0:+.4f}{_stars(d)}'
             for label, d in zip(LABELS, by_metric.values())
             if d.value is not None
         ]
