@@ -29,7 +29,8 @@ from stsa_jax import evaluation, files
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.evaluation.observers import read_viewers
-from stsa_jax.evaluation.selection import select
+from stsa_jax.evaluation.predictions import ranges
+from stsa_jax.evaluation.selection import CLIP, select
 from stsa_jax.evaluation.submission import write_submission
 
 
@@ -48,7 +49,7 @@ def main() -> None:
         options.output or (Path(options.workdir[0]) if options.workdir else Path()) / 'evaluation'
     )
     if options.submission:
-        submit(models, names, split, data_dir, options.submission)
+        submit(models, names, split, data_dir, options)
         return
     evaluation.get_protocol(options.protocol)
     datasets = [data.open_split(name, split, data_dir) for name in names]
@@ -100,7 +101,14 @@ def parser() -> argparse.ArgumentParser:
     add('--split', help='default: that of the config, or validation; DIEM: test_i, ii, iii')
     add('--data_dir', help="where datasets were prepared (default: the config's, or TFDS's own)")
     add('--protocol', default='dhf1k', help=', '.join(evaluation.PROTOCOLS))
-    add('--every', type=int, default=1, help='take each n-th frame of a video')
+    add(
+        '--every',
+        type=every,
+        default=1,
+        metavar='N',
+        help="take each n-th frame of a video, or 'clip': the 16th of every 32, which is where the "
+        'released code validates',
+    )
     add('--seed', type=int, default=0, help='of all draws')
     add('--output', help='folder for the results')
     add('--batch_size', type=int, default=0, help='windows at once, over all devices')
@@ -109,6 +117,11 @@ def parser() -> argparse.ArgumentParser:
     add('--no_references', action='store_true', help='leave out the reference rows')
     add('--submission', metavar='DIR', help='write the maps for a benchmark server, and verify')
     return made
+
+
+def every(text: str) -> int | str:
+    """--every: a number, or 'clip'."""
+    return text if text == CLIP else int(text)
 
 
 def collect_models(options) -> dict:
@@ -156,17 +169,27 @@ def what(options, config) -> tuple[list[str], str, str | None]:
     return names, split or 'validation', data_dir
 
 
-def submit(models: dict, names: list[str], split: str, data_dir, folder: str) -> None:
+def submit(models: dict, names: list[str], split: str, data_dir, options) -> None:
     """Writes the maps of one model on one dataset for a benchmark server."""
     if len(models) != 1 or len(names) != 1:
         raise InputError(f'--submission takes one model and one dataset, not {[*models]}, {names}')
     dataset = data.open_split(names[0], split, data_dir)
     (make,) = models.values()
-    counts = write_submission(make(dataset, select(dataset)), dataset, folder)
-    print(
-        f'{folder}: {counts["frames"]} maps of {counts["videos"]} videos of {names[0]} {split}, '
-        'verified: all there, each of its size, 8-bit grey'
+    counts = write_submission(
+        make(dataset, select(dataset)),
+        dataset,
+        options.submission,
+        allow_missing=options.allow_missing,
     )
+    print(
+        f'{options.submission}: {counts["frames"]} maps of {counts["videos"]} videos of '
+        f'{dataset.name} {dataset.split}, verified: all there, each of its size, 8-bit grey'
+    )
+    if lacking := missing_videos(dataset):
+        print(f'PARTIAL: the benchmark expects {len(lacking)} more videos: {ranges(lacking)}')
+    _, due = DUE.get((dataset.name, dataset.split), ((), counts['frames']))
+    if counts['frames'] != due:
+        print(f'NOTE: this copy has {counts["frames"]:,} frames, the published dataset {due:,}')
 
 
 def training_split(dataset, config, data_dir):

@@ -1,17 +1,16 @@
 """All six metrics on 360x640 frames: ours beside pysaliency and the released STSA-Net code.
 
-    python -m benchmarks.metrics [--reference=CHECKOUT] [--frames=8] [--png_frames=300]
+    python -m benchmarks.metrics [--reference=CHECKOUT] [--frames=8] [--png_frames=480]
 
 CHECKOUT is a checkout of WZq975/STSANet, whose metrics.py needs PyTorch and OpenCV (without OpenCV,
 which those functions do not use here, an empty module stands in). Each implementation scores the
 same frames in this process, in turns; the best time a frame counts, which is processor time over
 all threads, so that it is what one core needs whatever else the machine does. Then frames are
 scored from PNG files as `evaluate.py --predictions` does, on all cores, and the time for DHF1K's
-validation set (60,273 frames) is extrapolated, with the memory after a half and after all.
+validation set (60,273 frames) is extrapolated, with the peak of memory after more and more.
 """
 
 import argparse
-import dataclasses
 import importlib.util
 import os
 import resource
@@ -20,16 +19,17 @@ import tempfile
 import time
 import types
 from pathlib import Path
+from typing import NamedTuple
 
-import jax
 import numpy as np
 from PIL import Image
 
 from stsa_jax.evaluation import PredictionFolder, get_protocol
 from stsa_jax.evaluation.runner import score_source
-from stsa_jax.evaluation.scoring import Scorer
+from stsa_jax.evaluation.scoring import score
 from stsa_jax.evaluation.selection import select
 from stsa_jax.evaluation.truth import GroundTruth
+from stsa_jax.maps import pad_positions
 
 SIZE = (360, 640)
 DHF1K_VALIDATION = 60_273
@@ -96,24 +96,39 @@ class Frames:
         return i % self.count + 1
 
 
-def ours(frames: Frames, truth: GroundTruth, protocol: str):
-    """A function of a frame that gives its six scores; what it reads is read beforehand."""
-    # As many negatives in every protocol, so that all implementations get the same ones.
-    scorer = Scorer(truth, dataclasses.replace(get_protocol(protocol), shuffled_frames=10))
-    loaded = {}
+class Given(NamedTuple):
+    """A frame as every implementation gets it: float32 maps, bool maps and their positions."""
 
-    def arrays(i):
-        if i not in loaded:
-            prediction = frames.prediction(i).astype(np.float32)
-            key = jax.random.key(i)
-            fixated, other = truth.fixation_map(i), truth.other_map(i, 10)
-            loaded[i] = prediction, frames.density(i), fixated, other, key
-        return loaded[i]
-
-    return arrays, lambda i: np.asarray(scorer._run(*loaded[i]))
+    prediction: np.ndarray
+    density: np.ndarray
+    fixated: np.ndarray
+    other: np.ndarray
 
 
-def released(checkout: str):
+def read(frames: Frames, truth: GroundTruth, i: int) -> Given:
+    """The frame, with as many negatives in every protocol: all implementations get the same."""
+    other = np.zeros(SIZE, bool)
+    other.flat[truth.other_positions(i, 10)] = True
+    prediction = frames.prediction(i).astype(np.float32)
+    return Given(prediction, frames.density(i), frames.fixations(i), other)
+
+
+def ours(given: list[Given], protocol: str):
+    """A function of a frame's number that gives its six scores."""
+    lists = [
+        pad_positions([np.flatnonzero(getattr(one, kind)) for one in given])
+        for kind in ('fixated', 'other')
+    ]
+
+    def run(i):
+        seed, chosen = np.uint32(i), get_protocol(protocol)
+        fixations, other = (x[i : i + 1] for x in lists)
+        return np.asarray(score(*given[i][:2], fixations, other, seed, protocol=chosen))
+
+    return run
+
+
+def released(checkout: str, given: list[Given]):
     """The released functions, called as its validation does, and its shuffled AUC."""
     import torch
 
@@ -128,11 +143,8 @@ def released(checkout: str):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
-    def score(prediction, density, fixated, other):
-        p, g, f, o = (
-            torch.from_numpy(np.asarray(x, np.float32))[None]
-            for x in (prediction, density, fixated, other)
-        )
+    def run(i):
+        p, g, f, o = (torch.from_numpy(np.asarray(x, np.float32))[None] for x in given[i])
         return [
             float(module.cc(p, g)),
             float(module.similarity(p, g)),
@@ -142,28 +154,30 @@ def released(checkout: str):
             float(module.auc_shuff(p, f, o)),
         ]
 
-    return score
+    return run
 
 
-def pysaliency_scores():
-    """pysaliency's functions for the same metrics."""
+def pysaliency_scores(given: list[Given]):
+    """pysaliency's functions for the same metrics, from positions too."""
     sys.path.append(str(Path(__file__).parents[1] / 'tests'))
     from pysaliency_reference import metrics, roc
 
-    def score(prediction, density, fixated, other):
-        prediction, density = prediction.astype(float), density.astype(float)
-        ys, xs = np.nonzero(fixated)
+    doubles = [(one.prediction.astype(float), one.density.astype(float)) for one in given]
+    places = [(np.nonzero(one.fixated), np.nonzero(one.other)) for one in given]
+
+    def run(i):
+        (prediction, density), ((ys, xs), other) = doubles[i], places[i]
         positives = prediction[ys, xs]
         return [
             metrics.CC(prediction, density),
             metrics.SIM(prediction, density),
             metrics.NSS(prediction, xs, ys).mean(),
             metrics.MIT_KLDiv(prediction, density),
-            roc.general_roc(positives, prediction[~fixated])[0],
+            roc.general_roc(positives, prediction[~given[i].fixated])[0],
             roc.general_roc(positives, prediction[other])[0],
         ]
 
-    return score
+    return run
 
 
 def best_times(scorers: dict, frames: int, repeats: int) -> dict[str, float]:
@@ -181,23 +195,19 @@ def best_times(scorers: dict, frames: int, repeats: int) -> dict[str, float]:
 
 
 def from_files(frames: Frames, root: Path) -> None:
-    """Scores the predictions from PNG files and extrapolates."""
-    peaks = []
-    for share in ('first half', 'all'):
-        videos = select(frames)
-        videos = videos[: len(videos) // 2] if share == 'first half' else videos
+    """Scores the predictions from PNG files and extrapolates; the first video compiles."""
+    videos, cores = select(frames), os.cpu_count() or 1
+    source = PredictionFolder(root / 'prediction', frames, videos)
+    for number in (1, len(videos) // 4, len(videos) // 2, len(videos)):
         start, used = time.perf_counter(), time.process_time()
-        truth = GroundTruth(frames, videos, seed=0, workers=os.cpu_count() or 1)
-        source = PredictionFolder(root / 'prediction', frames, select(frames))
-        row = score_source('files', source, truth, videos, get_protocol('dhf1k'))
+        truth = GroundTruth(frames, videos[:number], seed=0, workers=cores)
+        row = score_source('files', source, truth, videos[:number], get_protocol('dhf1k'))
         seconds, busy = time.perf_counter() - start, time.process_time() - used
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(
-            f'{row.frames} frames from PNG on {os.cpu_count()} cores: '
-            f'{1000 * seconds / row.frames:.1f} ms a frame '
-            f'({1000 * busy / row.frames:.1f} ms of processor time), peak memory '
-            f'{peaks[-1]:.0f} MiB; '
-            f'DHF1K validation ({DHF1K_VALIDATION:,} frames): '
+            f'{row.frames} frames from PNG on {cores} cores: {1000 * seconds / row.frames:.1f} ms '
+            f'a frame ({1000 * busy / row.frames:.1f} ms of processor time), peak memory '
+            f'{peak:.0f} MiB; DHF1K validation ({DHF1K_VALIDATION:,} frames): '
             f'{seconds / row.frames * DHF1K_VALIDATION / 60:.1f} min'
         )
 
@@ -206,23 +216,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--reference', help='a checkout of WZq975/STSANet')
     parser.add_argument('--frames', type=int, default=8)
-    parser.add_argument('--repeats', type=int, default=3)
-    parser.add_argument('--videos', type=int, default=6)
-    parser.add_argument('--png_frames', type=int, default=300)
+    parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument('--videos', type=int, default=12)
+    parser.add_argument('--png_frames', type=int, default=480)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         frames = Frames(Path(folder), options.videos, options.png_frames // options.videos)
         truth = GroundTruth(frames, select(frames), seed=0)
-        scorers, given = {}, None
-        for protocol in ('dhf1k', 'pysaliency'):
-            arrays, run = ours(frames, truth, protocol)
-            given = [arrays(i) for i in range(options.frames)]
-            scorers[f'ours, protocol {protocol}'] = run
-        others = {'pysaliency': pysaliency_scores()}
+        given = [read(frames, truth, i) for i in range(options.frames)]
+        scorers = {f'ours, protocol {name}': ours(given, name) for name in ('dhf1k', 'pysaliency')}
+        scorers['pysaliency'] = pysaliency_scores(given)
         if options.reference:
-            others['released code'] = released(options.reference)
-        for name, score in others.items():
-            scorers[name] = lambda i, score=score: score(*given[i][:4])
+            scorers['released code'] = released(options.reference, given)
+        apart = np.abs(scorers['pysaliency'](0) - scorers['ours, protocol pysaliency'](0)).max()
+        print(f'largest difference to pysaliency: {apart:.1e}')
         times = best_times(scorers, options.frames, options.repeats)
         for name, seconds in times.items():
             print(f'{name:28s} {1000 * seconds:8.2f} ms a frame, six metrics, one core')

@@ -1,7 +1,7 @@
 """The two ROC areas of the saliency metrics, exact and without a threshold for every pixel.
 
 Only the values at the fixations matter as thresholds, and there are few of them: they are taken out
-and sorted, and every pixel is put between two of them by binary search. See `metrics` for the
+and sorted, and every pixel is put between two of them. See `metrics` for the
 conventions; both functions are part of its interface.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from stsa_jax.errors import InputError
-from stsa_jax.maps import PIXELS, as_maps, varies
+from stsa_jax.maps import as_fixations, as_maps, as_positions, values_at, varies
 
 _UNROLLED = 128  # thresholds up to which they are compared with one by one
 
@@ -35,15 +35,16 @@ def auc_judd(
       (Mann-Whitney; pysaliency's AUC with `nonfixations='unfixated'`). Unlike the two above it does
       not gain from joining few points by straight lines, which adds up to 1 / (2 Nf).
 
-    `max_fixations` is a static upper bound on Nf, taken from the data when it is None and they are
-    concrete; under `jit` without it the call is right but ten times slower. An example with more
-    fixations than the bound is undefined. Raises InputError on shapes or an unknown `ties`.
+    `max_fixations` is a static upper bound on Nf for maps of fixations, taken from the data when it
+    is None and they are concrete; under `jit` without it the call is right but ten times slower.
+    An example with more fixations than the bound is undefined. Raises InputError on shapes or an
+    unknown `ties`.
     """
     if ties not in _JUDD_AREA:
         raise InputError(f'ties={ties!r}: expected one of {sorted(_JUDD_AREA)}')
-    prediction, fixations = as_maps(prediction=prediction, fixations=fixations)
-    bound = max_fixations or fixation_bound(fixations)
-    return _auc_judd(prediction, fixations, ties=ties, bound=bound)
+    (prediction,) = as_maps(prediction=prediction)
+    (fixations,) = as_fixations(prediction.shape, fixations=fixations)
+    return _auc_judd(prediction, *as_positions(fixations, max_fixations), ties=ties)
 
 
 def auc_shuffled(
@@ -72,48 +73,34 @@ def auc_shuffled(
     `max_fixations`, `max_other`: static bounds as in `auc_judd`. Raises InputError on shapes, or if
     a draw is needed and neither `key` nor `subsets` is given.
     """
-    prediction, fixations, other = as_maps(
-        prediction=prediction, fixations=fixations, other_fixations=other_fixations
+    (prediction,) = as_maps(prediction=prediction)
+    fixations, other = as_fixations(
+        prediction.shape, fixations=fixations, other_fixations=other_fixations
     )
     if step is not None and (key is None) == (subsets is None):
         raise InputError('auc_shuffled: give either key= (B,) PRNG keys or subsets= (B, S, n)')
     return _auc_shuffled(
         prediction,
-        fixations,
-        other,
+        as_positions(fixations, max_fixations),
+        as_positions(other, max_other),
         key if step is not None else None,
         jnp.asarray(subsets, jnp.int32) if subsets is not None else None,
         num_subsets=num_subsets,
         step=step,
-        bound=max_fixations or fixation_bound(fixations),
-        other_bound=max_other or fixation_bound(other),
     )
 
 
-def fixation_bound(fixations) -> int:
-    """A static bound on the number of fixations per map: a power of two, at least 16.
-
-    The number of pixels where the map is being traced and its values are not known.
-    """
-    pixels = fixations.shape[-2] * fixations.shape[-1]
-    if isinstance(fixations, jax.core.Tracer):
-        return pixels
-    largest = int((np.asarray(fixations) > 0).sum(axis=PIXELS).max(initial=1))
-    return min(max(16, 1 << (largest - 1).bit_length()), pixels)
+@partial(jax.jit, static_argnames='ties')
+def _auc_judd(prediction, positions, count, *, ties):
+    thresholds = jnp.where(positions >= 0, values_at(prediction, positions), -jnp.inf)
+    return jax.vmap(partial(_auc_judd_one, ties=ties))(prediction, thresholds, count)
 
 
-@partial(jax.jit, static_argnames=('ties', 'bound'))
-def _auc_judd(prediction, fixations, *, ties, bound):
-    return jax.vmap(partial(_auc_judd_one, ties=ties, bound=bound))(prediction, fixations)
-
-
-def _auc_judd_one(prediction, fixations, *, ties, bound):
-    """One example of `auc_judd`; (H, W) -> ()."""
-    values = prediction.reshape(-1)
-    fixated = fixations.reshape(-1) > 0
-    count = fixated.sum()
-    thresholds = _largest(values, fixated, bound)
-    ascending = thresholds[::-1]
+def _auc_judd_one(prediction, thresholds, count, *, ties):
+    """One example of `auc_judd`; (H, W) and the fixated values (n,) -> ()."""
+    values, bound = prediction.reshape(-1), thresholds.size
+    ascending = jnp.sort(thresholds)
+    thresholds = ascending[::-1]
     # A histogram of where each pixel lies gives #{P > t} and #{P = t} for all t in one pass.
     histogram = jnp.zeros(2 * bound + 1, jnp.int32).at[_place(values, ascending)].add(1)
     at_or_above = jnp.cumsum(histogram[::-1])[::-1]
@@ -216,31 +203,29 @@ def _per_background(first, terms, above, tied, count, pixels):
     return (jnp.where(first, terms, 0).sum() + below) / background
 
 
-@partial(jax.jit, static_argnames=('num_subsets', 'step', 'bound', 'other_bound'))
+@partial(jax.jit, static_argnames=('num_subsets', 'step'))
 def _auc_shuffled(prediction, fixations, other, key, subsets, **static):
+    (positions, count), (other_positions, other_count) = fixations, other
+    positives = jnp.where(positions >= 0, values_at(prediction, positions), -jnp.inf)
+    negatives = jnp.where(other_positions >= 0, values_at(prediction, other_positions), -jnp.inf)
     # An argument that is None has no batch axis and is passed on as None.
     return jax.vmap(partial(_auc_shuffled_one, **static))(
-        prediction, fixations, other, key, subsets
+        prediction, positives, count, negatives, other_count, key, subsets
     )
 
 
 def _auc_shuffled_one(
-    prediction, fixations, other, key, subsets, *, num_subsets, step, bound, other_bound
+    values, positives, count, negatives, other_count, key, subsets, *, num_subsets, step
 ):
-    """One example of `auc_shuffled`; (H, W) -> ()."""
-    values, fixated, others = (x.reshape(-1) for x in (prediction, fixations > 0, other > 0))
-    count, other_count = fixated.sum(), others.sum()
+    """One example of `auc_shuffled`; (H, W) and the values at fixations, -inf beyond -> ()."""
+    bound, other_bound = positives.size, negatives.size
     ok = varies(values) & (count > 0) & (other_count > 0)
     ok &= (count <= bound) & (other_count <= other_bound)
-    # In any order: the same selection as `auc_judd`'s, which XLA then makes once for both.
-    positives = _largest(values, fixated, bound)
     if step is None:
-        negatives = _largest(values, others, other_bound)
         area = _mann_whitney(positives, negatives, count, other_count)
         return jnp.where(ok, area, jnp.nan)
     low, span = values.min(), jnp.where(ok, values.max() - values.min(), 1)
-    positives = (positives - low) / span
-    negatives = (values[_positions(others, other_bound)] - low) / span
+    positives, negatives = (positives - low) / span, (negatives - low) / span
     if subsets is None:
         subsets = _draw(key, count, other_count, num_subsets, bound, other_bound)
     drawn = negatives[jnp.maximum(subsets, 0)]  # (S, n)
@@ -251,19 +236,6 @@ def _auc_shuffled_one(
     fp = hits / jnp.maximum(real.sum(1, keepdims=True), 1)
     areas = (jnp.diff(fp, axis=1) * (tp[1:] + tp[:-1]) / 2).sum(1) + fp[:, 0] * tp[0] / 2
     return jnp.where(ok, areas.mean(), jnp.nan)
-
-
-def _largest(values, where, bound):
-    """The values where it is true in descending order, -inf beyond their number; (bound,)."""
-    # The barrier keeps XLA from turning the selection into a sort of all pixels.
-    return lax.optimization_barrier(lax.top_k(jnp.where(where, values, -jnp.inf), bound))[0]
-
-
-def _positions(where, bound):
-    """Where it is true, ascending; (bound,), beyond their number anything."""
-    # top_k is fast for floats only; positions are exact in float32 up to 2^24 pixels.
-    exact = jnp.float32 if where.size < 2**24 else jnp.float64
-    return lax.top_k(jnp.where(where, -jnp.arange(where.size, dtype=exact), -jnp.inf), bound)[1]
 
 
 def _draw(key, count, other_count, num_subsets, bound, other_bound):

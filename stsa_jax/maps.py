@@ -1,7 +1,9 @@
 """What all metrics do to their maps `(B, H, W)` first: checking, scaling, summing."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from stsa_jax.errors import InputError
 
@@ -69,7 +71,73 @@ def distribution(x, minmax: bool = False):
     return x / jnp.where(ok, total(x), 1), ok
 
 
-def fixated_pixels(fixations):
-    """Where pixels are fixated, and how many per example, (B, 1, 1)."""
-    fixated = fixations > 0
-    return fixated, fixated.sum(axis=PIXELS, keepdims=True)
+def as_fixations(shape, **fixations):
+    """Each as bool `(B, H, W)` or int32 `(B, n)`, or InputError naming the argument that is not."""
+    result = []
+    for name, value in fixations.items():
+        value = value if isinstance(value, jax.Array) else np.asarray(value)
+        found, dtype = value.shape, value.dtype
+        positions = len(found) == 2 and found[0] == shape[0] and found[1] > 0
+        if positions and not np.issubdtype(dtype, np.integer):
+            raise InputError(f'{name} are positions of type {dtype}, expected integers')
+        if not positions and found != shape:
+            raise InputError(
+                f'{name} has shape {found}, prediction has {shape}: expected a map of that '
+                f'shape, or integer row-major positions ({shape[0]}, n), negative ones for none'
+            )
+        result.append(jnp.asarray(value, jnp.int32) if positions else value > 0)
+    return result
+
+
+def fixated_sum(x, fixations):
+    """Sum of maps x over the fixated pixels, and their number; (B, 1, 1) each."""
+    if fixations.ndim == 3:
+        return total(jnp.where(fixations, x, 0)), fixations.sum(axis=PIXELS, keepdims=True)
+    real = fixations >= 0
+    values = jnp.where(real, values_at(x, fixations), 0)
+    return values.sum(1)[:, None, None], real.sum(1)[:, None, None]
+
+
+def values_at(x, positions):
+    """Values of maps x at row-major `positions` (B, n); anything where they are negative."""
+    return jnp.take_along_axis(x.reshape(len(x), -1), jnp.maximum(positions, 0), axis=1)
+
+
+def as_positions(fixations, bound: int | None):
+    """Fixations as ascending positions (B, n), -1 beyond their number, and their number (B,).
+
+    A map's are found on the host while its values are known: then n is `bound`, or as large as it
+    must be. Under a trace they are found on the device, and n is `bound` or the number of pixels.
+    """
+    if fixations.ndim == 2:
+        last = jnp.iinfo(jnp.int32).max
+        ordered = jnp.sort(jnp.where(fixations >= 0, fixations, last), axis=1)
+        return jnp.where(ordered < last, ordered, -1), (fixations >= 0).sum(1)
+    pixels = fixations.shape[1] * fixations.shape[2]
+    flat = fixations.reshape(-1, pixels)
+    if isinstance(flat, jax.core.Tracer):
+        bound = min(bound or pixels, pixels)
+        count = flat.sum(1)
+        # top_k is fast for floats only; positions are exact in float32 up to 2^24 pixels.
+        order = -jnp.arange(pixels, dtype=jnp.float32 if pixels < 2**24 else jnp.float64)
+        found = lax.top_k(jnp.where(flat, order, -jnp.inf), bound)[1]
+        return jnp.where(jnp.arange(bound) < count[:, None], found, -1), count
+    listed = [np.flatnonzero(one) for one in np.asarray(flat)]
+    return pad_positions(listed, bound), np.array([len(one) for one in listed])
+
+
+def pad_positions(listed, bound: int | None = None) -> np.ndarray:
+    """Lists of positions as int32 (B, n): n is `bound`, or the next power of two, at least 16.
+
+    Negative ones fill what is left. Powers of two keep the number of compilations small.
+    """
+    n = bound or power_of_two(max(map(len, listed)))
+    result = np.full((len(listed), n), -1, np.int32)
+    for row, one in zip(result, listed):
+        row[: len(one)] = one[:n]
+    return result
+
+
+def power_of_two(number: int) -> int:
+    """The next one, at least 16."""
+    return 1 << (max(number, 16) - 1).bit_length()

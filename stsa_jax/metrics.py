@@ -3,7 +3,9 @@
 Shapes: `prediction` P, `density` G, `fixations` F and `other_fixations` O are `(B, H, W)`, of one
 size; every function returns `(B,)`. Any real type is taken and computed in JAX's default float
 (float32, or float64 under `jax.enable_x64`). Maps may have any positive scale (0..1, 0..255): every
-score is invariant to it. A pixel of F or O counts as fixated where it is > 0, once.
+score is invariant to it. A pixel of F or O counts as fixated where it is > 0, once. F and O may
+also be lists of the fixated pixels, integer `(B, n)`: distinct row-major positions, negative ones
+for none. That is faster and needs no static bound under `jax.jit`.
 
 The defaults are what the DHF1K benchmark's MATLAB code computes (N pixels, Nf fixated):
 
@@ -41,7 +43,15 @@ import jax
 import jax.numpy as jnp
 
 from stsa_jax.auc import auc_judd, auc_shuffled
-from stsa_jax.maps import as_maps, distribution, fixated_pixels, mean, minmax_scaled, total
+from stsa_jax.maps import (
+    as_fixations,
+    as_maps,
+    distribution,
+    fixated_sum,
+    mean,
+    minmax_scaled,
+    total,
+)
 
 __all__ = ['auc_judd', 'auc_shuffled', 'cc', 'information_gain', 'kl', 'nss', 'sim']
 
@@ -83,14 +93,16 @@ def nss(prediction, fixations, *, ddof: int = 1) -> jax.Array:
     `ddof=1` takes the standard deviation with N - 1 (benchmark), 0 with N (pysaliency); the ratio
     is sqrt(N / (N - 1)). Higher is better, 0 is chance. Raises InputError on shapes.
     """
-    prediction, fixations = as_maps(prediction=prediction, fixations=fixations)
+    (prediction,) = as_maps(prediction=prediction)
+    (fixations,) = as_fixations(prediction.shape, fixations=fixations)
     p, ok = minmax_scaled(prediction)
-    fixated, count = fixated_pixels(fixations)
     p = p - mean(p)
+    at_fixations, count = fixated_sum(p, fixations)
     ok = ok & (count > 0)
-    variance = total(p * p) / max(p[0].size - ddof, 1)
-    at_fixations = total(jnp.where(fixated, p, 0)) / jnp.maximum(count, 1)
-    return jnp.where(ok, at_fixations / jnp.sqrt(jnp.where(ok, variance, 1)), jnp.nan)[:, 0, 0]
+    variance = jnp.where(ok, total(p * p) / max(p[0].size - ddof, 1), 1)
+    return jnp.where(ok, at_fixations / jnp.maximum(count, 1) / jnp.sqrt(variance), jnp.nan)[
+        :, 0, 0
+    ]
 
 
 @jax.jit
@@ -115,12 +127,10 @@ def information_gain(
     the MATLAB code does (then a map's minimum has probability 0 and a fixation there costs 52 bit).
     Higher is better, 0 is the baseline. Raises InputError on shapes.
     """
-    prediction, fixations, baseline = as_maps(
-        prediction=prediction, fixations=fixations, baseline=baseline
-    )
+    prediction, baseline = as_maps(prediction=prediction, baseline=baseline)
+    (fixations,) = as_fixations(prediction.shape, fixations=fixations)
     p, p_ok = distribution(prediction, minmax)
     b, b_ok = distribution(baseline, minmax)
-    fixated, count = fixated_pixels(fixations)
-    gain = jnp.where(fixated, jnp.log2(eps + p) - jnp.log2(eps + b), 0)
+    gain, count = fixated_sum(jnp.log2(eps + p) - jnp.log2(eps + b), fixations)
     ok = p_ok & b_ok & (count > 0)
-    return jnp.where(ok, total(gain) / jnp.maximum(count, 1), jnp.nan)[:, 0, 0]
+    return jnp.where(ok, gain / jnp.maximum(count, 1), jnp.nan)[:, 0, 0]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from stsa_jax import evaluation, metrics
 from stsa_jax.errors import InputError
-from stsa_jax.evaluation import predictions, records, runner, scoring, statistics, tables
+from stsa_jax.evaluation import exports, predictions, records, runner, scoring, statistics, tables
 from stsa_jax.evaluation.protocol import METRICS, PROTOCOLS
 from stsa_jax.evaluation.selection import select
 from stsa_jax.evaluation.submission import verify, write_submission
@@ -159,6 +159,13 @@ def test_shuffled_auc_does_not_depend_on_order_threads_or_a_second_video(dataset
     first, second = scores(dataset, 1), scores(turned, 3)
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
+    # Frame by frame, in any order.
+    truth = GroundTruth(dataset, select(dataset), seed=7)
+    scorer = scoring.Scorer(truth, PROTOCOLS['dhf1k'])
+    for number in np.random.default_rng(0).permutation(18).tolist():
+        video, position = dataset.videos[number // 6].name, number % 6
+        alone = scorer.score(number, noisy[video][position]).scores
+        np.testing.assert_array_equal(alone, first[video][position])
 
 
 def test_negatives_come_from_other_videos_scaled_to_this_ones_size():
@@ -169,9 +176,9 @@ def test_negatives_come_from_other_videos_scaled_to_this_ones_size():
     dataset = Frames(content)
     truth = GroundTruth(dataset, select(dataset), seed=0)
     for video in dataset.videos:
-        negatives = truth.other_map(video.first_example, 12)
-        assert negatives.shape == (video.height, video.width)
-        where = {tuple(x) for x in np.argwhere(negatives).tolist()}
+        negatives = truth.other_positions(video.first_example, 12)
+        assert (np.diff(negatives) > 0).all()
+        where = {divmod(x, video.width) for x in negatives.tolist()}
         # All 12 frames of the two other videos, at the same relative place.
         expected = {
             'a': {(0, 0), (9, 31)},
@@ -215,6 +222,17 @@ def test_every_nth_frame(dataset, noisy):
     assert any('every 4-th' in note for note in some.notes)
     with pytest.raises(InputError, match='every 0-th frame'):
         run(dataset, noisy, every=0)
+    with pytest.raises(InputError, match="no video has 32 frames, so 'clip' selects none"):
+        run(dataset, noisy, every='clip')
+
+
+@pytest.mark.parametrize('length', [32, 63, 64, 186])
+def test_every_clip_takes_the_frames_where_the_released_code_validates(length):
+    dataset = Frames({'a': (np.ones((length, 1, 1)),) * 2, 'short': (np.ones((31, 1, 1)),) * 2})
+    (video,) = select(dataset, every='clip')
+    # Its windows start at 0, 32, ...; the target is the file numbered start + 32 - 16, from 1.
+    targets = [start + 32 - 16 for start in range(0, length - 32 + 1, 32)]
+    assert (video.positions + 1).tolist() == targets
 
 
 # --- degenerate frames -----------------------------------------------------------------------
@@ -274,7 +292,7 @@ def test_frames_without_truth_are_dropped_and_counted(noisy):
     assert np.isnan(row.videos[2].scores[1, [0, 1, 3]]).all()
     assert np.isfinite(row.videos[2].scores[1, [2, 4, 5]]).all()
     assert results.estimates(row)['nss'].count == 17
-    json.dumps(tables.to_json(results), allow_nan=False)
+    json.dumps(exports.to_json(results), allow_nan=False)
 
 
 def test_one_video_has_no_negatives_and_no_interval(noisy):
@@ -320,6 +338,7 @@ def test_an_interrupted_evaluation_goes_on(dataset, noisy, tmp_path):
     assert source.calls == ['0003']
     for a, b in zip(whole.rows[0].videos, results.rows[0].videos):
         np.testing.assert_array_equal(a.scores, b.scores)
+        np.testing.assert_array_equal(a.quantisation, b.quantisation)
     # Other maps, another protocol or seed: scored anew. A damaged record too.
     for change in ({'protocol': 'paper'}, {'seed': 1}, {}):
         other = Given(noisy, 'given' if change else 'others')
@@ -515,7 +534,7 @@ def test_scoring_what_is_there_says_that_it_is_partial(dataset, noisy, tmp_path)
     assert results.rows[0].videos[0].positions.tolist() == [2, 3, 4, 5]
     for written in (evaluation.text(results), tables.markdown(results)):
         assert 'PARTIAL: small, validation: 16 of 18 frames' in written
-    assert 'PARTIAL' in tables.to_json(results)['notes'][0]
+    assert 'PARTIAL' in exports.to_json(results)['notes'][0]
 
 
 def test_grey_in_three_channels_is_grey(tmp_path):
@@ -561,7 +580,7 @@ def test_published_numbers_stand_beside_ours(noisy):
     results = run(Frames(make_videos(), 'dhf1k', 'test'), noisy, references=False)
     assert 'STSA-Net (published)' in evaluation.text(results)
     assert '0.5290' in evaluation.text(results)
-    assert tables.to_json(results)['published'][-1]['scores']['nss'] == 3.354
+    assert exports.to_json(results)['published'][-1]['scores']['nss'] == 3.354
 
 
 def test_wrong_names(dataset, noisy):
@@ -605,6 +624,28 @@ def test_submission_is_verified_before_it_appears(dataset, noisy, tmp_path):
         (tmp_path / 'other.unfinished').mkdir()
         (tmp_path / 'other.unfinished' / '.source').write_text('another')
         write_submission(source, dataset, tmp_path / 'other')
+
+
+def test_submission_of_a_copy_that_lacks_videos_is_refused(tmp_path):
+    tiny = np.eye(3, 4)[None].repeat(2, 0).astype(np.float32)
+    whole = Frames({f'{n:04d}': (tiny, tiny > 0) for n in range(701, 1001)}, 'dhf1k', 'test')
+    maps = Given({v.name: list(tiny) for v in whole.videos})
+    assert write_submission(maps, whole, tmp_path / 'a') == {'videos': 300, 'frames': 600}
+    lacking = Frames({f'{n:04d}': (tiny, tiny > 0) for n in (701, 704, 1000)}, 'dhf1k', 'test')
+    with pytest.raises(
+        InputError, match=r'297 of the videos .* not in this copy: 702-703, 705-999'
+    ):
+        write_submission(maps, lacking, tmp_path / 'b')
+    assert not list(tmp_path.glob('b*'))
+    found = write_submission(maps, lacking, tmp_path / 'b', allow_missing=True)
+    assert found == {'videos': 3, 'frames': 6}
+
+
+def test_submission_keeps_the_bytes_of_maps_that_were_files(dataset, tmp_path):
+    dim = np.arange(18 * 32, dtype=np.uint8).reshape(18, 32) // 3
+    source = Given({v.name: [dim] * 6 for v in dataset.videos})
+    write_submission(source, dataset, tmp_path / 'maps')
+    np.testing.assert_array_equal(predictions.read_map(tmp_path / 'maps/0001/0001.png'), dim)
 
 
 # --- the script ----------------------------------------------------------------------------------

@@ -1,7 +1,13 @@
 """The same maps by different ways: through a model, through predict.py's files, through viewers."""
 
+import json
+import os
+import subprocess
+import sys
 import types
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from test_evaluation import Frames, Given, make_videos
@@ -10,10 +16,13 @@ import predict
 from data import gaze, images, synthetic
 from stsa_jax import evaluation, inference
 from stsa_jax.errors import InputError
-from stsa_jax.evaluation import observers
+from stsa_jax.evaluation import exports, observers, report, tables
 from stsa_jax.evaluation.protocol import METRICS
+from stsa_jax.evaluation.scoring import Scorer
 from stsa_jax.evaluation.selection import select
+from stsa_jax.evaluation.truth import GroundTruth
 
+ROOT = Path(__file__).parents[1]
 FRAMES = 8
 
 
@@ -71,10 +80,67 @@ def test_predicted_files_score_as_the_model_itself(dataset, tmp_path):
     for a, b in zip(*(row.videos for row in exact.rows)):
         np.testing.assert_array_equal(a.scores, b.scores)
     floats = evaluation.evaluate([dataset], rows, references=False, protocol='paper')
+    direct, files = floats.rows
+    effect = floats.quantisation(direct)
     for i, metric in enumerate(METRICS):
         (a, b) = (np.concatenate([v.scores[:, i] for v in row.videos]) for row in floats.rows)
         # Rounding to 1/255 of the maximum moves a value by at most 0.2 % of it.
         assert 0 < abs(a.mean() - b.mean()) < 0.02, metric
+        # The report of the direct path says beforehand what the files will score.
+        assert effect[metric].value == pytest.approx(b.mean() - a.mean(), abs=1e-12)
+    # The same of either protocol's maps; files have no other precision to be compared with.
+    assert exact.quantisation(exact.rows[0]) == effect
+    assert floats.quantisation(files) == {}
+    sign = f'{effect["cc"].value:+.4f}'
+    for written in (evaluation.text(floats), tables.markdown(floats), report.page(floats)):
+        assert 'direct in 8 bits minus direct in float' in written
+        assert sign in written
+    entry = exports.to_json(floats)['differences'][-1]
+    assert (entry['a'], entry['b']) == ('direct in 8 bits', 'direct in float')
+    assert entry['scores']['cc']['value'] == effect['cc'].value
+
+
+def scores_over_devices(dataset, batch_size):
+    """sAUC of every frame; the model's batches and the frames spread over all local devices."""
+    videos = select(dataset)
+    scorer = Scorer(GroundTruth(dataset, videos, seed=0), evaluation.PROTOCOLS['dhf1k'])
+    scorer._devices = jax.local_devices()  # a CPU's would not be used otherwise
+    source = evaluation.ModelMaps(Brightness(), dataset, batch_size)
+    return [
+        float(scorer.score(example, saliency).scores[METRICS.index('auc_shuffled')])
+        for video in videos
+        for example, saliency in zip(video.examples.tolist(), source.maps(video))
+    ]
+
+
+def test_shuffled_auc_does_not_depend_on_batches_and_devices(dataset):
+    here = evaluation.evaluate(
+        [dataset],
+        {
+            str(size): lambda d, v, size=size: evaluation.ModelMaps(Brightness(), d, size)
+            for size in (1, 24)
+        },
+        references=False,
+    )
+    first, second = (np.concatenate([v.scores[:, 5] for v in row.videos]) for row in here.rows)
+    np.testing.assert_array_equal(first, second)
+    script = (
+        'import json, test_evaluation_paths as t; from test_evaluation import Frames, make_videos; '
+        'dataset = Frames(make_videos(frames=10, size=(36, 52))); '
+        'print(len(t.jax.devices())); print(json.dumps(t.scores_over_devices(dataset, 4)))'
+    )
+    flags = {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
+    paths = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
+    done = subprocess.run(
+        [sys.executable, '-c', script],
+        env=os.environ | flags | {'PYTHONPATH': paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    devices, scores = done.stdout.splitlines()
+    assert devices == '4'
+    np.testing.assert_array_equal(json.loads(scores), first)
 
 
 def test_the_embedded_viewers_together_made_the_fixation_maps():

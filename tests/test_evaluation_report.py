@@ -65,7 +65,8 @@ def test_it_says_what_the_table_says(page):
     assert 'protocol dhf1k' in page
     assert 'thresholds in steps of 0.1' in page
     assert 'good &amp; &lt;quick&gt; minus poor' in page
-    assert page.count('<tr>') == 1 + 4 + 1 + 5 + 2 * (1 + 3)
+    assert 'poor in 8 bits minus poor in float' in page
+    assert page.count('<tr>') == 1 + 4 + 1 + (5 + 2) + 2 * (1 + 3)
 
 
 def test_lines_over_time_are_means_at_each_frame():

@@ -434,6 +434,40 @@ def test_under_jit_without_bounds():
     np.testing.assert_allclose(metrics.auc_judd(prediction, fixations), jitted, atol=1e-7)
 
 
+def test_lists_of_fixated_pixels_are_as_good_as_maps():
+    """Also under jit, where a list needs no bound; in any order, padded anywhere."""
+    rng = RNG(3)
+    prediction = rng.integers(1, 30, (2, 16, 20)).astype(np.float32)
+    drawn = [rng.random((2, 16, 20)) < share for share in (0.04, 0.1)]
+    keys = jax.random.split(jax.random.key(0), 2)
+    lists = []
+    for fixated in drawn:
+        listed = np.full((2, 64), -1)
+        for row, one in zip(listed, fixated):
+            found = rng.permutation(np.flatnonzero(one))
+            row[rng.permutation(64)[: len(found)]] = found
+        lists.append(listed)
+    for score in (
+        lambda p, f, o: metrics.nss(p, f),
+        lambda p, f, o: metrics.information_gain(p, f, jnp.ones_like(p)),
+        lambda p, f, o: metrics.auc_judd(p, f, ties='expected'),
+        lambda p, f, o: metrics.auc_shuffled(p, f, o, step=None),
+        lambda p, f, o: metrics.auc_shuffled(p, f, o, key=keys),
+    ):
+        expected = score(prediction, *drawn)
+        # float32 sums in another order.
+        np.testing.assert_allclose(score(prediction, *lists), expected, atol=2e-6)
+        np.testing.assert_allclose(jax.jit(score)(prediction, *lists), expected, atol=2e-6)
+    gradients = [
+        jax.grad(lambda p, f=f: metrics.nss(p, f).sum())(jnp.asarray(prediction))
+        for f in (drawn[0], lists[0])
+    ]
+    np.testing.assert_allclose(*gradients, atol=1e-6)
+    none = np.full((2, 64), -1)
+    assert np.isnan(metrics.nss(prediction, none)).all()
+    assert np.isnan(metrics.auc_judd(prediction, none, ties='expected')).all()
+
+
 def test_information_gain_is_the_log_ratio_at_the_fixations():
     prediction = np.array([[[1.0, 3.0], [2.0, 2.0]]])
     baseline = np.ones((1, 2, 2))
@@ -464,5 +498,11 @@ def test_wrong_choices_are_named():
         metrics.auc_judd(ones, ones, ties='fair')
     with pytest.raises(InputError, match=r'key=.*subsets='):
         metrics.auc_shuffled(ones, ones, ones)
+    with pytest.raises(InputError, match=r'positions of type float.., expected integers'):
+        metrics.nss(ones, ones[0][:1])
+    with pytest.raises(
+        InputError, match=r'fixations has shape \(2, 3\), prediction has \(1, 4, 5\)'
+    ):
+        metrics.auc_judd(ones, np.zeros((2, 3), int))
     with pytest.raises(InputError, match='complex'):
         metrics.cc(ones * 1j, ones)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from stsa_jax.errors import InputError
-from stsa_jax.evaluation import observers, report, tables
+from stsa_jax.evaluation import exports, observers, report, tables
 from stsa_jax.evaluation.protocol import Protocol, get_protocol
 from stsa_jax.evaluation.records import Row
 from stsa_jax.evaluation.runner import score_source
-from stsa_jax.evaluation.selection import select
+from stsa_jax.evaluation.selection import CLIP, select
 from stsa_jax.evaluation.sources import FixedMap, ShuffledMaps, Source, centre_prior
 from stsa_jax.evaluation.truth import GroundTruth
 from stsa_jax.files import output_folder, write_atomic
@@ -30,7 +30,7 @@ def evaluate(
     protocol: str | Protocol = 'dhf1k',
     training: Callable[[Any], Any | None] = lambda dataset: None,
     viewers: Callable[[Any], Mapping[str, Any]] = lambda dataset: {},
-    every: int = 1,
+    every: int | str = 1,
     seed: int = 0,
     references: bool = True,
     folder: str | os.PathLike | None = None,
@@ -72,7 +72,13 @@ def evaluate(
                 f'PARTIAL: {dataset.name}, {dataset.split}: {scored} of {whole} frames, because '
                 'maps are missing'
             )
-        if every > 1:
+        if every == CLIP:
+            left_out = len(dataset.videos) - len(videos)
+            results.notes.append(
+                f'{dataset.name}: the 16th frame of every 32 of each video, as the released code '
+                f'validates ({left_out} videos are shorter than 32 frames)'
+            )
+        elif every > 1:
             results.notes.append(f'{dataset.name}: every {every}-th frame of each video')
         truth = GroundTruth(dataset, videos, seed=seed, workers=workers or os.cpu_count() or 1)
         if references:
@@ -88,7 +94,16 @@ def evaluate(
         for name, source in sources.items():
             kept = _kept(folder, dataset, name)
             results.rows.append(
-                score_source(name, source, truth, videos, protocol, folder=kept, workers=workers)
+                score_source(
+                    name,
+                    source,
+                    truth,
+                    videos,
+                    protocol,
+                    folder=kept,
+                    workers=workers,
+                    quantisation=name in models,
+                )
             )
         if references and len(looks := viewers(dataset)) > 0:
             results.rows.append(_ceiling(dataset, looks, videos, results, folder, workers))
@@ -114,9 +129,9 @@ def write_results(results: tables.Results, folder: str | os.PathLike) -> list[Pa
     """Writes the tables, all numbers and the report, each file whole; returns their paths."""
     folder = output_folder(folder)
     files = {
-        'results.json': json.dumps(tables.to_json(results), indent=1, allow_nan=False) + '\n',
-        'results.csv': tables.to_csv(results),
-        'frames.csv': tables.frames_csv(results.rows),
+        'results.json': json.dumps(exports.to_json(results), indent=1, allow_nan=False) + '\n',
+        'results.csv': exports.to_csv(results),
+        'frames.csv': exports.frames_csv(results.rows),
         'table.md': tables.markdown(results),
         'table.txt': tables.text(results, per_video=True),
         'report.html': report.page(results),

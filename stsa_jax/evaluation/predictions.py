@@ -77,7 +77,7 @@ class PredictionFolder:
             if video.name in absent:
                 lacking.append(f'{video.name}: no folder, {len(gone)} maps missing')
             elif gone:
-                lacking.append(f'{video.name}: {len(gone)} maps missing, of frames {_ranges(gone)}')
+                lacking.append(f'{video.name}: {len(gone)} maps missing, of frames {ranges(gone)}')
         self.lacking = lacking
         total = sum(len(v.positions) for v in videos)
         if self.missing and (not allow_missing or self.missing == total):
@@ -179,7 +179,7 @@ def _match(folder: Path, numbers: list[int]) -> tuple[list[Path | None], list[st
             files[index[number]] = path
     if extra:
         problems.append(
-            f'{folder}: {len(extra)} maps too many, of frames {_ranges(extra)}; the video has '
+            f'{folder}: {len(extra)} maps too many, of frames {ranges(extra)}; the video has '
             f'{len(numbers)} frames, {numbers[0]} to {numbers[-1]}'
         )
     return files, problems
@@ -202,7 +202,7 @@ def _sizeless(name: str) -> str:
     return re.sub(r'_\d+x\d+$', '', name)
 
 
-def _ranges(numbers: list[int]) -> str:
+def ranges(numbers: list[int]) -> str:
     """`3, 7-9, 12`, shortened."""
     runs: list[list[int]] = []
     for number in sorted(numbers):

@@ -17,33 +17,35 @@ class VideoScores:
     """Scores of the selected frames of one video.
 
     positions (n,): places in the video, from 0. scores (n, 6): in the order of METRICS, NaN where
-    undefined. problems: for each frame what was wrong, () if nothing.
+    undefined. problems: for each frame what was wrong, () if nothing. quantisation (n, 6): scores
+    of the maps in 8 bits minus those of the float maps; None if it was not found out.
     """
 
     video: str
     positions: np.ndarray
     scores: np.ndarray
     problems: list[tuple[str, ...]]
+    quantisation: np.ndarray | None = None
 
     def to_json(self) -> dict:
         """As JSON values; NaN becomes null."""
-        scores = [[None if np.isnan(x) else float(x) for x in row] for row in self.scores]
         troubled = {str(i): list(p) for i, p in enumerate(self.problems) if p}
         return {
             'video': self.video,
             'positions': self.positions.tolist(),
-            'scores': scores,
+            'scores': _listed(self.scores),
             'problems': troubled,
+            'quantisation': None if self.quantisation is None else _listed(self.quantisation),
         }
 
     @classmethod
     def from_json(cls, record: dict) -> 'VideoScores':
         """The inverse of `to_json`."""
-        scores = np.array(
-            [[np.nan if x is None else x for x in row] for row in record['scores']], np.float64
-        ).reshape(-1, len(METRICS))
+        scores, effect = _array(record['scores']), record['quantisation']
         problems = [tuple(record['problems'].get(str(i), ())) for i in range(len(scores))]
-        return cls(record['video'], np.array(record['positions'], int), scores, problems)
+        positions = np.array(record['positions'], int)
+        effect = None if effect is None else _array(effect)
+        return cls(record['video'], positions, scores, problems, effect)
 
 
 @dataclasses.dataclass
@@ -67,6 +69,15 @@ class Row:
             for problem in (p for frame in video.problems for p in frame):
                 counts[problem] = counts.get(problem, 0) + 1
         return counts
+
+
+def _listed(scores: np.ndarray) -> list[list[float | None]]:
+    return [[None if np.isnan(x) else float(x) for x in row] for row in scores]
+
+
+def _array(listed) -> np.ndarray:
+    values = [[np.nan if x is None else x for x in row] for row in listed]
+    return np.array(values, np.float64).reshape(-1, len(METRICS))
 
 
 class Store:

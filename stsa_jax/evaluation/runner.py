@@ -5,6 +5,7 @@ import os
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ def score_source(
     *,
     folder: Path | None = None,
     workers: int = 0,
+    quantisation: bool = False,
 ) -> Row:
     """Scores a source's map for every selected frame.
 
@@ -36,6 +38,7 @@ def score_source(
         videos: from `selection.select`.
         folder: keeps finished videos there and goes on from them; None keeps nothing.
         workers: threads that score; 0 for one a core.
+        quantisation: whether to find out what 8 bits change in the scores of float maps.
 
     Raises InputError if the source does not give a map for every selected frame.
     """
@@ -49,6 +52,7 @@ def score_source(
             dataset.split,
             truth.seed,
             truth.digest(),
+            quantisation,
         )
         store = Store(folder, repr(made_by))
     workers = workers or os.cpu_count() or 1
@@ -61,7 +65,8 @@ def score_source(
         for video in videos:
             scores = store.load(video.name) if store else None
             if scores is None or not np.array_equal(scores.positions, video.positions):
-                scores = _score_video(source, scorer, video, pool, 2 * workers, bar)
+                score = partial(scorer.score, quantisation=quantisation)
+                scores = _score_video(source, score, video, pool, 2 * workers, bar)
                 if store:
                     store.save(scores)
             else:
@@ -70,7 +75,7 @@ def score_source(
     return Row(name, dataset.name, dataset.split, finished)
 
 
-def _score_video(source, scorer, video, pool, in_flight, bar) -> VideoScores:
+def _score_video(source, score, video, pool, in_flight, bar) -> VideoScores:
     """Scores one video; at most `in_flight` maps wait, so memory does not grow with its length."""
     results, waiting = [], deque()
 
@@ -83,7 +88,7 @@ def _score_video(source, scorer, video, pool, in_flight, bar) -> VideoScores:
         for i, saliency in enumerate(source.maps(video)):
             if i == len(examples):
                 raise InputError(f'{video.name}: more maps than its {len(examples)} frames')
-            waiting.append(pool.submit(scorer.score, examples[i], saliency))
+            waiting.append(pool.submit(score, examples[i], saliency))
             if len(waiting) > in_flight:
                 collect()
         while waiting:
@@ -95,5 +100,12 @@ def _score_video(source, scorer, video, pool, in_flight, bar) -> VideoScores:
         raise InputError(
             f'{video.name}: {len(results)} maps for its {len(examples)} selected frames'
         )
+    undefined = np.full(len(METRICS), np.nan)
     scores = np.array([r.scores for r in results]).reshape(-1, len(METRICS))
-    return VideoScores(video.name, video.positions, scores, [r.problems for r in results])
+    effect = None
+    if any(r.quantisation is not None for r in results):
+        effect = np.array(
+            [undefined if r.quantisation is None else r.quantisation for r in results]
+        )
+    problems = [r.problems for r in results]
+    return VideoScores(video.name, video.positions, scores, problems, effect)

@@ -15,6 +15,8 @@ from PIL import Image
 from stsa_jax import metrics
 from stsa_jax.evaluation.protocol import METRICS, Protocol
 from stsa_jax.evaluation.truth import GroundTruth, frame_seed
+from stsa_jax.maps import pad_positions, power_of_two
+from stsa_jax.preprocess import resize_density
 from stsa_jax.visualize import to_8bit
 
 _FILTERS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
@@ -27,10 +29,14 @@ PREDICTION_PROBLEMS = (CONSTANT, NOT_FINITE, NEGATIVE)
 
 
 class FrameScore(NamedTuple):
-    """`scores` (6,) in the order of METRICS, NaN where undefined; `problems` says why."""
+    """`scores` (6,) in the order of METRICS, NaN where undefined; `problems` says why.
+
+    quantisation (6,): the scores of the map as 8 bits minus those of the float map, if asked for.
+    """
 
     scores: np.ndarray
     problems: tuple[str, ...]
+    quantisation: np.ndarray | None = None
 
 
 class Scorer:
@@ -38,19 +44,19 @@ class Scorer:
 
     def __init__(self, truth: GroundTruth, protocol: Protocol):
         self.truth, self.protocol = truth, protocol
-        # Static bounds from the whole dataset: one compilation for each size of its frames.
-        self._run = partial(
-            _score,
-            protocol=protocol,
-            bound=_power_of_two(truth.most_fixations()),
-            other_bound=_power_of_two(truth.most_fixations(protocol.shuffled_frames)),
-        )
+        # Lists of one length for the whole dataset: one compilation for each size of its frames.
+        self._most = power_of_two(truth.most_fixations())
+        self._most_others = power_of_two(truth.most_fixations(protocol.shuffled_frames))
         devices = jax.local_devices()
         # The devices of a CPU share its cores, and each would compile anew.
         self._devices = devices[:1] if devices[0].platform == 'cpu' else devices
 
-    def score(self, example: int, saliency: np.ndarray) -> FrameScore:
-        """Scores of map `saliency` `(h', w')`, float or uint8, for frame `example`."""
+    def score(self, example: int, saliency: np.ndarray, quantisation: bool = False) -> FrameScore:
+        """Scores of map `saliency` `(h', w')`, float or uint8, for frame `example`.
+
+        With `quantisation`, a float map is scored both ways, as it is and as `predict.py` writes
+        it, resized by the same filter: what 8 bits change, and nothing else.
+        """
         truth, protocol = self.truth, self.protocol
         size = truth.size(example)
         nothing = np.full(len(METRICS), np.nan)
@@ -58,9 +64,9 @@ class Scorer:
             return FrameScore(nothing, (NO_FIXATION,))
         density = truth.dataset.density(example)
         problems = () if density.max() > density.min() else (NO_DENSITY,)
-        fixations = truth.fixation_map(example)
-        other = truth.other_map(example, protocol.shuffled_frames)
-        problems += () if other.any() else (NO_NEGATIVES,)
+        fixations = pad_positions([truth.positions(example)], self._most)
+        other = truth.other_positions(example, protocol.shuffled_frames)
+        problems += () if len(other) else (NO_NEGATIVES,)
         saliency = np.asarray(saliency)
         usable, wrong = _usability(saliency)
         problems += wrong
@@ -71,42 +77,45 @@ class Scorer:
         if not usable:
             if protocol.unusable == 'drop':
                 return FrameScore(nothing, problems)
-            return FrameScore(_chance(density, protocol, bool(other.any())), problems)
-        key = jax.random.key(frame_seed('subsets', truth.seed, *truth.identity(example)))
+            return FrameScore(_chance(density, protocol, len(other) > 0), problems)
+        seed = np.uint32(frame_seed('subsets', truth.seed, *truth.identity(example)))
         device = self._devices[example % len(self._devices)]
-        arrays = jax.device_put((prediction, density, fixations, other, key), device)
-        return FrameScore(np.asarray(self._run(*arrays), np.float64), problems)
+        other = pad_positions([other], self._most_others)
+        given = jax.device_put((density, fixations, other, seed), device)
+
+        def scores(prediction):
+            prediction = jax.device_put(prediction, device)
+            return np.asarray(score(prediction, *given, protocol=protocol), np.float64)
+
+        effect = None
+        if quantisation and saliency.dtype != np.uint8:
+            # The filter of `to_8bit` in both, whatever the protocol's.
+            exact, rounded = resize_density(saliency, size), to_8bit(saliency, size)
+            effect = scores(rounded.astype(np.float32)) - scores(exact)
+        return FrameScore(scores(prediction), problems, effect)
 
 
-@partial(jax.jit, static_argnames=('protocol', 'bound', 'other_bound'))
-def _score(prediction, density, fixations, other, key, *, protocol, bound, other_bound):
-    """All metrics of one frame, (6,)."""
-    p, g, f, o = (x[None] for x in (prediction, density, fixations, other))
-    pixels = prediction.size
+@partial(jax.jit, static_argnames='protocol')
+def score(prediction, density, fixations, other, seed, *, protocol: Protocol) -> jax.Array:
+    """All metrics (6,) of one frame: maps (h, w), positions (1, n), uint32 seed of the draw."""
+    p, g = prediction[None], density[None]
     return jnp.concatenate(
         [
             metrics.cc(p, g),
             metrics.sim(p, g, minmax=protocol.sim_minmax),
-            metrics.nss(p, f, ddof=protocol.nss_ddof),
+            metrics.nss(p, fixations, ddof=protocol.nss_ddof),
             metrics.kl(p, g),
-            metrics.auc_judd(p, f, ties=protocol.judd_ties, max_fixations=min(bound, pixels)),
+            metrics.auc_judd(p, fixations, ties=protocol.judd_ties),
             metrics.auc_shuffled(
                 p,
-                f,
-                o,
-                key=None if protocol.shuffled_step is None else key[None],
+                fixations,
+                other,
+                key=None if protocol.shuffled_step is None else jax.random.key(seed)[None],
                 step=protocol.shuffled_step,
                 num_subsets=protocol.shuffled_subsets,
-                max_fixations=min(bound, pixels),
-                max_other=min(other_bound, pixels),
             ),
         ]
     )
-
-
-def _power_of_two(number: int) -> int:
-    """The next one, at least 16."""
-    return 1 << (max(number, 16) - 1).bit_length()
 
 
 def fit(saliency: np.ndarray, size: tuple[int, int], protocol: Protocol) -> np.ndarray:

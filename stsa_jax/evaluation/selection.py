@@ -6,6 +6,9 @@ import numpy as np
 
 from stsa_jax.errors import InputError
 
+CLIP = 'clip'
+_CLIP_FRAMES, _CLIP_TARGET = 32, 15
+
 
 @dataclasses.dataclass(frozen=True)
 class Selected:
@@ -24,18 +27,20 @@ class Selected:
         return self.first_example + self.positions
 
 
-def select(dataset, *, every: int = 1, videos=()) -> list[Selected]:
+def select(dataset, *, every: int | str = 1, videos=()) -> list[Selected]:
     """The evaluated frames of `dataset`, in the order of its videos.
 
     Args:
         dataset: a `data.VideoDataset`.
-        every: takes frames 1, 1 + every, ... of each video.
+        every: takes frames 1, 1 + every, ... of each video; or 'clip': the 16th frame of each 32
+            that follow each other, which is where the released code validates (a rest of fewer
+            than 32 frames is left out).
         videos: names to take; all without.
 
     Raises InputError for a video that is not there, or nothing to evaluate.
     """
-    if every < 1:
-        raise InputError(f'every {every}-th frame: expected 1 or more')
+    if every != CLIP and (not isinstance(every, int) or every < 1):
+        raise InputError(f"every {every}-th frame: expected 1 or more, or '{CLIP}'")
     there = {v.name: v for v in dataset.videos}
     missing = [name for name in videos if name not in there]
     if missing:
@@ -46,10 +51,23 @@ def select(dataset, *, every: int = 1, videos=()) -> list[Selected]:
     chosen = [there[name] for name in videos] if videos else dataset.videos
     if not chosen:
         raise InputError(f'{dataset.name}, split {dataset.split!r}: has no videos')
-    return [
+    selected = [
         Selected(
             v.name, v.first_example, v.num_frames, v.height, v.width,
-            np.arange(0, v.num_frames, every),
+            _positions(v.num_frames, every),
         )
         for v in chosen
     ]  # fmt: skip
+    selected = [v for v in selected if len(v.positions)]
+    if not selected:
+        raise InputError(
+            f'{dataset.name}, split {dataset.split!r}: no video has {_CLIP_FRAMES} frames, so '
+            f"'{CLIP}' selects none; take each frame"
+        )
+    return selected
+
+
+def _positions(frames: int, every: int | str) -> np.ndarray:
+    if every == CLIP:
+        return np.arange(0, frames - _CLIP_FRAMES + 1, _CLIP_FRAMES) + _CLIP_TARGET
+    return np.arange(0, frames, every)

@@ -66,6 +66,17 @@ def difference(a: Row, b: Row, metric: int, average: str, seed: int = 0) -> Diff
                 video.positions, other.positions, assume_unique=True, return_indices=True
             )
             pairs.append(video.scores[mine, metric] - other.scores[its, metric])
+    return _compared(pairs, average, seed)
+
+
+def quantisation(row: Row, metric: int, average: str, seed: int = 0) -> Difference | None:
+    """The row's maps in 8 bits against its float maps; None if it has no float maps."""
+    there = [v.quantisation[:, metric] for v in row.videos if v.quantisation is not None]
+    return _compared(there, average, seed) if there else None
+
+
+def _compared(pairs: list[np.ndarray], average: str, seed: int) -> Difference:
+    """From the differences of the frames of each video."""
     sums, counts = _per_video(pairs)
     value, means = _bootstrap(sums, counts, average, seed)
     low, high = _interval(means)

@@ -7,26 +7,40 @@ is called `<name>.unfinished`, and the same call goes on with the videos that ar
 import shutil
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from stsa_jax.errors import InputError
+from stsa_jax.evaluation.predictions import ranges
 from stsa_jax.evaluation.selection import Selected, select
 from stsa_jax.evaluation.sources import Source
 from stsa_jax.files import output_folder, write_atomic
 from stsa_jax.visualize import to_8bit
 
+# What a benchmark's server expects: names of the videos, and frames of all together.
+DUE = {('dhf1k', 'test'): ([f'{number:04d}' for number in range(701, 1001)], 176_192)}
 
-def write_submission(source: Source, dataset, folder) -> dict[str, int]:
+
+def write_submission(
+    source: Source, dataset, folder, *, allow_missing: bool = False
+) -> dict[str, int]:
     """Writes the maps of every frame of `dataset` (a split, annotated or not) and verifies them.
 
     Args:
         source: of the maps, see `sources`; any size, they are resized to the video's.
         folder: must not exist, or be one that this function left unfinished.
+        allow_missing: also where the copy of the dataset lacks videos that the server expects.
 
-    Returns the number of videos and frames. Raises InputError if `folder` is taken, or if the
-    written maps are not exactly those that are due.
+    Returns the number of videos and frames. Raises InputError if `folder` is taken, if the copy
+    lacks videos, or if the written maps are not exactly those that are due.
     """
+    if not allow_missing and (lacking := missing_videos(dataset)):
+        raise InputError(
+            f'{dataset.name}, split {dataset.split!r}: {len(lacking)} of the videos that the '
+            f'benchmark expects are not in this copy: {ranges(lacking)}. Prepare the whole '
+            'dataset, or write the maps of what is there with --allow_missing'
+        )
     folder = Path(folder)
     if folder.exists():
         raise InputError(f'{folder}: exists already; name a new folder, or remove this one')
@@ -49,6 +63,13 @@ def write_submission(source: Source, dataset, folder) -> dict[str, int]:
     identity.unlink()
     unfinished.rename(folder)
     return found
+
+
+def missing_videos(dataset) -> list[int]:
+    """Numbers of the videos that the benchmark expects and this copy of the split lacks."""
+    names, _ = DUE.get((dataset.name, dataset.split), ((), 0))
+    there = {v.name for v in dataset.videos}
+    return [int(name) for name in names if name not in there]
 
 
 def verify(folder, dataset) -> dict[str, int]:
@@ -93,7 +114,10 @@ def _write_video(source, dataset, video: Selected, folder: Path, bar) -> None:
     part.mkdir()
     count = 0
     for example, saliency in zip(video.examples.tolist(), source.maps(video)):
-        image = Image.fromarray(to_8bit(saliency, (video.height, video.width)))
+        saliency, size = np.asarray(saliency), (video.height, video.width)
+        if saliency.dtype != np.uint8 or saliency.shape != size:  # a file's map stays as it is
+            saliency = to_8bit(saliency, size)
+        image = Image.fromarray(saliency)
         image.save(part / file_name(dataset, example))
         count += 1
         bar.update()

@@ -1,14 +1,11 @@
-"""Results as a table: text for the terminal, Markdown, CSV, and JSON with everything."""
+"""Results as a table: text for the terminal, and Markdown. Files for programs: `exports`."""
 
-import csv
 import dataclasses
-import io
-from collections.abc import Sequence
 
 import numpy as np
 
 from stsa_jax.evaluation import observers, published, statistics
-from stsa_jax.evaluation.protocol import LABELS, LOWER_IS_BETTER, METRICS, Protocol
+from stsa_jax.evaluation.protocol import LABELS, METRICS, Protocol
 from stsa_jax.evaluation.records import Row
 from stsa_jax.evaluation.scoring import PREDICTION_PROBLEMS, TRUTH_PROBLEMS
 
@@ -52,7 +49,8 @@ class Results:
     def differences(self, dataset) -> list[tuple[str, str, dict[str, statistics.Difference]]]:
         """(A, B, metric -> A minus B) for all pairs of models, and models against references.
 
-        Not against the viewers: that row has a truth of its own.
+        Not against the viewers: that row has a truth of its own. Then for each model that gave
+        float maps, these in 8 bits against themselves.
         """
         rows = [row for row in self.of(dataset) if row.name != observers.NAME]
         pairs = [
@@ -71,7 +69,19 @@ class Results:
                 },
             )
             for a, b in pairs
+        ] + [
+            (f'{row.name} in 8 bits', f'{row.name} in float', effect)
+            for row in rows
+            if (effect := self.quantisation(row))
         ]
+
+    def quantisation(self, row: Row) -> dict[str, statistics.Difference]:
+        """Metric -> scores of the row's maps in 8 bits minus in float; {} without float maps."""
+        found = {
+            metric: statistics.quantisation(row, i, self.protocol.average, self.seed)
+            for i, metric in enumerate(METRICS)
+        }
+        return {metric: effect for metric, effect in found.items() if effect}
 
 
 def means(results: Results) -> list[dict]:
@@ -157,17 +167,23 @@ def text(results: Results, per_video: bool = False) -> str:
                         ]
                     )
                 lines += ['', *_aligned(grid)]
-        for a, b, by_metric in results.differences(dataset):
-            words = [
-                f'{label} {d.value:+.4f}{_stars(d)}'
-                for label, d in zip(LABELS, by_metric.values())
-                if d.value is not None
-            ]
-            if words:
-                lines.append(f'{a} minus {b}: {", ".join(words)}')
-        lines.append('')
+        lines += [*difference_lines(results, dataset), '']
     lines += protocol_lines(results)
     return '\n'.join(lines) + '\n'
+
+
+def difference_lines(results: Results, dataset: tuple[str, str]) -> list[str]:
+    """The comparisons of a dataset's rows in words, a star where the difference is real."""
+    lines = []
+    for a, b, by_metric in results.differences(dataset):
+        words = [
+            f'{label} {round(d.value, 4) + 0:+.4f}{_stars(d)}'
+            for label, d in zip(LABELS, by_metric.values())
+            if d.value is not None
+        ]
+        if words:
+            lines.append(f'{a} minus {b}: {", ".join(words)}')
+    return lines
 
 
 def protocol_lines(results: Results) -> list[str]:
@@ -200,122 +216,12 @@ def markdown(results: Results) -> str:
         for entry in results.published(name, split):
             cells = [_number(entry.scores.get(m)) for m in METRICS]
             lines.append(f'| {entry.model} (published) | {" | ".join(cells)} | |')
-        lines.append('')
+        lines += ['', *(f'- {_escape(x)}' for x in difference_lines(results, (name, split))), '']
     return '\n'.join([*lines, *(f'- {line.strip()}' for line in protocol_lines(results))]) + '\n'
-
-
-def to_csv(results: Results) -> str:
-    """One line for each row, dataset and video, and for each row and dataset as a whole."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator='\n')
-    intervals = [f'{m}_{end}' for m in METRICS for end in ('low', 'high')]
-    writer.writerow(
-        ['dataset', 'split', 'row', 'video', *METRICS, *intervals, 'frames', 'dropped', 'protocol']
-    )
-    for row in results.rows:
-        whole = [('', row)]
-        whole += [(v.video, dataclasses.replace(row, videos=[v])) for v in row.videos]
-        for video, part in whole:
-            found = results.estimates(part)
-            writer.writerow(
-                [
-                    row.dataset,
-                    row.split,
-                    row.name,
-                    video,
-                    *(_full(found[m].value) for m in METRICS),
-                    *(_full(x) for m in METRICS for x in (found[m].low, found[m].high)),
-                    part.frames,
-                    dropped(part),
-                    results.protocol.name,
-                ]
-            )
-    return out.getvalue()
-
-
-def to_json(results: Results) -> dict:
-    """Everything: the protocol, every row with its videos, differences, problems."""
-    return {
-        'protocol': dataclasses.asdict(results.protocol),
-        'seed': results.seed,
-        'metrics': list(METRICS),
-        'lower_is_better': list(LOWER_IS_BETTER),
-        'notes': results.notes,
-        'rows': [
-            {
-                'dataset': row.dataset,
-                'split': row.split,
-                'row': row.name,
-                'model': row.name in results.models,
-                'frames': row.frames,
-                'dropped': dropped(row),
-                'problems': row.problems(),
-                'scores': {m: dataclasses.asdict(e) for m, e in results.estimates(row).items()},
-                'videos': [
-                    {
-                        'video': video.video,
-                        'frames': len(video.positions),
-                        'scores': {
-                            m: e.value
-                            for m, e in results.estimates(
-                                dataclasses.replace(row, videos=[video])
-                            ).items()
-                        },
-                    }
-                    for video in row.videos
-                ],
-            }
-            for row in results.rows
-        ],
-        'differences': [
-            {
-                'dataset': name,
-                'split': split,
-                'a': a,
-                'b': b,
-                'scores': {
-                    m: {**dataclasses.asdict(d), 'real': d.real} for m, d in by_metric.items()
-                },
-            }
-            for name, split in results.datasets
-            for a, b, by_metric in results.differences((name, split))
-        ],
-        'published': [
-            {'dataset': name, 'split': split, **dataclasses.asdict(entry)}
-            for name, split in results.datasets
-            for entry in results.published(name, split)
-        ],
-    }
-
-
-def frames_csv(rows: Sequence[Row]) -> str:
-    """Every frame's scores; `frame` counts from 1 in its video."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator='\n')
-    writer.writerow(['dataset', 'split', 'row', 'video', 'frame', *METRICS, 'problems'])
-    for row in rows:
-        for video in row.videos:
-            for position, scores, problems in zip(video.positions, video.scores, video.problems):
-                writer.writerow(
-                    [
-                        row.dataset,
-                        row.split,
-                        row.name,
-                        video.video,
-                        position + 1,
-                        *(_full(None if np.isnan(x) else float(x)) for x in scores),
-                        '; '.join(problems),
-                    ]
-                )
-    return out.getvalue()
 
 
 def _number(value: float | None) -> str:
     return '-' if value is None else f'{round(value, 4) + 0:.4f}'
-
-
-def _full(value: float | None) -> str:
-    return '' if value is None else f'{value:.7g}'
 
 
 def _range(e: statistics.Estimate) -> str:

@@ -83,11 +83,9 @@ class GroundTruth:
         """(h, w) of the annotation of frame `example`; (0, 0) without one."""
         return self._size[example]
 
-    def fixation_map(self, example: int) -> np.ndarray:
-        """bool (h, w)."""
-        found = np.zeros(self._size[example], bool)
-        found.flat[self._positions[example]] = True
-        return found
+    def positions(self, example: int) -> np.ndarray:
+        """Row-major positions of the fixated pixels of frame `example`, ascending, int32 (n,)."""
+        return self._positions[example]
 
     def other_frames(self, example: int, number: int) -> list[int]:
         """`number` frames of other videos, each with fixations, drawn for this frame.
@@ -110,18 +108,20 @@ class GroundTruth:
         video = self._video[example]
         return self.dataset.name, video, example - self._first[video]
 
-    def other_map(self, example: int, number: int) -> np.ndarray:
-        """bool (h, w): the union of the fixations of `other_frames`, scaled to this frame's size.
+    def other_positions(self, example: int, number: int) -> np.ndarray:
+        """Fixated pixels of `other_frames`, ascending positions in a map of this frame's size.
 
         A fixation keeps its relative position: pixel centre to the pixel that holds it.
         """
         height, width = self._size[example]
-        found = np.zeros((height, width), bool)
+        found = [np.zeros(0, np.int64)]
         for other in self.other_frames(example, number):
             h, w = self._size[other]
-            rows, columns = np.divmod(self._positions[other], w)
+            positions = self._positions[other]
             if (h, w) != (height, width):
+                rows, columns = np.divmod(positions, w)
                 rows = ((rows + 0.5) * (height / h)).astype(np.int64)
                 columns = ((columns + 0.5) * (width / w)).astype(np.int64)
-            found[rows, columns] = True
-        return found
+                positions = rows * width + columns
+            found.append(positions)
+        return np.unique(np.concatenate(found))
