@@ -124,7 +124,8 @@ def train(config: ConfigDict, workdir: str, profile: str | None = None) -> list[
             if compiled is None:
                 report.say('compiling the training step')
                 compiled = train_step.lower(state, arrays).compile()
-                meter = Meter(config.batch_size, config.max_skipped, training.flops(compiled))
+                needs = training.flops(compiled), training.memory(compiled)
+                meter = Meter(config.batch_size, config.max_skipped, *needs)
             if profile and step == first + PROFILED[0]:
                 jax.profiler.start_trace(profile)
             state, metrics = compiled(state, arrays)
@@ -168,11 +169,16 @@ def train(config: ConfigDict, workdir: str, profile: str | None = None) -> list[
 
 
 def save(checkpoints, step: int, state, data_state, scores: dict, report) -> None:
-    """Saves a checkpoint; a failure is reported, and training goes on with the one before."""
-    try:
-        checkpoints.save(step, training.to_items(state), data_state, scores)
-    except InputError as error:
-        report.say(f'step {step}: {error}')
+    """Saves a checkpoint; a failure is reported, and training goes on with the one before.
+
+    A second try follows: the first one may have failed of the checkpoint before, which was written
+    in the background.
+    """
+    for _ in range(2):
+        try:
+            return checkpoints.save(step, training.to_items(state), data_state, scores)
+        except InputError as error:
+            report.say(f'step {step}: {error}')
 
 
 def pictures(batch: dict, saliency: np.ndarray, target: int, most: int = 4) -> dict:

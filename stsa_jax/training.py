@@ -202,6 +202,15 @@ def flops(compiled) -> float:
     return float(analysis.get('flops', 0))
 
 
+def memory(compiled) -> int:
+    """Bytes that one call takes on one device, by XLA's plan; 0 if it does not tell."""
+    plan = compiled.memory_analysis()
+    if plan is None:
+        return 0
+    held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return held + plan.temp_size_in_bytes
+
+
 def _normalised(clip: jax.Array, normalisation: Normalisation) -> jax.Array:
     if clip.dtype != jnp.uint8:
         return clip
