@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import jax
 from flax import nnx
 
+from stsa_jax.functional import call
 from stsa_jax.layers import Conv, ConvBNReLU, max_pool
 
 # block: input channels, b0, b1 (reduce, out), b2 (reduce, out), b3
@@ -129,10 +130,10 @@ class Stage(nnx.Module):
             setattr(self, f'mixed_{block}', Mixed(block, features_in, width, **options))
             features_in = mixed_out(block, width)
 
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False, remat: bool = False) -> jax.Array:
         """`(B, T, H, W, C)` -> `(B, T, H, W, D)`."""
         for block in self.blocks:
-            x = getattr(self, f'mixed_{block}')(x, train=train)
+            x = call(getattr(self, f'mixed_{block}'), x, train=train, remat=remat)
         return x
 
 
@@ -147,15 +148,20 @@ class S3DBackbone(nnx.Module):
         self.base3 = Stage('base3', channels[1], width, **options)
         self.base4 = Stage('base4', channels[2], width, **options)
 
-    def __call__(self, clip: jax.Array, *, train: bool = False) -> tuple[jax.Array, ...]:
-        """`(B, T, H, W, 3)` -> base1 to base4; shapes at the head of this module."""
-        base1 = self.base1(clip, train=train)
+    def __call__(
+        self, clip: jax.Array, *, train: bool = False, remat: bool = False
+    ) -> tuple[jax.Array, ...]:
+        """`(B, T, H, W, 3)` -> base1 to base4; shapes at the head of this module.
+
+        With `remat` the gradient computes the stem and the Mixed blocks again from their inputs.
+        """
+        base1 = call(self.base1, clip, train=train, remat=remat)
         x = max_pool(base1, (1, 3, 3), (1, 2, 2), (0, 1, 1))
-        base2 = self.base2(x, train=train)
+        base2 = self.base2(x, train=train, remat=remat)
         x = max_pool(base2, (3, 3, 3), (2, 2, 2), (1, 1, 1))
-        base3 = self.base3(x, train=train)
+        base3 = self.base3(x, train=train, remat=remat)
         x = max_pool(base3, (2, 2, 2), (2, 2, 2), (0, 0, 0))
-        base4 = self.base4(x, train=train)
+        base4 = self.base4(x, train=train, remat=remat)
         return base1, base2, base3, base4
 
 

@@ -46,7 +46,7 @@ class StepOptions:
         ema_decay: of the averaged parameters, 0 for none.
         freeze_backbone: S3D's weights and statistics stay as they are.
         freeze_batch_norm: BatchNorm's statistics, scales and biases stay as they are.
-        remat: recompute cheap operations in the backward pass instead of keeping their results.
+        remat: the backward pass computes the model's blocks again instead of keeping their results.
     """
 
     accumulate: int = 1
@@ -126,10 +126,10 @@ def make_train_step(
     def loss_fn(params, batch_stats, batch):
         params = _freeze(_gathered(mesh, params), options)
         train = not (options.freeze_batch_norm or options.freeze_backbone)
-        forward = functools.partial(functional.apply, graphdef, train=train)
-        if options.remat:
-            forward = jax.checkpoint(forward, policy=_keep_products)
-        result = forward(params, batch_stats, _normalised(batch['clip'], normalisation))
+        clip = _normalised(batch['clip'], normalisation)
+        result = functional.apply(
+            graphdef, params, batch_stats, clip, train=train, remat=options.remat
+        )
         saliency, batch_stats = result if train else (result, batch_stats)
         kl = losses.kl(saliency, batch['density'])
         cc = losses.cc(saliency, batch['density'])
@@ -253,11 +253,6 @@ def _freeze(params: dict, options: StepOptions) -> dict:
     return traverse_util.unflatten_dict(
         {k: jax.lax.stop_gradient(v) if frozen(k) else v for k, v in flat.items()}
     )
-
-
-def _keep_products(primitive, *_, **__) -> bool:
-    """What rematerialisation keeps: convolutions and matrix products, which are dear to compute."""
-    return primitive.name in ('conv_general_dilated', 'dot_general')
 
 
 def _accumulated(gradient, params, batch_stats, batch, parts: int):
