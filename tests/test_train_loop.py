@@ -54,7 +54,7 @@ def test_nothing_is_transferred_implicitly_or_compiled_twice(
 ):
     """From the loop's first batch on: steps, validation, pictures, checkpoints and logs."""
     on_batch.append(lambda *_: jax.config.update('jax_transfer_guard', 'disallow'))
-    options = ('validation.every=2', 'validation.clips=3', 'ema_decay=0.9', 'num_steps=7')
+    options = ('validation.every=2', 'validation.clips=3', 'num_steps=7')
     try:
         with jax.log_compiles(), caplog.at_level(logging.WARNING, 'jax._src.interpreters.pxla'):
             history = run(config_file, tmp_path / 'run', *options)
@@ -149,7 +149,8 @@ def test_training_goes_on_when_the_disk_is_full(config_file, tmp_path, capsys, o
     told = capsys.readouterr().err
     assert 'step 9: a checkpoint could not be written' in told
     assert 'the log cannot be written' in told
-    assert sorted(p.name for p in (workdir / 'checkpoints').glob('[0-9]*')) == ['3']
+    whole_ones = [p.name for p in (workdir / 'checkpoints').iterdir() if p.name.isdecimal()]
+    assert whole_ones == ['3']
     history = run(config_file, workdir, 'num_steps=10', 'checkpoint_every=3')
     assert [e['step'] for e in history] == list(range(1, 11))
     run(config_file, whole, 'num_steps=10', 'checkpoint_every=3')
