@@ -70,9 +70,10 @@ class SepConv(nnx.Module):
             features_out, features_out, (k, 1, 1), stride=(s, 1, 1), **options
         )
 
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False, remat: bool = False) -> jax.Array:
         """`(B, T, H, W, C)` -> `(B, T/s, H/s, W/s, D)`."""
-        return self.temporal(self.spatial(x, train=train), train=train)
+        x = call(self.spatial, x, train=train, remat=remat)
+        return call(self.temporal, x, train=train, remat=remat)
 
 
 class Mixed(nnx.Module):
@@ -113,11 +114,11 @@ class Stem(nnx.Module):
         self.conv2 = ConvBNReLU(c64, c64, (1, 1, 1), **options)
         self.conv3 = SepConv(c64, c192, 3, short_sums=True, **options)
 
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False, remat: bool = False) -> jax.Array:
         """`(B, T, H, W, 3)` -> `(B, T/2, H/4, W/4, 192)`."""
-        x = self.conv1(x, train=train)
+        x = self.conv1(x, train=train, remat=remat)
         x = max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
-        return self.conv3(self.conv2(x, train=train), train=train)
+        return self.conv3(call(self.conv2, x, train=train, remat=remat), train=train, remat=remat)
 
 
 class Stage(nnx.Module):
@@ -153,9 +154,10 @@ class S3DBackbone(nnx.Module):
     ) -> tuple[jax.Array, ...]:
         """`(B, T, H, W, 3)` -> base1 to base4; shapes at the head of this module.
 
-        With `remat` the gradient computes the stem and the Mixed blocks again from their inputs.
+        With `remat` the gradient computes the stem's layers, which are large, and the Mixed blocks
+        again from their inputs.
         """
-        base1 = call(self.base1, clip, train=train, remat=remat)
+        base1 = self.base1(clip, train=train, remat=remat)
         x = max_pool(base1, (1, 3, 3), (1, 2, 2), (0, 1, 1))
         base2 = self.base2(x, train=train, remat=remat)
         x = max_pool(base2, (3, 3, 3), (2, 2, 2), (1, 1, 1))

@@ -145,18 +145,22 @@ def make_train_step(
         scores['losses'] = scores['kl'] - scores['cc']
         loss, grad_norm = scores['losses'].mean(), optax.global_norm(grads)
         rate = learning_rate(state.step) * plateau_scale(state.opt_state)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss)
-        plain_rate = learning_rate(state.step)
-        params = jax.tree.map(lambda p, u: p - plain_rate * u, state.params, updates)
-        new = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
-        if options.ema_decay:
+        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+        def take(state):
+            updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss)
+            plain_rate = learning_rate(state.step)
+            params = jax.tree.map(lambda p, u: p - plain_rate * u, state.params, updates)
+            new = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
+            if not options.ema_decay:
+                return new
             # Short memory at first, so that the random start is soon forgotten.
             decay = jnp.minimum(options.ema_decay, (1 + state.step) / (10 + state.step))
-            new = new.replace(
-                ema=jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
-            )
-        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
+            ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+            return new.replace(ema=ema)
+
+        # A branch, where a choice between the old and the new state would need memory for both.
+        new = jax.lax.cond(good, take, lambda state: state, state)
         new = new.replace(step=state.step + 1, skipped=state.skipped + ~good)
         metrics = {
             'loss': loss,
@@ -174,7 +178,15 @@ def make_train_step(
         new = jax.lax.with_sharding_constraint(new, sharding.state_sharding(mesh, new))
         return new, jax.lax.with_sharding_constraint(metrics, sharding.replicated(mesh))
 
-    return jax.jit(constrained, donate_argnums=0)
+    # XLA's compiler for CPUs drops the barriers that keep it from merging what the backward pass
+    # computes again with what the forward pass computed, and so from keeping that after all.
+    on_cpu = mesh.devices.flat[0].platform == 'cpu'
+    settings = {'xla_disable_hlo_passes': 'cse_barrier_expander'}
+    return jax.jit(
+        constrained,
+        donate_argnums=0,
+        compiler_options=settings if options.remat and on_cpu else None,
+    )
 
 
 def make_eval_step(graphdef, mesh: Mesh, normalisation: Normalisation = IMAGENET) -> Callable:
