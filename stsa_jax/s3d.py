@@ -131,10 +131,12 @@ class Stage(nnx.Module):
             setattr(self, f'mixed_{block}', Mixed(block, features_in, width, **options))
             features_in = mixed_out(block, width)
 
-    def __call__(self, x: jax.Array, *, train: bool = False, remat: bool = False) -> jax.Array:
-        """`(B, T, H, W, C)` -> `(B, T, H, W, D)`."""
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, remat: bool = False, **keep
+    ) -> jax.Array:
+        """`(B, T, H, W, C)` -> `(B, T, H, W, D)`; `remat` and `keep` as in `functional.call`."""
         for block in self.blocks:
-            x = call(getattr(self, f'mixed_{block}'), x, train=train, remat=remat)
+            x = call(getattr(self, f'mixed_{block}'), x, train=train, remat=remat, **keep)
         return x
 
 
@@ -155,15 +157,15 @@ class S3DBackbone(nnx.Module):
         """`(B, T, H, W, 3)` -> base1 to base4; shapes at the head of this module.
 
         With `remat` the gradient computes the stem's layers, which are large, and the Mixed blocks
-        again from their inputs.
+        again from their inputs; of the small features of base3 and base4 the products are kept.
         """
         base1 = self.base1(clip, train=train, remat=remat)
         x = max_pool(base1, (1, 3, 3), (1, 2, 2), (0, 1, 1))
         base2 = self.base2(x, train=train, remat=remat)
         x = max_pool(base2, (3, 3, 3), (2, 2, 2), (1, 1, 1))
-        base3 = self.base3(x, train=train, remat=remat)
+        base3 = self.base3(x, train=train, remat=remat, keep_products=True)
         x = max_pool(base3, (2, 2, 2), (2, 2, 2), (0, 0, 0))
-        base4 = self.base4(x, train=train, remat=remat)
+        base4 = self.base4(x, train=train, remat=remat, keep_products=True)
         return base1, base2, base3, base4
 
 

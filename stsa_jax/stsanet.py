@@ -189,7 +189,8 @@ class STSANet(nnx.Module):
         levels = []
         for i, stage in enumerate(stages):
             names = (taps, f'branch{i}') if taps is not None else ()
-            levels.append(call(getattr(self, f'branch{i}'), stage, *names, remat=remat))
+            branch, small = getattr(self, f'branch{i}'), i >= 2
+            levels.append(call(branch, stage, *names, remat=remat, keep_products=small))
         x = upsample_2x(jax.nn.relu(self.lateral(levels[3])))
         if taps is not None:
             taps.update({f'backbone.base{i + 1}': stage for i, stage in enumerate(stages)})
