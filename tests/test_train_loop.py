@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import resource
+import time
 
 import jax
 import numpy as np
@@ -138,8 +139,16 @@ def test_training_goes_on_when_the_disk_is_full(config_file, tmp_path, capsys, o
     """
     workdir, whole = tmp_path / 'run', tmp_path / 'whole'
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    full = lambda step, _: step == 5 and resource.setrlimit(resource.RLIMIT_FSIZE, (99, before[1]))  # noqa: E731
-    on_batch.append(full)
+
+    def fill(step, _):
+        if step == 5:
+            deadline = time.monotonic() + 60
+            while not (workdir / 'checkpoints' / '3').is_dir():  # written in the background
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (99, before[1]))
+
+    on_batch.append(fill)
     try:
         with pytest.raises(InputError, match='a checkpoint could not be written'):
             run(config_file, workdir, 'num_steps=10', 'checkpoint_every=3')

@@ -157,16 +157,14 @@ def test_rematerialisation_keeps_a_small_part_of_the_papers_activations(capsys):
     graphdef, *weights = functional.abstract(STSANet, STSANetConfig())
     clip = jax.ShapeDtypeStruct((1, 32, 224, 384, 3), jnp.float32)
 
-    def kept(remat):
-        def total(*arguments):
-            return functional.apply(graphdef, *arguments, train=True, remat=remat)[0].sum()
+    def total(*arguments):
+        return functional.apply(graphdef, *arguments, train=True, remat=True)[0].sum()
 
-        print_saved_residuals(total, *weights, clip)
-        lines = [x for x in capsys.readouterr().out.splitlines() if 'from the argument' not in x]
-        shapes = [re.match(r'f32\[([\d,]*)\]', line) for line in lines]
-        return sum(math.prod(int(n) for n in x[1].split(',') if n) for x in shapes if x)
-
-    assert kept(True) < kept(False) / 4
+    print_saved_residuals(total, *weights, clip)
+    lines = [x for x in capsys.readouterr().out.splitlines() if 'from the argument' not in x]
+    shapes = [re.match(r'f32\[([\d,]*)\]', line) for line in lines]
+    kept = 4 * sum(math.prod(int(n) for n in x[1].split(',') if n) for x in shapes if x)
+    assert 0.3e9 < kept < 1.2e9, 'it is 5.7e9 bytes without'
 
 
 def test_freezing_the_backbone():
