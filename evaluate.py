@@ -31,7 +31,7 @@ from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.evaluation.observers import read_viewers
 from stsa_jax.evaluation.predictions import ranges
 from stsa_jax.evaluation.selection import CLIP, select
-from stsa_jax.evaluation.submission import write_submission
+from stsa_jax.evaluation.submission import DUE, missing_videos, write_submission
 
 
 def main() -> None:

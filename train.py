@@ -37,13 +37,20 @@ from stsa_jax.validation import Best, validate
 PROFILED = (10, 15)  # the steps of --profile, counted from where the run starts or goes on
 
 
-def train(config: ConfigDict, workdir: str, profile: str | None = None) -> list[dict]:
+def train(
+    config: ConfigDict,
+    workdir: str,
+    profile: str | None = None,
+    stopping: distributed.StopSignal | None = None,
+) -> list[dict]:
     """Trains, or continues to, until `config.num_steps`; returns the log, a dict a line.
 
-    `profile` is a folder for a trace of a few steps. Each dict has `step`, `kind` ('train' or
-    'validation') and values: loss, kl, cc, ... Raises InputError for anything about the config, the
-    data or the workdir that cannot be used.
+    `profile` is a folder for a trace of a few steps. `stopping` says afterwards whether a signal
+    ended the run early. Each dict has `step`, `kind` ('train' or 'validation') and values: loss,
+    kl, cc, ... Raises InputError for anything about the config, the data or the workdir that cannot
+    be used.
     """
+    stopping = stopping or distributed.StopSignal()
     check_config(config)
     workdir = files.output_folder(workdir)
     model_config = STSANetConfig(**config.model)
@@ -100,7 +107,7 @@ def train(config: ConfigDict, workdir: str, profile: str | None = None) -> list[
 
     with contextlib.ExitStack() as stack:
         stack.callback(clips.close)
-        stopping = stack.enter_context(distributed.StopSignal())
+        stack.enter_context(stopping)
         checkpoints = stack.enter_context(
             Checkpointer(workdir, description, config.keep_checkpoints, *selection)
         )
@@ -111,7 +118,7 @@ def train(config: ConfigDict, workdir: str, profile: str | None = None) -> list[
             best.value, best.since = found.data_state['best']
             del found
         report = stack.enter_context(Reporter(workdir, num_steps, step))
-        if step >= num_steps:
+        if step >= num_steps or best.is_stale(config.validation.patience):
             report.say(f'{workdir}: is trained already, {step} of {num_steps} steps')
             return report.history
         report.say(f'{"continuing at" if step else "starting at"} step {step} of {num_steps}')
@@ -131,7 +138,8 @@ def train(config: ConfigDict, workdir: str, profile: str | None = None) -> list[
             if compiled is None:
                 report.say('compiling the training step')
                 compiled = train_step.lower(state, arrays).compile()
-                meter = Meter(config.batch_size, config.max_skipped, training.flops(compiled))
+                needs = training.flops(compiled), training.memory(compiled)
+                meter = Meter(config.batch_size, config.max_skipped, *needs)
             if profile and step == first + PROFILED[0]:
                 jax.profiler.start_trace(profile)
             state, metrics = compiled(state, arrays)
@@ -175,18 +183,23 @@ def train(config: ConfigDict, workdir: str, profile: str | None = None) -> list[
                 checkpoints.wait()
                 report.say(f'stopped at step {step}, saved; the same command continues')
                 break
-            if config.validation.patience and best.since >= config.validation.patience:
+            if best.is_stale(config.validation.patience):
                 report.say(f'stopped early at step {step}: no better {best.metric} for a while')
                 break
         return report.history
 
 
 def save(checkpoints, step: int, state, data_state, scores: dict, report) -> None:
-    """Saves a checkpoint; a failure is reported, and training goes on with the one before."""
-    try:
-        checkpoints.save(step, training.to_items(state), data_state, scores)
-    except InputError as error:
-        report.say(f'step {step}: {error}')
+    """Saves a checkpoint; a failure is reported, and training goes on with the one before.
+
+    A second try follows: the first one may have failed of the checkpoint before, which was written
+    in the background.
+    """
+    for _ in range(2):
+        try:
+            return checkpoints.save(step, training.to_items(state), data_state, scores)
+        except InputError as error:
+            report.say(f'step {step}: {error}')
 
 
 def pictures(batch: dict, saliency: np.ndarray, target: int, most: int = 4) -> dict:
@@ -222,8 +235,8 @@ def check_config(config: ConfigDict) -> None:
         )
 
 
-def main() -> None:
-    """The command line."""
+def main() -> int:
+    """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         description='Trains STSA-Net; the same command again continues.',
         epilog='Any field of the config can be changed: --config.batch_size=8',
@@ -232,6 +245,13 @@ def main() -> None:
     parser.add_argument('--config', required=True, help='a config file, as configs/dhf1k.py')
     parser.add_argument('--workdir', required=True, help='folder for checkpoints and logs')
     parser.add_argument('--profile', metavar='DIR', help='write a trace of steps 10 to 14 here')
+    parser.add_argument(
+        '--stopped_exit_code',
+        type=int,
+        default=0,
+        metavar='N',
+        help='exit code of a run that SIGTERM stopped, so that a launcher starts it again',
+    )
     several = parser.add_argument_group('several processes (see docs/scaling.md)')
     several.add_argument('--coordinator', default='', help='HOST:PORT of process 0')
     several.add_argument('--num_processes', type=int, default=0)
@@ -240,7 +260,9 @@ def main() -> None:
     logging.set_verbosity(logging.ERROR)
     config = load_config(options.config, overrides)
     distributed.initialise(options.coordinator, options.num_processes, options.process_id)
-    train(config, options.workdir, options.profile)
+    stopping = distributed.StopSignal()
+    train(config, options.workdir, options.profile, stopping)
+    return options.stopped_exit_code if stopping.stopped else 0
 
 
 if __name__ == '__main__':

@@ -80,14 +80,16 @@ class Checkpointer:
         return self
 
     def __exit__(self, kind, *_):
-        try:
-            self._manager.wait_until_finished()
-        except Exception as error:  # Orbax and TensorStore raise all kinds
-            if kind is None:
-                raise _not_written(error) from error
-            logging.warning('%s', _not_written(error))  # what ended the run matters more
-        finally:
-            self._manager.close()
+        problems = []
+        for end in (self._manager.wait_until_finished, self._manager.close):
+            try:
+                end()
+            except Exception as error:  # Orbax and TensorStore raise all kinds
+                problems.append(error)
+        if problems and kind is None:
+            raise _not_written(problems[0]) from problems[0]
+        if problems:
+            logging.warning('%s', _not_written(problems[0]))  # what ended the run matters more
 
     def steps(self) -> list[int]:
         """The steps that are there, complete ones only, in order."""

@@ -36,7 +36,7 @@ def of_array(array) -> int:
     for shard in array.addressable_shards:
         if shard.replica_id == 0:
             first = (shard.index[-1].start or 0) if shard.index else 0
-            total += _of_values(np.asarray(shard.data), first)
+            total += _of_values(jax.device_get(shard.data), first)
     return total % 2**32
 
 

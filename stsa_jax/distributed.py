@@ -80,10 +80,13 @@ class StopSignal:
     """Notices SIGTERM, which announces preemption, so that the loop can save and end.
 
     A context manager. Several processes learn of it at the same step through the coordinator.
+    `stopped` says whether a step was told to be the last.
     """
 
+    def __init__(self):
+        self._seen = self.stopped = False
+
     def __enter__(self):
-        self._seen = False
         # Signals can be handled in the main thread alone; elsewhere the process just ends.
         self._ours = threading.current_thread() is threading.main_thread()
         if self._ours and jax.process_count() == 1:
@@ -100,5 +103,7 @@ class StopSignal:
     def requested(self, step: int) -> bool:
         """Whether to stop after `step`; the same answer on all processes."""
         if jax.process_count() == 1:
-            return self._seen
-        return multihost_utils.reached_preemption_sync_point(step)
+            self.stopped = self._seen
+        else:
+            self.stopped = multihost_utils.reached_preemption_sync_point(step)
+        return self.stopped

@@ -32,6 +32,22 @@ def abstract(model_class, config) -> tuple[nnx.GraphDef, dict, dict]:
     return graphdef, *jax.tree.map(shape_of, trees)
 
 
+def call(module: nnx.Module, *inputs, remat: bool, keep_products: bool = False, **options):
+    """`module(*inputs, **options)`; with `remat`, its gradient keeps nothing but the inputs.
+
+    The rest is computed again in the backward pass. With `keep_products` the results of
+    convolutions and matrix products, which are dear to compute, are kept too.
+    """
+    if not remat:
+        return module(*inputs, **options)
+    policy = _is_product if keep_products else None
+    return nnx.remat(lambda m, *x: m(*x, **options), policy=policy)(module, *inputs)
+
+
+def _is_product(primitive, *_, **__) -> bool:
+    return primitive.name in ('conv_general_dilated', 'dot_general')
+
+
 def apply(
     graphdef: nnx.GraphDef,
     params: dict,
@@ -39,6 +55,7 @@ def apply(
     clip: jax.Array,
     *,
     train: bool = False,
+    remat: bool = False,
     return_intermediates: bool = False,
 ):
     """Runs the model: its output, then what was asked for besides.
@@ -47,6 +64,7 @@ def apply(
         graphdef, params, batch_stats: from `split`.
         clip: `(B, T, H, W, 3)`.
         train: normalise with the batch's statistics; also returns the updated `batch_stats`.
+        remat: keep little for the gradient, and compute the rest again (see `call`).
         return_intermediates: also returns `{name: array}` of stage features and attention matrices
             (STSA-Net only).
 
@@ -55,7 +73,8 @@ def apply(
     """
     model = nnx.merge(graphdef, params, batch_stats)
     taps = {'taps': {}} if return_intermediates else {}
-    results = [model(clip, train=train, **taps)]
+    options = {'remat': True} if remat else {}
+    results = [model(clip, train=train, **options, **taps)]
     if train:
         results.append(nnx.to_pure_dict(nnx.state(model, BatchStat)))
     if return_intermediates:

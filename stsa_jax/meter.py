@@ -28,12 +28,14 @@ PEAK_FLOPS = {
 class Meter:
     """Collects the metrics of steps.
 
-    `flops` are the operations of one step on one device, 0 if unknown; `max_skipped` steps in a
-    row whose loss or gradient is not finite raise InputError.
+    `flops` are the operations of one step on one device, and `memory` the bytes that it takes
+    there, 0 if unknown; `max_skipped` steps in a row whose loss or gradient is not finite raise
+    InputError.
     """
 
-    def __init__(self, batch_size: int, max_skipped: int, flops: float = 0):
-        self._batch_size, self._max_skipped, self._flops = batch_size, max_skipped, flops
+    def __init__(self, batch_size: int, max_skipped: int, flops: float = 0, memory: int = 0):
+        self._batch_size, self._max_skipped = batch_size, max_skipped
+        self._flops, self._memory = flops, memory
         self._pending = []
         self._skipped_in_row = 0
         self._restart()
@@ -97,9 +99,9 @@ class Meter:
     def _device(self, steps_per_second: float) -> dict[str, float]:
         device = jax.local_devices()[0]
         values = {}
-        memory = device.memory_stats() or {}
-        if 'peak_bytes_in_use' in memory:
-            values['device_memory_gib'] = memory['peak_bytes_in_use'] / 2**30
+        stats = device.memory_stats() or {}  # none on a CPU
+        if memory := stats.get('peak_bytes_in_use', self._memory):
+            values['device_memory_gib'] = memory / 2**30
         # The longest name that fits: 'TPU v5 lite' before 'TPU v5'.
         names = [name for name in PEAK_FLOPS if device.device_kind.startswith(name)]
         if names and self._flops:

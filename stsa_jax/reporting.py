@@ -5,6 +5,7 @@ TensorFlow. After a resumption both logs go on from the checkpoint: what an inte
 after it is dropped, since it is done again.
 """
 
+import contextlib
 import json
 import sys
 import time
@@ -13,13 +14,17 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
 from stsa_jax import files
+from stsa_jax.errors import explain_os_error
 
 LOG = 'log.jsonl'
 _PLAIN_SECONDS = 15  # between two plain lines, where there is no terminal for the progress line
+_FLUSH_SECONDS = 15  # between two times that TensorBoard's events are brought to the disk
 
 
 class Reporter:
@@ -35,7 +40,13 @@ class Reporter:
             return
         files.write_atomic(self._path, ''.join(json.dumps(r) + '\n' for r in self.history))
         self._log = open(self._path, 'a', buffering=1)  # noqa: SIM115 (closed in __exit__)
-        self._events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+        # tensorboardX's own SummaryWriter writes in a thread, which a full disk ends; the run would
+        # then wait for it for ever.
+        self._events = EventsWriter(str(Path(workdir) / 'events'))
+        self._flushed, self._failed = time.monotonic(), False
+        if step:  # what TensorBoard has of later steps is to be dropped
+            start = SessionLog(status=SessionLog.START)
+            self._events.write_event(Event(step=step + 1, session_log=start))
         self._bar = tqdm(
             total=num_steps,
             initial=step,
@@ -51,8 +62,9 @@ class Reporter:
     def __exit__(self, *_):
         if self._active:
             self._bar.close()
-            self._events.close()
-            self._log.close()
+            for log in (self._events, self._log):
+                with self._full_disk_is_said():
+                    log.close()
 
     def advance(self, step: int) -> None:
         """Moves the progress line to `step`."""
@@ -67,9 +79,10 @@ class Reporter:
         self.history.append(entry)
         if not self._active:
             return
-        self._log.write(json.dumps(entry) + '\n')
-        for name, value in values.items():
-            self._events.add_scalar(f'{prefix}/{name}', value, step)
+        with self._full_disk_is_said():
+            self._log.write(json.dumps(entry) + '\n')
+            for name, value in values.items():
+                self._event(step, summary.scalar(f'{prefix}/{name}', value))
         if prefix == 'train':
             shown = {k: f'{values[k]:.3f}' for k in ('loss', 'kl', 'cc') if k in values}
             shown['clips/s'] = f'{values.get("clips_per_second", 0):.2f}'
@@ -82,13 +95,30 @@ class Reporter:
     def images(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Puts uint8 RGB pictures (h, w, 3) into TensorBoard."""
         if self._active:
-            for name, picture in pictures.items():
-                self._events.add_image(name, picture, step, dataformats='HWC')
+            with self._full_disk_is_said():
+                for name, picture in pictures.items():
+                    self._event(step, summary.image(name, picture, dataformats='HWC'))
 
     def say(self, line: str, from_all: bool = False) -> None:
         """Prints a line without breaking the progress line; `from_all` processes, or the first."""
         if self._active or from_all:
             tqdm.write(line, file=sys.stderr)
+
+    def _event(self, step: int, content) -> None:
+        self._events.write_event(Event(step=step, wall_time=time.time(), summary=content))
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self._flushed = time.monotonic()
+            self._events.flush()
+
+    @contextlib.contextmanager
+    def _full_disk_is_said(self):
+        """A log that cannot be written is said once, and training goes on."""
+        try:
+            yield
+        except OSError as error:
+            if not self._failed:
+                self.say(f'the log cannot be written: {explain_os_error(error)}; training goes on')
+            self._failed = True
 
     def _plain_line(self, step: int, shown: Mapping[str, str]) -> None:
         now = time.monotonic()

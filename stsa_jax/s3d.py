@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import jax
 from flax import nnx
 
+from stsa_jax.functional import call
 from stsa_jax.layers import Conv, ConvBNReLU, max_pool
 
 # block: input channels, b0, b1 (reduce, out), b2 (reduce, out), b3
@@ -69,9 +70,10 @@ class SepConv(nnx.Module):
             features_out, features_out, (k, 1, 1), stride=(s, 1, 1), **options
         )
 
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False, remat: bool = False) -> jax.Array:
         """`(B, T, H, W, C)` -> `(B, T/s, H/s, W/s, D)`."""
-        return self.temporal(self.spatial(x, train=train), train=train)
+        x = call(self.spatial, x, train=train, remat=remat)
+        return call(self.temporal, x, train=train, remat=remat)
 
 
 class Mixed(nnx.Module):
@@ -112,11 +114,11 @@ class Stem(nnx.Module):
         self.conv2 = ConvBNReLU(c64, c64, (1, 1, 1), **options)
         self.conv3 = SepConv(c64, c192, 3, short_sums=True, **options)
 
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False, remat: bool = False) -> jax.Array:
         """`(B, T, H, W, 3)` -> `(B, T/2, H/4, W/4, 192)`."""
-        x = self.conv1(x, train=train)
+        x = self.conv1(x, train=train, remat=remat)
         x = max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
-        return self.conv3(self.conv2(x, train=train), train=train)
+        return self.conv3(call(self.conv2, x, train=train, remat=remat), train=train, remat=remat)
 
 
 class Stage(nnx.Module):
@@ -129,10 +131,12 @@ class Stage(nnx.Module):
             setattr(self, f'mixed_{block}', Mixed(block, features_in, width, **options))
             features_in = mixed_out(block, width)
 
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """`(B, T, H, W, C)` -> `(B, T, H, W, D)`."""
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, remat: bool = False, **keep
+    ) -> jax.Array:
+        """`(B, T, H, W, C)` -> `(B, T, H, W, D)`; `remat` and `keep` as in `functional.call`."""
         for block in self.blocks:
-            x = getattr(self, f'mixed_{block}')(x, train=train)
+            x = call(getattr(self, f'mixed_{block}'), x, train=train, remat=remat, **keep)
         return x
 
 
@@ -147,15 +151,21 @@ class S3DBackbone(nnx.Module):
         self.base3 = Stage('base3', channels[1], width, **options)
         self.base4 = Stage('base4', channels[2], width, **options)
 
-    def __call__(self, clip: jax.Array, *, train: bool = False) -> tuple[jax.Array, ...]:
-        """`(B, T, H, W, 3)` -> base1 to base4; shapes at the head of this module."""
-        base1 = self.base1(clip, train=train)
+    def __call__(
+        self, clip: jax.Array, *, train: bool = False, remat: bool = False
+    ) -> tuple[jax.Array, ...]:
+        """`(B, T, H, W, 3)` -> base1 to base4; shapes at the head of this module.
+
+        With `remat` the gradient computes the stem's layers, which are large, and the Mixed blocks
+        again from their inputs; of the small features of base3 and base4 the products are kept.
+        """
+        base1 = self.base1(clip, train=train, remat=remat)
         x = max_pool(base1, (1, 3, 3), (1, 2, 2), (0, 1, 1))
-        base2 = self.base2(x, train=train)
+        base2 = self.base2(x, train=train, remat=remat)
         x = max_pool(base2, (3, 3, 3), (2, 2, 2), (1, 1, 1))
-        base3 = self.base3(x, train=train)
+        base3 = self.base3(x, train=train, remat=remat, keep_products=True)
         x = max_pool(base3, (2, 2, 2), (2, 2, 2), (0, 0, 0))
-        base4 = self.base4(x, train=train)
+        base4 = self.base4(x, train=train, remat=remat, keep_products=True)
         return base1, base2, base3, base4
 
 

@@ -24,6 +24,7 @@ from flax import nnx
 
 from stsa_jax.amsf import AMSF
 from stsa_jax.errors import InputError
+from stsa_jax.functional import call
 from stsa_jax.layers import BATCH_NORM_MOMENTUM, Conv, upsample_2x
 from stsa_jax.s3d import S3DBackbone, scale_width, stage_channels
 from stsa_jax.stsa import STEPS, STSAModule
@@ -162,12 +163,18 @@ class STSANet(nnx.Module):
         self.readout = Readout(fused[2], config.width, rngs=rngs)
 
     def __call__(
-        self, clip: jax.Array, *, train: bool = False, taps: dict | None = None
+        self,
+        clip: jax.Array,
+        *,
+        train: bool = False,
+        remat: bool = False,
+        taps: dict | None = None,
     ) -> jax.Array:
         """`(B, T, H, W, 3)` float32 -> saliency `(B, H, W)` float32 in [0, 1].
 
-        With `train`, BatchNorm uses and remembers the batch's statistics. A dict given as `taps` is
-        filled with the stage features and attention matrices, by name.
+        With `train`, BatchNorm uses and remembers the batch's statistics. With `remat` a gradient
+        keeps little more than the features between the blocks, and computes the blocks again. A
+        dict given as `taps` is filled with the stage features and attention matrices, by name.
         """
         expected = (self.config.frames, *self.config.image_size, 3)
         if clip.ndim != 5 or clip.shape[1:] != expected:
@@ -176,15 +183,21 @@ class STSANet(nnx.Module):
                 f'{", ".join(map(str, expected))}), that is batch, frames, height, width, RGB; '
                 'resize and cut the frames, or use a model of another image_size and frames'
             )
-        stages = self.backbone(clip.astype(self.config.dtype), train=train)
-        levels = [
-            getattr(self, f'branch{i}')(stage, taps, f'branch{i}') for i, stage in enumerate(stages)
-        ]
+        if remat and taps is not None:
+            raise ValueError('remat and taps exclude each other: it keeps no intermediate results')
+        stages = self.backbone(clip.astype(self.config.dtype), train=train, remat=remat)
+        levels = []
+        for i, stage in enumerate(stages):
+            names = (taps, f'branch{i}') if taps is not None else ()
+            branch, small = getattr(self, f'branch{i}'), i >= 2
+            levels.append(call(branch, stage, *names, remat=remat, keep_products=small))
         x = upsample_2x(jax.nn.relu(self.lateral(levels[3])))
         if taps is not None:
             taps.update({f'backbone.base{i + 1}': stage for i, stage in enumerate(stages)})
             taps['lateral'] = x
-        x = upsample_2x(self.amsf0(x, levels[2], taps, 'amsf0'))
-        x = upsample_2x(self.amsf1(x, levels[1], taps, 'amsf1'))
-        x = self.amsf2(x, levels[0], taps, 'amsf2')
-        return self.readout(x, taps)
+        for i in range(3):
+            names = (taps, f'amsf{i}') if taps is not None else ()
+            x = call(getattr(self, f'amsf{i}'), x, levels[2 - i], *names, remat=remat)
+            if i < 2:  # the readout upsamples the last one
+                x = upsample_2x(x)
+        return call(self.readout, x, *([taps] if taps is not None else []), remat=remat)

@@ -46,7 +46,7 @@ class StepOptions:
         ema_decay: of the averaged parameters, 0 for none.
         freeze_backbone: S3D's weights and statistics stay as they are.
         freeze_batch_norm: BatchNorm's statistics, scales and biases stay as they are.
-        remat: recompute cheap operations in the backward pass instead of keeping their results.
+        remat: the backward pass computes the model's blocks again instead of keeping their results.
     """
 
     accumulate: int = 1
@@ -126,10 +126,10 @@ def make_train_step(
     def loss_fn(params, batch_stats, batch):
         params = _freeze(_gathered(mesh, params), options)
         train = not (options.freeze_batch_norm or options.freeze_backbone)
-        forward = functools.partial(functional.apply, graphdef, train=train)
-        if options.remat:
-            forward = jax.checkpoint(forward, policy=_keep_products)
-        result = forward(params, batch_stats, _normalised(batch['clip'], normalisation))
+        clip = _normalised(batch['clip'], normalisation)
+        result = functional.apply(
+            graphdef, params, batch_stats, clip, train=train, remat=options.remat
+        )
         saliency, batch_stats = result if train else (result, batch_stats)
         kl = losses.kl(saliency, batch['density'])
         cc = losses.cc(saliency, batch['density'])
@@ -145,18 +145,22 @@ def make_train_step(
         scores['losses'] = scores['kl'] - scores['cc']
         loss, grad_norm = scores['losses'].mean(), optax.global_norm(grads)
         rate = learning_rate(state.step) * plateau_scale(state.opt_state)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss)
-        plain_rate = learning_rate(state.step)
-        params = jax.tree.map(lambda p, u: p - plain_rate * u, state.params, updates)
-        new = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
-        if options.ema_decay:
+        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+        def take(state):
+            updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss)
+            plain_rate = learning_rate(state.step)
+            params = jax.tree.map(lambda p, u: p - plain_rate * u, state.params, updates)
+            new = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
+            if not options.ema_decay:
+                return new
             # Short memory at first, so that the random start is soon forgotten.
             decay = jnp.minimum(options.ema_decay, (1 + state.step) / (10 + state.step))
-            new = new.replace(
-                ema=jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
-            )
-        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
+            ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+            return new.replace(ema=ema)
+
+        # A branch, where a choice between the old and the new state would need memory for both.
+        new = jax.lax.cond(good, take, lambda state: state, state)
         new = new.replace(step=state.step + 1, skipped=state.skipped + ~good)
         metrics = {
             'loss': loss,
@@ -174,7 +178,15 @@ def make_train_step(
         new = jax.lax.with_sharding_constraint(new, sharding.state_sharding(mesh, new))
         return new, jax.lax.with_sharding_constraint(metrics, sharding.replicated(mesh))
 
-    return jax.jit(constrained, donate_argnums=0)
+    # XLA's compiler for CPUs drops the barriers that keep it from merging what the backward pass
+    # computes again with what the forward pass computed, and so from keeping that after all.
+    on_cpu = mesh.devices.flat[0].platform == 'cpu'
+    settings = {'xla_disable_hlo_passes': 'cse_barrier_expander'}
+    return jax.jit(
+        constrained,
+        donate_argnums=0,
+        compiler_options=settings if options.remat and on_cpu else None,
+    )
 
 
 def make_eval_step(graphdef, mesh: Mesh, normalisation: Normalisation = IMAGENET) -> Callable:
@@ -200,6 +212,15 @@ def flops(compiled) -> float:
     """Operations of one call on one device, as XLA counts them; 0 if it does not."""
     analysis = compiled.cost_analysis() or {}
     return float(analysis.get('flops', 0))
+
+
+def memory(compiled) -> int:
+    """Bytes that one call takes on one device, by XLA's plan; 0 if it does not tell."""
+    plan = compiled.memory_analysis()
+    if plan is None:
+        return 0
+    held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return held + plan.temp_size_in_bytes
 
 
 def _normalised(clip: jax.Array, normalisation: Normalisation) -> jax.Array:
@@ -244,11 +265,6 @@ def _freeze(params: dict, options: StepOptions) -> dict:
     return traverse_util.unflatten_dict(
         {k: jax.lax.stop_gradient(v) if frozen(k) else v for k, v in flat.items()}
     )
-
-
-def _keep_products(primitive, *_, **__) -> bool:
-    """What rematerialisation keeps: convolutions and matrix products, which are dear to compute."""
-    return primitive.name in ('conv_general_dilated', 'dot_general')
 
 
 def _accumulated(gradient, params, batch_stats, batch, parts: int):

@@ -65,3 +65,7 @@ class Best:
         better = self.value is None or sign * new > sign * self.value
         self.value, self.since = (new, 0) if better else (self.value, self.since + 1)
         return better
+
+    def is_stale(self, patience: int) -> bool:
+        """Whether so many validations brought nothing better; never with 0."""
+        return 0 < patience <= self.since

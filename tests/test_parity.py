@@ -72,6 +72,17 @@ def test_eval_map(golden, evaluated):
     assert difference.max() < 1e-5
 
 
+def test_eval_map_in_bfloat16(golden, model):
+    _, params, batch_stats = model
+    graphdef, *_ = functional.abstract(STSANet, STSANetConfig(dtype='bfloat16'))
+    run = jax.jit(functools.partial(functional.apply, graphdef))
+    saliency = np.asarray(run(params, batch_stats, rule.clip(1)))
+    assert saliency.dtype == np.float32
+    # The limit is the project's own; 8 bits of mantissa through some hundred layers.
+    correlation = np.corrcoef(saliency.ravel(), golden['eval/map_float64'].ravel())[0, 1]
+    assert correlation >= 0.999
+
+
 @pytest.mark.parametrize('name', STAGES)
 def test_stage(golden, evaluated, name):
     found = evaluated[1][STAGES[name]][0]

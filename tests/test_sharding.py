@@ -13,7 +13,7 @@ from stsa_jax.stsanet import STSANet, STSANetConfig
 
 OPTIMIZER = optimizer.OptimizerConfig(learning_rate=3e-3, schedule='constant')
 PLAIN = training.StepOptions()
-LAYOUTS = [(2, 1), (8, 1), (4, 2), (2, 4)]  # data x fsdp
+LAYOUTS = [(2, 1), (4, 1), (8, 1), (4, 2), (2, 4)]  # data x fsdp
 STEPS = 20
 
 

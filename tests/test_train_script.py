@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 import small_network
+import yaml
 from tensorboardX.proto import event_pb2
 
 import data
@@ -166,10 +167,10 @@ def test_damaged_frames_are_told_and_counted_and_training_goes_on(
 def test_early_stopping(config_file, tmp_path):
     options = ('validation.every=1', 'validation.patience=2', 'validation.clips=1')
     # The rate is so small that nothing gets better after the first validation.
-    history = run(
-        config_file, tmp_path / 'run', *options, 'num_steps=50', 'optimizer.learning_rate=1e-30'
-    )
+    options += ('num_steps=50', 'optimizer.learning_rate=1e-30')
+    history = run(config_file, tmp_path / 'run', *options)
     assert history[-1]['step'] == 3
+    assert run(config_file, tmp_path / 'run', *options) == history, 'the same command adds nothing'
 
 
 def command(config_file, workdir, *overrides):
@@ -191,7 +192,10 @@ def test_killed_and_stopped_anyhow_it_goes_on_as_if_it_had_not_been(
     signals = [signal.SIGKILL] * kills + [signal.SIGTERM]
     for how in signals:
         process = subprocess.Popen(
-            command(config_file, workdir, *long), env=environment, stderr=subprocess.PIPE, text=True
+            [*command(config_file, workdir, *long), '--stopped_exit_code=75'],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         before = last_step(workdir)
         deadline = time.monotonic() + 300
@@ -201,10 +205,10 @@ def test_killed_and_stopped_anyhow_it_goes_on_as_if_it_had_not_been(
         time.sleep(rng.uniform(0, 0.7))
         process.send_signal(how)
         _, told = process.communicate(timeout=120)
-        if process.returncode not in (0, -signal.SIGKILL):
+        if process.returncode not in (0, 75, -signal.SIGKILL):
             pytest.fail(f'ended with {process.returncode}: {told[-3000:]}')
         if how == signal.SIGTERM and last_step(workdir) < 60:
-            assert process.returncode == 0 and 'stopped at step' in told
+            assert process.returncode == 75 and 'stopped at step' in told
     done = subprocess.run(
         command(config_file, workdir, *long), env=environment, capture_output=True, text=True
     )
@@ -279,3 +283,16 @@ def test_bad_paths(config_file, finished, tmp_path, monkeypatch, capsys):
     for arguments, message in cases:
         told = fails_cleanly(monkeypatch, capsys, *arguments)
         assert re.search(message, told), told
+
+
+def test_the_launch_files_of_the_docs_can_be_used():
+    text = (ROOT / 'docs' / 'scaling.md').read_text()
+    (script,) = re.findall(r'```bash\n(.*?)```', text, re.DOTALL)
+    subprocess.run(['bash', '-n'], input=script, text=True, check=True)
+    (jobset,) = re.findall(r'```yaml\n(.*?)```', text, re.DOTALL)
+    (job,) = yaml.safe_load(jobset)['spec']['replicatedJobs']
+    (container,) = job['template']['spec']['template']['spec']['containers']
+    command = container['command'] + script[script.index('train.py') :].replace('\\', '').split()
+    fields = [part for part in command if part.startswith('--config.')]
+    assert len(fields) == 6
+    load_config(str(ROOT / 'configs' / 'dhf1k.py'), fields)

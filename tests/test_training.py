@@ -1,6 +1,7 @@
 """Steps, optimizer, schedules and options of training."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import optax
 import pytest
 import torch
 from flax import traverse_util
+from jax.ad_checkpoint import print_saved_residuals
 from small_network import initial_weights
 
 from stsa_jax import functional, optimizer, sharding, training
@@ -135,6 +137,34 @@ def test_rematerialisation_changes_nothing_but_the_order_of_sums(plain):
     _, _, metrics = one_step(training.StepOptions(remat=True), batch())
     assert metrics['loss'] == pytest.approx(plain[2]['loss'], rel=1e-5)
     assert metrics['grad_norm'] == pytest.approx(plain[2]['grad_norm'], rel=1e-4)
+
+
+def test_what_is_computed_again_stays_apart_from_the_forward_pass():
+    """XLA's compiler for CPUs would merge the two, and keep it all, without a barrier."""
+    mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+    graphdef, params, batch_stats = initial_weights()
+    tx = optimizer.optimizer(CONSTANT, 10)
+    state = training.abstract_state(mesh, params, batch_stats, tx)
+    rate = optimizer.learning_rate(CONSTANT, 10, 100)
+    step = training.make_train_step(graphdef, tx, rate, mesh, training.StepOptions(remat=True))
+    program = step.lower(state, sharding.put_batch(mesh, batch())).compile().as_text()
+    assert 'opt-barrier' in program
+
+
+@pytest.mark.slow
+def test_rematerialisation_keeps_a_small_part_of_the_papers_activations(capsys):
+    """What JAX hands from the forward to the backward pass, besides the arguments."""
+    graphdef, *weights = functional.abstract(STSANet, STSANetConfig())
+    clip = jax.ShapeDtypeStruct((1, 32, 224, 384, 3), jnp.float32)
+
+    def total(*arguments):
+        return functional.apply(graphdef, *arguments, train=True, remat=True)[0].sum()
+
+    print_saved_residuals(total, *weights, clip)
+    lines = [x for x in capsys.readouterr().out.splitlines() if 'from the argument' not in x]
+    shapes = [re.match(r'f32\[([\d,]*)\]', line) for line in lines]
+    kept = 4 * sum(math.prod(int(n) for n in x[1].split(',') if n) for x in shapes if x)
+    assert 0.3e9 < kept < 1.2e9, 'it is 5.7e9 bytes without'
 
 
 def test_freezing_the_backbone():

@@ -1,0 +1,85 @@
+"""Rematerialisation: the memory that a training step needs with and without it, and its time.
+
+    python -m benchmarks.rematerialisation [--batch_size=1] [--repeats=3] [--config.field=value]
+
+The memory is that of temporary arrays by XLA's analysis of the compiled step: activations,
+gradients and scratch, without the training state. `--repeats=0` leaves out the times.
+"""
+
+import argparse
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stsa_jax import functional, optimizer, sharding, training
+from stsa_jax.configuration import load_config
+from stsa_jax.errors import exit_cleanly
+from stsa_jax.initial import random_weights
+from stsa_jax.stsanet import STSANet, STSANetConfig
+
+MEMORY_LIMIT, TIME_LIMIT = 0.5, 1.35
+
+
+def measured(config, batch_size: int, remat: bool, repeats: int) -> tuple[int, float]:
+    """(bytes of temporary arrays, best time of a step)."""
+    model = STSANetConfig(**config.model)
+    mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+    graphdef, params, batch_stats = functional.abstract(STSANet, model)
+    settings = optimizer.OptimizerConfig(**config.optimizer)
+    tx = optimizer.optimizer(settings, 200)
+    state = training.abstract_state(mesh, params, batch_stats, tx)
+    place = sharding.batch_sharding(mesh)
+    clip = (batch_size, model.frames, *model.image_size, 3)
+    batch = {
+        'clip': jax.ShapeDtypeStruct(clip, jnp.uint8, sharding=place),
+        'density': jax.ShapeDtypeStruct(
+            (batch_size, *model.image_size), jnp.float32, sharding=place
+        ),
+    }
+    rate = optimizer.learning_rate(settings, 200, 6000)
+    options = training.StepOptions(remat=remat)
+    step = training.make_train_step(graphdef, tx, rate, mesh, options)
+    step = step.lower(state, batch).compile()
+    temporary = step.memory_analysis().temp_size_in_bytes
+    times = [float('nan')]
+    if repeats:
+        rng = np.random.default_rng(0)
+        arrays = {
+            'clip': rng.integers(0, 256, clip, np.uint8),
+            'density': rng.uniform(size=batch['density'].shape).astype(np.float32),
+        }
+        arrays = sharding.put_batch(mesh, arrays)
+        state = training.create_state(mesh, *random_weights(params, batch_stats), tx)
+        state, _ = jax.block_until_ready(step(state, arrays))
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            state, _ = jax.block_until_ready(step(state, arrays))
+            times.append(time.perf_counter() - start)
+    return temporary, min(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--config', default='configs/dhf1k.py')
+    parser.add_argument('--batch_size', type=int, default=1)
+    parser.add_argument('--repeats', type=int, default=3)
+    options, overrides = parser.parse_known_args()
+    config = load_config(options.config, overrides)
+    results = []
+    for remat in (False, True):
+        results.append(measured(config, options.batch_size, remat, options.repeats))
+        memory, seconds = results[-1]
+        print(
+            f'remat={remat}: {memory / 1e9:.2f} GB of temporary arrays, {seconds:.2f} s a step',
+            flush=True,
+        )
+    (memory, seconds), (less, longer) = results
+    print(f'ratio of the memory: {less / memory:.2f} (limit {MEMORY_LIMIT})')
+    print(f'ratio of the times: {longer / seconds:.2f} (limit {TIME_LIMIT})')
+
+
+if __name__ == '__main__':
+    exit_cleanly(main)

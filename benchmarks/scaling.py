@@ -1,0 +1,186 @@
+"""What a training step sends between devices, and the efficiency to expect on 1 to 1024 of them.
+
+    python -m benchmarks.scaling [--clips=3] [--devices=8] [--config=configs/dhf1k.py]
+
+Compiles the config's step, data parallel, for eight devices that XLA simulates on this host, and
+reads its collectives from the compiled program. With other numbers of devices the program differs
+in the size of the groups alone (`--devices=64` shows it), so the bytes follow. Prints a Markdown
+table of the bytes that a device sends and of the efficiency, the speed of a device relative to one
+that works alone. The model of the time, all of it stated here:
+
+- A device computes at UTILISATION of its peak of bfloat16 products; a step's operations are three
+  times the forward pass's, for `clips` clips a device.
+- An all-reduce of V bytes over N devices sends 2 (N - 1) / N V from each, as a ring does; no
+  algorithm sends less. That takes so long as the link out of a device needs for it, and two
+  latencies for each doubling of N. Beyond a group of devices with fast links, each device takes its
+  part of V on to the other groups.
+- Lower efficiency: nothing is hidden behind computing. Upper one: what can be, the gradients behind
+  the backward pass, two thirds of the step. BatchNorm's sums, which the next layer waits for, are
+  never hidden.
+"""
+
+import argparse
+import math
+import os
+import re
+import sys
+from typing import NamedTuple
+
+COUNTS = [2**k for k in range(11)]
+LARGE = 2**20  # bytes; BatchNorm's sums are far smaller, and combined gradients larger
+UTILISATION = 0.4
+FORWARD = 2 * 192.75e9  # operations of one clip, see benchmarks/inference.py
+_BYTES = {'f32': 4, 's32': 4, 'u32': 4, 'bf16': 2, 'f16': 2, 'pred': 1, 's8': 1, 'u8': 1}
+
+
+class Device(NamedTuple):
+    """Data-sheet numbers: bandwidths out of one device, one way, in bytes a second."""
+
+    peak: float  # bfloat16 operations a second
+    near: float  # between the devices of one group
+    group: int  # how many these are
+    far: float  # between groups
+    near_latency: float  # seconds a hop
+    far_latency: float
+
+
+# TPU: torus links of 45 (v5e, 4 of them) and 90 (v5p, 6) GB/s, half of which a ring over all axes
+# can use where a slice is too small to wrap around. Slices of v5e end at 256 chips; beyond, a host
+# of 4 chips has 25 GB/s. H100, H200: NVLink of 450 GB/s among 8, then 400 Gbit/s for each GPU.
+DEVICES = {
+    'TPU v5e': Device(197e12, 90e9, 256, 6.25e9, 1e-6, 2e-5),
+    'TPU v5p': Device(459e12, 270e9, 8960, 6.25e9, 1e-6, 2e-5),
+    'H100, H200': Device(989e12, 450e9, 8, 50e9, 2e-6, 5e-6),
+}
+
+
+class Collective(NamedTuple):
+    """One operation of a compiled program that sends; `size` is the bytes of its whole array."""
+
+    kind: str
+    size: int
+    group: int  # how many devices take part
+
+    def sent(self, group: int | None = None) -> float:
+        """Bytes that each device sends, in a ring."""
+        n = group or self.group
+        return (2 if self.kind == 'all-reduce' else 1) * (n - 1) / n * self.size
+
+
+def collectives(text: str) -> list[Collective]:
+    """The collectives of a compiled program's text (HLO), by `compiled.as_text()`."""
+    found = []
+    pattern = re.compile(
+        r'= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)'
+        r'(-start)?\((.*)'
+    )
+    for result, kind, start, rest in pattern.findall(text):
+        group = _group_size(rest)
+        size = sum(
+            _BYTES[dtype] * math.prod(int(n) for n in shape.split(',') if n)
+            for dtype, shape in re.findall(r'\b(\w+)\[([\d,]*)\]', result)
+            if dtype in _BYTES
+        )
+        if kind == 'reduce-scatter':
+            size *= group
+        elif kind == 'all-gather' and start:  # its result names the operand as well
+            size = size * group // (group + 1)
+        found.append(Collective(kind, size, group))
+    return found
+
+
+def _group_size(text: str) -> int:
+    if iota := re.search(r'replica_groups=\[\d+,(\d+)\]', text):
+        return int(iota[1])
+    if listed := re.search(r'replica_groups=\{\{([\d,]+)\}', text):
+        return listed[1].count(',') + 1
+    if named := re.search(r'replica_groups=mesh\[(.*?)\] \{(.*?)\}', text):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
+    return 1
+
+
+def seconds(device: Device, size: float, n: int) -> float:
+    """Time of an all-reduce of `size` bytes over n devices."""
+    near = min(n, device.group)
+    far = n // near
+    time = 2 * (near - 1) / near * size / device.near
+    time += 2 * math.log2(near) * device.near_latency
+    time += 2 * (far - 1) / far * size / near / device.far
+    return time + 2 * math.log2(far) * device.far_latency
+
+
+def efficiency(device: Device, sizes: list[int], n: int, clips: int) -> tuple[float, float]:
+    """(nothing hidden, the gradients hidden as far as they can be) of n devices."""
+    compute = 3 * FORWARD * clips / (UTILISATION * device.peak)
+    large = sum(seconds(device, size, n) for size in sizes if size >= LARGE)
+    small = sum(seconds(device, size, n) for size in sizes if size < LARGE)
+    hidden = compute + small + max(0.0, large - compute * 2 / 3)
+    return compute / (compute + small + large), compute / hidden
+
+
+def compiled_step(config, devices: int, clips: int) -> str:
+    """The text of the step's program for so many devices, data parallel."""
+    import jax
+    import jax.numpy as jnp
+
+    from stsa_jax import functional, optimizer, sharding, training
+    from stsa_jax.stsanet import STSANet, STSANetConfig
+
+    model = STSANetConfig(**config.model)
+    mesh = sharding.make_mesh(devices, 1, jax.devices()[:devices])
+    graphdef, params, batch_stats = functional.abstract(STSANet, model)
+    settings = optimizer.OptimizerConfig(**config.optimizer)
+    tx = optimizer.optimizer(settings, 200)
+    state = training.abstract_state(mesh, params, batch_stats, tx)
+    place, n = sharding.batch_sharding(mesh), devices * clips
+    clip = (n, model.frames, *model.image_size, 3)
+    batch = {
+        'clip': jax.ShapeDtypeStruct(clip, jnp.uint8, sharding=place),
+        'density': jax.ShapeDtypeStruct((n, *model.image_size), jnp.float32, sharding=place),
+    }
+    rate = optimizer.learning_rate(settings, 200, 6000)
+    step = training.make_train_step(graphdef, tx, rate, mesh)
+    # The machine code does not matter: only what the program sends.
+    options = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
+    return step.lower(state, batch).compile(compiler_options=options).as_text()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--config', default='configs/dhf1k.py')
+    parser.add_argument('--clips', type=int, default=3, help='a device')
+    parser.add_argument('--devices', type=int, default=8, help='that the program is compiled for')
+    options, overrides = parser.parse_known_args()
+    os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={options.devices}'
+    os.environ['JAX_PLATFORMS'] = 'cpu'
+    from stsa_jax.configuration import load_config
+
+    config = load_config(options.config, overrides)
+    found = collectives(compiled_step(config, options.devices, options.clips))
+    others = {c.kind for c in found} - {'all-reduce'}
+    print(f'compiled for {options.devices} devices, {options.clips} clips each:', file=sys.stderr)
+    for kind in sorted({c.kind for c in found}):
+        of_kind = [c for c in found if c.kind == kind]
+        groups = sorted({c.group for c in of_kind})
+        print(
+            f'  {len(of_kind)} {kind} of {sum(c.size for c in of_kind) / 1e6:.1f} MB in all, '
+            f'{sum(c.size >= LARGE for c in of_kind)} of them over 1 MB; groups of {groups}',
+            file=sys.stderr,
+        )
+    sizes = [c.size for c in found]
+    print(f'| devices | clips a step | MB sent by a device | {" | ".join(DEVICES)} |')
+    print('|---' * (3 + len(DEVICES)) + '|')
+    for n in COUNTS:
+        sent = sum(c.sent(n) for c in found) / 1e6
+        cells = [
+            '{:.0%} to {:.0%}'.format(*efficiency(device, sizes, n, options.clips))
+            for device in DEVICES.values()
+        ]
+        print(f'| {n} | {n * options.clips} | {sent:.0f} | {" | ".join(cells)} |')
+    if others:
+        print(f'(also in the program: {", ".join(sorted(others))})', file=sys.stderr)
+
+
+if __name__ == '__main__':
+    main()
