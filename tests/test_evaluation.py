@@ -1,12 +1,8 @@
-"""The evaluation as a whole, on small videos with known truth: rows, records, tables, script."""
+"""The evaluation as a whole, on small videos with known truth: rows, records, tables."""
 
 import dataclasses
 import json
-import subprocess
-import sys
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,8 +14,6 @@ from stsa_jax.evaluation.protocol import METRICS, PROTOCOLS
 from stsa_jax.evaluation.selection import select
 from stsa_jax.evaluation.submission import verify, write_submission
 from stsa_jax.evaluation.truth import GroundTruth
-
-ROOT = Path(__file__).parents[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -646,30 +640,3 @@ def test_submission_keeps_the_bytes_of_maps_that_were_files(dataset, tmp_path):
     source = Given({v.name: [dim] * 6 for v in dataset.videos})
     write_submission(source, dataset, tmp_path / 'maps')
     np.testing.assert_array_equal(predictions.read_map(tmp_path / 'maps/0001/0001.png'), dim)
-
-
-# --- the script ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'words'),
-    [
-        ([], 'nothing to evaluate: give --workdir'),
-        (['--predictions=x'], 'no dataset: give --dataset'),
-        (['--predictions=x', '--dataset=nowhere', '--data_dir=/nonexistent'], 'nowhere'),
-        (['--checkpoint=missing.pth', '--dataset=stsa_synthetic'], 'missing.pth'),
-        (['--workdir=missing', '--dataset=stsa_synthetic'], 'missing: there is no such folder'),
-        (['--predictions=a=x', '--predictions=a=y', '--dataset=d'], 'two models are called a'),
-        (['--config=configs/tiny.py', '--workdir=w', '--config.model.wdth=1'], 'no such field'),
-        (['--nonsense=1'], '--nonsense=1'),
-        (['--predictions=x', '--dataset=d', '--protocol=mine'], "no protocol 'mine'"),
-    ],
-)
-def test_script_ends_with_a_message(arguments, words):
-    result = subprocess.run(
-        [sys.executable, 'evaluate.py', *arguments], cwd=ROOT, capture_output=True, text=True
-    )
-    assert result.returncode == 2, result.stderr
-    assert words in result.stderr
-    assert 'Traceback' not in result.stderr
-    assert jax.__name__ not in result.stdout

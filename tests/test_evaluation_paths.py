@@ -91,7 +91,7 @@ def test_predicted_files_score_as_the_model_itself(dataset, tmp_path):
     # The same of either protocol's maps; files have no other precision to be compared with.
     assert exact.quantisation(exact.rows[0]) == effect
     assert floats.quantisation(files) == {}
-    sign = f'{effect["cc"].value:+.4f}'
+    sign = f'{round(effect["cc"].value, 4) + 0:+.4f}'
     for written in (evaluation.text(floats), tables.markdown(floats), report.page(floats)):
         assert 'direct in 8 bits minus direct in float' in written
         assert sign in written

@@ -156,7 +156,7 @@ def _differences(results, dataset) -> str:
                 continue
             detail = '' if d.low is None else f'{d.low:+.3f} to {d.high:+.3f}<br>p = {d.p:.3f}'
             mark = ' class="real"' if d.real else ''
-            cells += f'<td{mark}>{d.value:+.4f}<small>{detail}</small></td>'
+            cells += f'<td{mark}>{round(d.value, 4) + 0:+.4f}<small>{detail}</small></td>'
         lines.append(f'<tr><td>{_h(a)} minus {_h(b)}</td>{cells}</tr>')
     return ''.join([*lines, '</table>'])
 

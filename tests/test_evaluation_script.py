@@ -1,0 +1,124 @@
+"""evaluate.py as a user runs it: on prepared datasets, and where something does not fit."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import data
+import evaluate
+from stsa_jax.errors import InputError
+from tests import data_copies as copies
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+    """Miniatures of DHF1K and DIEM, prepared, and maps for them: data_dir, folder of maps."""
+    root = tmp_path_factory.mktemp('prepared')
+    rng = np.random.default_rng(0)
+    dhf1k, diem = {601: 34, 602: 3, 701: 3, 703: 2}, {'one_show': (4, 0), 'ami_ib4010_left': (3, 9)}
+    copies.dhf1k(root / 'dhf1k', dhf1k, 'frames')
+    copies.diem_prepared(root / 'diem', diem)
+    frames = dhf1k | {name: count for name, (count, _) in diem.items()}
+    for name, source in (('dhf1k', root / 'dhf1k'), ('diem', root / 'diem')):
+        data.prepare_dataset(name, root / 'out', source, num_workers=1, size=(48, 96))
+    for video, count in frames.items():
+        folder = f'{video:03d}' if isinstance(video, int) else video
+        for n in range(1, count + 1):
+            saliency = rng.integers(0, 256, (24, 48)).astype(np.uint8)
+            group = video // 100 if isinstance(video, int) else 'diem'
+            copies.save(root / 'maps' / str(group) / folder / f'{n:04d}.png', saliency)
+    return root / 'out', root / 'maps'
+
+
+@pytest.fixture
+def run(prepared, monkeypatch, capsys):
+    """A call of evaluate.py in this process that gives what it prints."""
+
+    def call(*arguments):
+        full = ['evaluate.py', f'--data_dir={prepared[0]}', *map(str, arguments)]
+        monkeypatch.setattr(sys, 'argv', full)
+        evaluate.main()
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_maps_of_a_prepared_dataset(prepared, run, tmp_path):
+    arguments = ['--dataset=dhf1k', '--split=validation', f'--output={tmp_path / "out"}']
+    maps = f'--predictions={prepared[1] / "6"}'
+    written = run(*arguments, maps, '--every=clip')
+    assert 'dhf1k, validation: 1 videos, 1 frames' in written
+    assert '1 videos are shorter than 32 frames' in written
+    written = run(*arguments, maps)
+    assert 'dhf1k, validation: 2 videos, 37 frames' in written
+    assert 'STSA-Net (published)' in written
+    record = json.loads((tmp_path / 'out' / 'results.json').read_text())
+    assert record['protocol']['name'] == 'dhf1k'
+    assert [row['row'] for row in record['rows']] == ['6', 'centre prior', 'shuffled maps']
+    assert 0.4 < record['rows'][0]['scores']['auc_judd']['value'] < 0.6  # random maps
+    with pytest.raises(InputError, match=r'701: no such video in dhf1k validation'):
+        run(*arguments, f'--predictions={prepared[1] / "7"}')
+
+
+def test_the_three_test_sets_of_diem(prepared, run, tmp_path):
+    maps, options = prepared[1] / 'diem', ['--protocol=diem', '--no_references']
+    for split, frames in (('test_i', 7), ('test_iii', 7), ('test_ii', 4)):
+        if split == 'test_ii':  # which does not have this video
+            (maps / 'ami_ib4010_left').rename(maps.parent / 'elsewhere')
+        written = run(
+            '--dataset=diem',
+            f'--split={split}',
+            f'--predictions={maps}',
+            f'--output={tmp_path / split}',
+            *options,
+        )
+        assert f'diem, {split}: {1 if split == "test_ii" else 2} videos, {frames} frames' in written
+        assert 'per video, then over videos' in written
+        assert 'STSA-Net (published)' in written
+
+
+def test_submission_of_a_copy_without_all_videos(prepared, run, tmp_path):
+    arguments = ['--dataset=dhf1k', '--split=test', f'--predictions={prepared[1] / "7"}',
+                 f'--submission={tmp_path / "sub"}']  # fmt: skip
+    with pytest.raises(InputError, match=r'298 of the videos .*: 702, 704-1000'):
+        run(*arguments)
+    written = run(*arguments, '--allow_missing')
+    assert '5 maps of 2 videos of dhf1k test, verified' in written
+    assert 'PARTIAL: the benchmark expects 298 more videos: 702, 704-1000' in written
+    assert 'NOTE: this copy has 5 frames, the published dataset 176,192' in written
+    assert sorted(p.name for p in (tmp_path / 'sub').iterdir()) == ['0701', '0703']
+    (prepared[1] / '7' / '703' / '0002.png').unlink()
+    with pytest.raises(InputError, match=r'0703: 1 maps missing, of frames 2'):
+        run(*arguments[:-1], f'--submission={tmp_path / "again"}')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        ([], 'nothing to evaluate: give --workdir'),
+        (['--every=x'], 'argument --every'),
+        (['--predictions=x'], 'no dataset: give --dataset'),
+        (['--predictions=x', '--dataset=nowhere', '--data_dir=/nonexistent'], 'nowhere'),
+        (['--checkpoint=missing.pth', '--dataset=stsa_synthetic'], 'missing.pth'),
+        (['--workdir=missing', '--dataset=stsa_synthetic'], 'missing: there is no such folder'),
+        (['--predictions=a=x', '--predictions=a=y', '--dataset=d'], 'two models are called a'),
+        (['--config=configs/tiny.py', '--workdir=w', '--config.model.wdth=1'], 'no such field'),
+        (['--nonsense=1'], '--nonsense=1'),
+        (['--predictions=x', '--dataset=d', '--protocol=mine'], "no protocol 'mine'"),
+    ],
+)
+def test_script_ends_with_a_message(arguments, words):
+    result = subprocess.run(
+        [sys.executable, 'evaluate.py', *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 2, result.stderr
+    assert words in result.stderr
+    assert 'Traceback' not in result.stderr
+    assert jax.__name__ not in result.stdout
