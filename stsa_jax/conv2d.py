@@ -1,9 +1,9 @@
 """2-D convolution on `(N, H, W, C)`, with gradients that a CPU computes fast.
 
 XLA's CPU backend is slow at the gradients of convolutions: of the 60 s of the network's training
-step on two cores, the weight gradients took more than 50. As matrix products, one a kernel row, the
-step takes 21. GPU and TPU keep XLA's own, which are good. The program is chosen where it is lowered,
-so it can be exported for another platform. There is no forward-mode derivative.
+step on two cores, the weight gradients took more than 50. With matrix products, one a kernel row,
+the step takes 21. GPU and TPU keep XLA's own. The program is chosen where it is lowered, so it can
+be exported for another platform. There is no forward-mode derivative.
 """
 
 import functools
