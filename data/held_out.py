@@ -60,5 +60,5 @@ class HeldOutClips:
     def read(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
         """A batch of the clips with these indices."""
         batch = self._reader([self._windows[i] for i in indices])
-        self.problems += [p for p in problem_lines(batch) if p not in self.problems]
+        self.problems = list(dict.fromkeys([*self.problems, *problem_lines(batch)]))
         return batch

@@ -178,14 +178,16 @@ def open_split(name: str, split: str, data_dir: str | os.PathLike | None = None)
     """
     builder = prepared_builder(name, data_dir)
     parts = dict(builder.info.metadata or {}).get('subsets', {})
-    part = parts.get(split)
+    asked, part = split, parts.get(split)
     if part is not None and part['split'] in builder.info.splits:
         split = part['split']
     if split not in builder.info.splits:
         there = ', '.join(sorted({*builder.info.splits, *parts}))
         raise InputError(f'{builder.data_dir}: no split {split!r}; it has {there}')
     try:
-        return VideoDataset(builder, split, part)
+        dataset = VideoDataset(builder, split, part)
+        dataset.split = asked
+        return dataset
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise

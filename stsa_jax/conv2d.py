@@ -30,7 +30,7 @@ def conv2d(
     pool that keeps its indices: noise there decides near-ties, and one flipped index moves the
     network's output by up to 5e-3.
     """
-    if not short_sums:
+    if not short_sums or x.dtype != jnp.float32:
         return _plain(x, kernel, stride, padding)
     return lax.platform_dependent(
         x,

@@ -146,8 +146,8 @@ class ConvBNReLU(nnx.Module):
         if not train:
             factor = self.scale[...] * lax.rsqrt(self.var[...] + BATCH_NORM_EPS)
             shift = self.bias[...] - self.mean[...] * factor
-            if self.short_sums:
-                y = self._convolve(x, self.kernel[...]) * factor.astype(x.dtype)
+            if self.short_sums and x.dtype == jnp.float32:
+                y = self._convolve(x, self.kernel[...]) * factor
             else:
                 y = self._convolve(x, self.kernel[...] * factor)
             return jax.nn.relu(y + shift.astype(y.dtype))
@@ -252,7 +252,10 @@ def conv_of_upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     `(B, T, H, W, C)` with kernel `(kt, 3, 3, C, D)` -> `(B, T/kt, 2H, 2W, D)`. Both are linear, so
     the channels are multiplied at the small size, and each tap's product is upsampled and shifted.
+    In float32; with fewer digits the products' rounding would count, so there it is the plain way.
     """
+    if x.dtype != jnp.float32:
+        return conv3d(upsample_2x(x), kernel, (kernel.shape[0], 1, 1), (0, 1, 1))
     kt, _, _, c, d = kernel.shape
     taps = kernel.transpose(0, 3, 1, 2, 4).reshape(kt, 1, 1, c, 9 * d)
     x = conv3d(x, taps, (kt, 1, 1), (0, 0, 0))

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -195,6 +196,7 @@ def test_interrupted_preparation_goes_on_where_it_stopped(tmp_path, monkeypatch)
 def shown_in_a_terminal(command) -> str:
     """Runs the command, which has to succeed, and returns what a terminal shows of its errors."""
     terminal, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))  # a new one has no columns, so a bar would have none
     started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=theirs)
     os.close(theirs)
     shown = b''

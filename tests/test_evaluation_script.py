@@ -107,7 +107,10 @@ def test_submission_of_a_copy_without_all_videos(prepared, run, tmp_path):
         (['--predictions=x'], 'no dataset: give --dataset'),
         (['--predictions=x', '--dataset=nowhere', '--data_dir=/nonexistent'], 'nowhere'),
         (['--checkpoint=missing.pth', '--dataset=stsa_synthetic'], 'missing.pth'),
-        (['--workdir=missing', '--dataset=stsa_synthetic'], 'missing: there is no such folder'),
+        (
+            ['--workdir=missing', '--dataset=stsa_synthetic'],
+            'missing: there is no such file or folder',
+        ),
         (['--predictions=a=x', '--predictions=a=y', '--dataset=d'], 'two models are called a'),
         (['--config=configs/tiny.py', '--workdir=w', '--config.model.wdth=1'], 'no such field'),
         (['--nonsense=1'], '--nonsense=1'),
