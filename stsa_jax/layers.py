@@ -175,8 +175,9 @@ class LayerNorm(nnx.Module):
     The released code's choice; it ties the weights to the input size.
     """
 
-    def __init__(self, shape: Sequence[int], *, rngs: nnx.Rngs):
-        """`shape` is `(T, H, W, C)`."""
+    def __init__(self, shape: Sequence[int], *, each_step: bool = False, rngs: nnx.Rngs):
+        """`shape` is `(T, H, W, C)`. With `each_step` every time step is normalised by itself."""
+        self.axes = (2, 3, 4) if each_step else (1, 2, 3, 4)
         if rngs is None:
             scale = bias = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
         else:
@@ -186,8 +187,8 @@ class LayerNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`(B, T, H, W, C)` -> the same."""
         wide = x.astype(jnp.float32)
-        mean = wide.mean(axis=(1, 2, 3, 4), keepdims=True)
-        var = jnp.square(wide - mean).mean(axis=(1, 2, 3, 4), keepdims=True)
+        mean = wide.mean(axis=self.axes, keepdims=True)
+        var = jnp.square(wide - mean).mean(axis=self.axes, keepdims=True)
         y = (wide - mean) * lax.rsqrt(var + LAYER_NORM_EPS) * self.scale[...] + self.bias[...]
         return y.astype(x.dtype)
 

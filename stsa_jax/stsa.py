@@ -4,6 +4,10 @@ Features are `(B, 4, H, W, C)`: four time steps. Layer I relates neighbouring st
 (1, 2) and (3, 4); layer II relates the two halves (12, 34). Each member of each pair has its own
 query, key and value embeddings. Level 0 attends at half the size, between a max pool that keeps its
 indices and the unpooling with them: the spatial bottleneck.
+
+The paper's variants (Table IV) change who attends to whom: `attention='steps'` has every time step
+attend to itself alone ("w/o temporal relations"), `'single'` has one matrix over all positions of
+all four ("single similarity matrix").
 """
 
 import jax
@@ -13,6 +17,7 @@ from flax import nnx
 from stsa_jax.layers import Conv, LayerNorm, max_pool_2x2_with_indices, max_unpool_2x2
 
 STEPS = 4  # time steps of every level after its temporal compression
+ATTENTION = ('pairs', 'steps', 'single')
 
 
 def attention_matrix(query: jax.Array, key: jax.Array) -> jax.Array:
@@ -22,6 +27,20 @@ def attention_matrix(query: jax.Array, key: jax.Array) -> jax.Array:
     """
     logits = jnp.einsum('bne,bme->bnm', query, key, preferred_element_type=jnp.float32)
     return jax.nn.softmax(logits, axis=-1)
+
+
+def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """DA(q, k, v) of equation 1: `(B, N, E)`, `(B, M, E)`, `(B, M, C)` -> `(B, N, C)`, matrix."""
+    matrix = attention_matrix(query, key)
+    return matrix.astype(value.dtype) @ value, matrix
+
+
+def _attend_within_steps(query, key, value, steps):
+    """`attend` in each of `steps` equal parts of the positions; the matrix is `(B, T, HW, HW)`."""
+    b, n, c = value.shape
+    parts = (x.reshape(b * steps, n // steps, -1) for x in (query, key, value))
+    out, matrix = attend(*parts)
+    return out.reshape(b, n, c), matrix.reshape(b, steps, *matrix.shape[1:])
 
 
 class Embedding(nnx.Module):
@@ -47,50 +66,89 @@ class Embedding(nnx.Module):
 class Pair(nnx.Module):
     """Two groups of time steps that attend to each other (equations 1-4, 6-7)."""
 
-    def __init__(self, channels: int, embed: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, embed: int, *, within_steps: bool = False, rngs: nnx.Rngs):
+        """With `within_steps` each time step attends to itself instead (figure 6a)."""
+        self.within_steps = within_steps
         self.a = Embedding(channels, embed, rngs=rngs)
         self.b = Embedding(channels, embed, rngs=rngs)
 
     def __call__(self, a: jax.Array, b: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Two `(B, T, H, W, C)` -> `(B, 2T, H, W, C)`, and the two matrices `(B, THW, THW)`.
+        """Two `(B, T, H, W, C)` -> `(B, 2T, H, W, C)`, and the two matrices.
 
-        DA(q_b, k_a, v_a) takes a's place, DA(q_a, k_b, v_b) takes b's.
+        DA(q_b, k_a, v_a) takes a's place, DA(q_a, k_b, v_b) takes b's; matrices `(B, THW, THW)`.
+        Within steps it is q_a in a's place, q_b in b's, and matrices `(B, T, HW, HW)`.
         """
         query_a, key_a, value_a = self.a(a)
         query_b, key_b, value_b = self.b(b)
-        b_to_a, a_to_b = attention_matrix(query_b, key_a), attention_matrix(query_a, key_b)
-        first = (b_to_a.astype(value_a.dtype) @ value_a).reshape(a.shape)
-        second = (a_to_b.astype(value_b.dtype) @ value_b).reshape(b.shape)
-        return jnp.concatenate([first, second], axis=1), {'b_to_a': b_to_a, 'a_to_b': a_to_b}
+        if self.within_steps:
+            first, a_to_a = _attend_within_steps(query_a, key_a, value_a, a.shape[1])
+            second, b_to_b = _attend_within_steps(query_b, key_b, value_b, b.shape[1])
+            matrices = {'a_to_a': a_to_a, 'b_to_b': b_to_b}
+        else:
+            first, b_to_a = attend(query_b, key_a, value_a)
+            second, a_to_b = attend(query_a, key_b, value_b)
+            matrices = {'b_to_a': b_to_a, 'a_to_b': a_to_b}
+        return jnp.concatenate([first.reshape(a.shape), second.reshape(b.shape)], axis=1), matrices
+
+
+class Whole(nnx.Module):
+    """All time steps at once, one similarity matrix over all their positions (figure 6b)."""
+
+    def __init__(self, channels: int, embed: int, *, rngs: nnx.Rngs):
+        self.embedding = Embedding(channels, embed, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """`(B, T, H, W, C)` -> the same, and the matrix `(B, THW, THW)`."""
+        out, matrix = attend(*self.embedding(x))
+        return out.reshape(x.shape), {'all_to_all': matrix}
 
 
 class STSALayer(nnx.Module):
     """Pairwise attention between groups of time steps, LayerNorm, shortcut (equations 5 and 8)."""
 
-    def __init__(self, pairs: int, shape, embed: int, *, bottleneck: bool, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        pairs: int,
+        shape,
+        embed: int,
+        *,
+        bottleneck: bool,
+        attention: str = 'pairs',
+        rngs: nnx.Rngs,
+    ):
         """`pairs` is 2 for layer I, 1 for layer II; `shape` is the features' `(T, H, W, C)`."""
-        self.pairs, self.bottleneck = pairs, bottleneck
-        for i in range(pairs):
-            setattr(self, f'pair{i}', Pair(shape[-1], embed, rngs=rngs))
-        self.norm = LayerNorm(shape, rngs=rngs)
+        self.bottleneck = bottleneck
+        self.pairs = 0 if attention == 'single' else pairs
+        within_steps = attention == 'steps'
+        for i in range(self.pairs):
+            setattr(self, f'pair{i}', Pair(shape[-1], embed, within_steps=within_steps, rngs=rngs))
+        if attention == 'single':
+            self.whole = Whole(shape[-1], embed, rngs=rngs)
+        # Statistics over all steps would relate them.
+        self.norm = LayerNorm(shape, each_step=within_steps, rngs=rngs)
 
     def __call__(self, x: jax.Array, taps: dict | None = None, name: str = '') -> jax.Array:
         """`(B, 4, H, W, C)` -> the same. Fills `taps` with the attention matrices and the norm."""
         features, index = max_pool_2x2_with_indices(x) if self.bottleneck else (x, None)
-        groups = jnp.split(features, 2 * self.pairs, axis=1)
-        attended = []
-        for i in range(self.pairs):
-            out, matrices = getattr(self, f'pair{i}')(groups[2 * i], groups[2 * i + 1])
-            attended.append(out)
-            if taps is not None:
-                taps.update({f'{name}.pair{i}.{key}': m for key, m in matrices.items()})
-        attended = jnp.concatenate(attended, axis=1)
+        attended = self.attend(features, taps, name)
         if self.bottleneck:
             attended = max_unpool_2x2(attended, index)
         update = self.norm(attended)
         if taps is not None:
             taps[f'{name}.norm'] = update
         return x + update
+
+    def attend(self, x: jax.Array, taps: dict | None = None, name: str = '') -> jax.Array:
+        """The attention alone: `(B, 4, H, W, C)` -> the same."""
+        groups = jnp.split(x, 2 * self.pairs, axis=1) if self.pairs else ()
+        inputs = {f'pair{i}': groups[2 * i : 2 * i + 2] for i in range(self.pairs)}
+        attended = []
+        for part, group in (inputs or {'whole': (x,)}).items():
+            out, matrices = getattr(self, part)(*group)
+            attended.append(out)
+            if taps is not None:
+                taps.update({f'{name}.{part}.{key}': m for key, m in matrices.items()})
+        return jnp.concatenate(attended, axis=1)
 
 
 class STSAModule(nnx.Module):
@@ -103,18 +161,25 @@ class STSAModule(nnx.Module):
         embed: tuple[int, int],
         *,
         bottleneck: bool,
+        layers: tuple[int, ...] = (1, 2),
+        attention: str = 'pairs',
         rngs: nnx.Rngs,
     ):
-        """`channels` and `embed` are those of layer I and of layer II."""
+        """`channels` and `embed` are those of layer I and of layer II.
+
+        `layers` are the ones that are there; without any, only the convolution is left.
+        """
+        options = {'bottleneck': bottleneck, 'attention': attention, 'rngs': rngs}
         shapes = [(STEPS, *size, c) for c in channels]
-        self.layer_1 = STSALayer(2, shapes[0], embed[0], bottleneck=bottleneck, rngs=rngs)
+        self.layer_1 = STSALayer(2, shapes[0], embed[0], **options) if 1 in layers else None
         self.middle = Conv(*channels, (1, 3, 3), rngs=rngs)
-        self.layer_2 = STSALayer(1, shapes[1], embed[1], bottleneck=bottleneck, rngs=rngs)
+        self.layer_2 = STSALayer(1, shapes[1], embed[1], **options) if 2 in layers else None
 
     def __call__(self, x: jax.Array, taps: dict | None = None, name: str = '') -> jax.Array:
         """`(B, 4, H, W, C_I)` -> `(B, 4, H, W, C_II)`."""
-        x = self.layer_1(x, taps, f'{name}.layer_1')
+        if self.layer_1 is not None:
+            x = self.layer_1(x, taps, f'{name}.layer_1')
         x = jax.nn.relu(self.middle(x))
         if taps is not None:
             taps[f'{name}.middle'] = x
-        return self.layer_2(x, taps, f'{name}.layer_2')
+        return x if self.layer_2 is None else self.layer_2(x, taps, f'{name}.layer_2')
