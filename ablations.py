@@ -100,7 +100,7 @@ def run(row: str, seed: int, folder: Path, data_dir: str, steps: int = 0) -> Sco
     model = stsa_jax.load(folder)
     results = evaluation.evaluate(
         [data.open_split('stsa_synthetic', split, data_dir) for split in ('test', 'validation')],
-        {row: lambda dataset: evaluation.ModelMaps(model, dataset, 8)},
+        {row: lambda dataset, _: evaluation.ModelMaps(model, dataset, 8)},
         every=EVERY,
         references=False,
     )

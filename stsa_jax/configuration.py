@@ -22,7 +22,7 @@ _BOOLS = {'true': True, '1': True, 'false': False, '0': False}
 
 
 def load_config(path: str, overrides: list[str] = ()) -> ConfigDict:
-    """The config of file `path` (or `path:argument`), with overrides `--config.field=value` applied.
+    """The config of `path` or `path:argument`, with overrides `--config.field=value` applied.
 
     Raises InputError, naming the field and the known ones, for an override that does not fit.
     """

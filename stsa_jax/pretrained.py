@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -144,21 +145,36 @@ def read_weights(path: str | os.PathLike, step: int | str | None = None) -> Weig
     )
 
 
-def initialise(path: str | os.PathLike, config: STSANetConfig, seed: int = 0) -> tuple[dict, dict]:
+def initialise(
+    path: str | os.PathLike,
+    config: STSANetConfig,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> tuple[dict, dict]:
     """`(params, batch_stats)` of an STSA-Net of `config`, from STSA-Net's or S3D's weights.
 
     With S3D's weights the backbone is filled and the rest has PyTorch's default initialisation from
-    `seed`. Raises InputError where the weights do not fit the config.
+    `seed`. So it is with the parts that a variant of the network (`config.structure`) does not
+    share with the one that the weights are of; `say` gets lines about what was loaded and what
+    not. Raises InputError where the weights do not fit the config.
     """
     path = Path(path)
     if path.is_dir():
         weights = checkpoint.load_weights(path)
         state_dict = port.to_torch(weights.params, weights.batch_stats)
+        fields = weights.model_config if weights.kind == 'stsanet' else {}
     elif path.exists():
-        state_dict, _ = read_state_dict(path)
+        state_dict, metadata = read_state_dict(path)
+        fields = json.loads(metadata.get('model', '{}'))
+        fields = {} if 'num_classes' in fields else fields
     else:
         raise InputError(f'{path}: there is no such file or folder; check the path of the weights')
-    return port.from_torch(state_dict, config, seed=seed, source=str(path))
+    same = STSANetConfig(**fields).structure == config.structure
+    lines = None if same else []
+    initial = port.from_torch(state_dict, config, seed=seed, source=str(path), shared=lines)
+    for line in lines or ():
+        say(line)
+    return initial
 
 
 def read_state_dict(path: str | os.PathLike) -> tuple[dict, dict[str, str]]:
