@@ -247,6 +247,30 @@ def upsample_2x(x: jax.Array) -> jax.Array:
     return _double(_double(x, axis=2), axis=3)
 
 
+def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """`(B, T, h, w, C)` to `size` = (H, W): bilinear, half-pixel centres, edges clamped.
+
+    PyTorch's `interpolate(size=..., align_corners=False)`; at twice the size it is `upsample_2x`.
+    """
+    if size == (2 * x.shape[2], 2 * x.shape[3]):
+        return upsample_2x(x)
+    for axis, n in zip((2, 3), size):
+        before, after, weight = bilinear_taps(x.shape[axis], n)
+        weight = np.expand_dims(weight, [i for i in range(x.ndim) if i != axis]).astype(x.dtype)
+        x = (1 - weight) * x.take(before, axis) + weight * x.take(after, axis)
+    return x
+
+
+def bilinear_taps(n: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of `wanted` places along an axis of length `n`: two indices, weight of the second.
+
+    Half-pixel centres, edges clamped. A constant stays constant, and at the same length all stays.
+    """
+    places = np.clip((np.arange(wanted) + 0.5) * n / wanted - 0.5, 0, n - 1)
+    before = places.astype(int)
+    return before, np.minimum(before + 1, n - 1), places - before
+
+
 def conv_of_upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`conv3d` of `upsample_2x(x)` for a 3x3 kernel, at a quarter of the multiply-adds.
 

@@ -14,18 +14,22 @@ The shape story at the default config, `(T, H, W, C)`:
 
     AMSF (3, 2) -> 4, 14, 24, 240;  upsampled, with 1 -> 4, 28, 48, 192;  with 0 -> 4, 56, 96, 192
     readout     -> 4, 112, 192, 64 -> 2, 224, 384, 32 -> 1, 224, 384, 32 -> 224, 384
+
+Sizes are multiples of 16. Where one is not of 32, level 3 has the pool's `H // 32`, and is resized
+to level 2's size rather than doubled.
 """
 
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from stsa_jax.amsf import AMSF
 from stsa_jax.errors import InputError
 from stsa_jax.functional import call
-from stsa_jax.layers import BATCH_NORM_MOMENTUM, Conv, upsample_2x
+from stsa_jax.layers import BATCH_NORM_MOMENTUM, Conv, resize, upsample_2x
 from stsa_jax.s3d import S3DBackbone, scale_width, stage_channels
 from stsa_jax.stsa import STEPS, STSAModule
 
@@ -43,7 +47,7 @@ class STSANetConfig:
     """What the network is made of. The defaults are the paper's model.
 
     Attributes:
-        image_size: (H, W) of the input, multiples of 32.
+        image_size: (H, W) of the input, multiples of 16 from 32 on.
         frames: length of the clip, a multiple of 8, at least 16.
         width: multiplies all channel counts.
         target: the frame that the output is for: 'middle' (frame T/2) or 'last'.
@@ -63,8 +67,8 @@ class STSANetConfig:
         object.__setattr__(self, 'image_size', tuple(self.image_size))
         checks = {
             'image_size': (
-                len(self.image_size) == 2 and all(n > 0 and n % 32 == 0 for n in self.image_size),
-                'two positive multiples of 32, as (224, 384)',
+                len(self.image_size) == 2 and all(n >= 32 and n % 16 == 0 for n in self.image_size),
+                'two multiples of 16 from 32 on, as (224, 384)',
             ),
             'frames': (self.frames >= 16 and self.frames % 8 == 0, 'a multiple of 8 from 16 on'),
             'width': (self.width > 0, 'a positive number, 1 for the paper'),
@@ -85,14 +89,19 @@ class STSANetConfig:
 
 
 class Branch(nnx.Module):
-    """One level: temporal compression to four steps, then its STSA module."""
+    """One level: temporal compression to four steps, then its STSA module.
+
+    Steps that do not divide by four are repeated, evenly, up to the next multiple of four. Level 3
+    is compressed only where it has more than four.
+    """
 
     def __init__(self, level: int, config: STSANetConfig, *, rngs: nnx.Rngs):
         width = config.width
         channels = stage_channels(width)[level]
         height, wide = (n // SPACE_STRIDES[level] for n in config.image_size)
         self.steps = config.frames // TIME_STRIDES[level]
-        k = self.steps // STEPS
+        k = -(-self.steps // STEPS)
+        self.filled = k * STEPS
         self.compress = (
             Conv(
                 channels,
@@ -102,7 +111,7 @@ class Branch(nnx.Module):
                 short_sums=level == 0,
                 rngs=rngs,
             )
-            if k > 1
+            if k > 1 or level < 3
             else None
         )
         self.stsa = STSAModule(
@@ -115,12 +124,12 @@ class Branch(nnx.Module):
 
     def __call__(self, x: jax.Array, taps: dict | None = None, name: str = '') -> jax.Array:
         """`(B, T, H, W, C_I)` -> `(B, 4, H, W, C_II)`."""
+        if self.steps < self.filled:
+            x = x[:, np.arange(self.filled) * self.steps // self.filled]
         if self.compress is not None:
             x = jax.nn.relu(self.compress(x))
             if taps is not None:
                 taps[f'{name}.compress'] = x
-        elif self.steps < STEPS:  # short clips: the coarsest level repeats its steps
-            x = jnp.repeat(x, STEPS // self.steps, axis=1)
         return self.stsa(x, taps, name)
 
 
@@ -191,7 +200,7 @@ class STSANet(nnx.Module):
             names = (taps, f'branch{i}') if taps is not None else ()
             branch, small = getattr(self, f'branch{i}'), i >= 2
             levels.append(call(branch, stage, *names, remat=remat, keep_products=small))
-        x = upsample_2x(jax.nn.relu(self.lateral(levels[3])))
+        x = resize(jax.nn.relu(self.lateral(levels[3])), levels[2].shape[2:4])
         if taps is not None:
             taps.update({f'backbone.base{i + 1}': stage for i, stage in enumerate(stages)})
             taps['lateral'] = x

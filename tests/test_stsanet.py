@@ -8,7 +8,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stsa_jax import InputError, STSANet, STSANetConfig, functional, losses, stsa
+from stsa_jax import InputError, STSANet, STSANetConfig, functional, losses, stsa, stsanet
 from stsa_jax.layers import max_pool_2x2_with_indices, max_unpool_2x2
 
 TINY = STSANetConfig(image_size=(32, 64), frames=16, width=0.125)
@@ -42,7 +42,8 @@ def outputs(run, clips):
 @pytest.mark.parametrize(
     'field,value',
     [
-        ('image_size', (224, 380)),
+        ('image_size', (224, 376)),
+        ('image_size', (16, 32)),
         ('image_size', (224,)),
         ('frames', 12),
         ('frames', 8),
@@ -61,7 +62,19 @@ def test_target_frame():
     assert STSANetConfig(target='last').target_index == 31
 
 
-@pytest.mark.parametrize('frames,image_size', [(16, (32, 32)), (32, (96, 160)), (64, (64, 32))])
+@pytest.mark.parametrize(
+    'frames,image_size',
+    [
+        (16, (32, 32)),
+        (32, (96, 160)),
+        (64, (64, 32)),
+        (16, (112, 192)),
+        (24, (48, 112)),
+        (40, (80, 32)),
+        (64, (288, 512)),
+        (32, (448, 768)),
+    ],
+)
 def test_every_size_gives_a_map_of_the_input_size(frames, image_size):
     config = STSANetConfig(image_size=image_size, frames=frames, width=0.125)
     graphdef, params, batch_stats = functional.abstract(STSANet, config)
@@ -69,6 +82,27 @@ def test_every_size_gives_a_map_of_the_input_size(frames, image_size):
     run = lambda *args: functional.apply(graphdef, *args)  # noqa: E731
     saliency = jax.eval_shape(run, params, batch_stats, clip)
     assert saliency.shape == (2, *image_size) and saliency.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    'frames,kernels', [(16, [2, 2, 1, None]), (32, [4, 4, 2, None]), (64, [8, 8, 4, 2])]
+)
+def test_compression_to_four_steps(frames, kernels):
+    params = functional.abstract(STSANet, STSANetConfig(frames=frames))[1]
+    branches = [params[f'branch{level}'] for level in range(4)]
+    found = [b['compress']['kernel'].shape[0] if 'compress' in b else None for b in branches]
+    assert found == kernels
+
+
+@pytest.mark.parametrize(
+    'frames,steps', [(16, [0, 0, 1, 1]), (24, [0, 0, 1, 2]), (32, [0, 1, 2, 3])]
+)
+def test_short_clips_repeat_the_steps_of_level_3(frames, steps):
+    config = STSANetConfig(image_size=(32, 32), frames=frames, width=0.125)
+    branch = stsanet.Branch(3, config, rngs=nnx.Rngs(0))
+    branch.stsa = lambda x, *_: x
+    x = jnp.arange(frames // 8, dtype=float).reshape(1, -1, 1, 1, 1)
+    np.testing.assert_array_equal(branch(x).ravel(), steps)
 
 
 def test_a_clip_of_another_shape_is_refused(tiny):
