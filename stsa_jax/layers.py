@@ -172,15 +172,17 @@ class ConvBNReLU(nnx.Module):
 class LayerNorm(nnx.Module):
     """Normalises over all of `(T, H, W, C)` of one example, with scale and bias of that full shape.
 
-    The released code's choice; it ties the weights to the input size.
+    The released code's choice; it ties the weights to the input size. With `size_free`, scale and
+    bias are one a channel, `(C,)`.
     """
 
-    def __init__(self, shape: Sequence[int], *, rngs: nnx.Rngs):
+    def __init__(self, shape: Sequence[int], *, size_free: bool = False, rngs: nnx.Rngs):
         """`shape` is `(T, H, W, C)`."""
+        shape = tuple(shape)[3 if size_free else 0 :]
         if rngs is None:
-            scale = bias = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
+            scale = bias = jax.ShapeDtypeStruct(shape, jnp.float32)
         else:
-            scale, bias = jnp.ones(tuple(shape)), jnp.zeros(tuple(shape))
+            scale, bias = jnp.ones(shape), jnp.zeros(shape)
         self.scale, self.bias = nnx.Param(scale), nnx.Param(bias)
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -51,6 +51,8 @@ class STSANetConfig:
         frames: length of the clip, a multiple of 8, at least 16.
         width: multiplies all channel counts.
         target: the frame that the output is for: 'middle' (frame T/2) or 'last'.
+        norm: 'full', LayerNorms of STSA whose scale and bias have the features' shape, as in the
+            published weights, or 'size_free', one a channel, so that weights fit every input size.
         batch_norm_momentum: how much of a batch's statistics goes into the running ones. The
             default suits a pre-trained backbone; train from scratch with 0.1 or so.
         dtype: of the compute, 'float32' or 'bfloat16'; parameters are float32.
@@ -60,6 +62,7 @@ class STSANetConfig:
     frames: int = 32
     width: float = 1.0
     target: str = 'middle'
+    norm: str = 'full'
     batch_norm_momentum: float = BATCH_NORM_MOMENTUM
     dtype: str = 'float32'
 
@@ -73,6 +76,7 @@ class STSANetConfig:
             'frames': (self.frames >= 16 and self.frames % 8 == 0, 'a multiple of 8 from 16 on'),
             'width': (self.width > 0, 'a positive number, 1 for the paper'),
             'target': (self.target in ('middle', 'last'), "'middle' or 'last'"),
+            'norm': (self.norm in ('full', 'size_free'), "'full' or 'size_free'"),
             'batch_norm_momentum': (0 < self.batch_norm_momentum <= 1, 'a number in (0, 1]'),
             'dtype': (self.dtype in ('float32', 'bfloat16'), "'float32' or 'bfloat16'"),
         }
@@ -119,6 +123,7 @@ class Branch(nnx.Module):
             (channels, scale_width(STSA_OUT[level], width)),
             tuple(scale_width(e, width) for e in STSA_EMBED[level]),
             bottleneck=level == 0,
+            size_free=config.norm == 'size_free',
             rngs=rngs,
         )
 
