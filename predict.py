@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 import stsa_jax
 from stsa_jax import inference, video, visualize
+from stsa_jax.configuration import parse_size
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.files import check_free, output_folder, staged_folder, write_atomic
 
@@ -49,6 +50,12 @@ flags.DEFINE_multi_string(
 )
 flags.DEFINE_string(
     'output', None, 'Folder to write to; of several videos, each gets a folder in it by its name.'
+)
+flags.DEFINE_string(
+    'image_size', None, "Resample the weights for frames of H,W; by default the weights' own size."
+)
+flags.DEFINE_integer(
+    'clip_frames', None, 'Resample the weights for clips of so many frames.', lower_bound=16
 )
 flags.DEFINE_integer('batch_size', 1, 'Frames predicted at once.', lower_bound=1)
 flags.DEFINE_float('fps', 30, 'Frame rate of a folder of frames.', lower_bound=0.1)
@@ -82,7 +89,7 @@ def save_predictions() -> None:
         if not FLAGS.overwrite:
             check_free(folder, OUTPUTS)
         open_video(path)
-    model = stsa_jax.load(FLAGS.checkpoint)
+    model = load_model()
     for path, folder in jobs:
         count = predict(model, path, folder)
         print(f'{path}: {count} maps in {folder / "maps"}')
@@ -101,6 +108,14 @@ def parse_flags(arguments: list[str]) -> None:
         raise InputError(f'{" and ".join(missing)} missing; python {arguments[0]} --help says more')
     if rest[1:]:
         raise InputError(f'{rest[1]}: not a flag; give videos as --video={rest[1]}')
+
+
+def load_model():
+    """`stsa_jax.load` as the flags say."""
+    sizes = {'frames': FLAGS.clip_frames} if FLAGS.clip_frames else {}
+    if FLAGS.image_size:
+        sizes['image_size'] = parse_size(FLAGS.image_size)
+    return stsa_jax.load(FLAGS.checkpoint, **sizes)
 
 
 def open_video(path: str | Path):
@@ -177,7 +192,7 @@ def save_attention() -> None:
     if not FLAGS.overwrite:
         check_free(output, [name])
     output_folder(output)
-    model = stsa_jax.load(FLAGS.checkpoint)
+    model = load_model()
     target = inference.target_index(model.config)
     windows = inference.windows(frames, model.config.frames, target)
     window = next(itertools.islice(windows, number - 1, None), None)

@@ -143,6 +143,21 @@ def test_one_frame_video(tmp_path, model):
     assert tree(out) == ['maps', 'maps/0001.png', 'prediction.json']
 
 
+def test_another_size_of_the_weights(tmp_path, film, model, monkeypatch, capsys):
+    asked = {}
+    monkeypatch.setattr(stsa_jax, 'load', lambda path, **sizes: asked.update(sizes) or model)
+    flags = ['--checkpoint=c', f'--video={film}', f'--output={tmp_path / "out"}', '--nooverlay']
+    assert run_main(*flags, '--image_size=288,512', '--clip_frames=64') == 0
+    assert asked == {'image_size': (288, 512), 'frames': 64}
+    capsys.readouterr()
+    for wrong, words in {
+        '--image_size=288': 'expected height and width, as 288,512',
+        '--clip_frames=8': 'not integer >= 16',
+    }.items():
+        assert run_main(*flags, wrong, '--overwrite') == 2
+        assert words in capsys.readouterr().err
+
+
 def test_an_earlier_prediction_is_replaced_only_on_demand(tmp_path, film, model, capsys):
     out = tmp_path / 'out'
     (out / 'maps').mkdir(parents=True)
