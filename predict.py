@@ -12,11 +12,13 @@ A map is the network's output, resized (bilinear) and divided by its own maximum
 8 bits are used fully, and the field's metrics do not change with the scale of a map. The folder is
 filled at the end of a video; an interrupted or failed run leaves nothing behind.
 
-Two other things it does with a video:
+Three other things it does with a video:
 
     --attention=320,180 [--frame=50]   a picture of where the network looks, at each level and in
                                        the other times, from that pixel (x,y) of that frame, and of
                                        the pixels that the saliency there depends on
+    --gradient[=320,180] [--frame=50]  a picture, over all frames of the clip, of the pixels that
+                                       the saliency there, or of the whole map, depends on
     --classify                         the five most probable Kinetics classes; here the checkpoint
                                        is S3D's, and no --output is needed
 
@@ -63,10 +65,14 @@ flags.DEFINE_bool('overlay', True, 'Write overlay.mp4 too.')
 flags.DEFINE_bool('overwrite', False, 'Replace the maps and overlay of an earlier prediction.')
 flags.DEFINE_bool('allow_truncated', False, 'Use the good frames of a video that breaks off.')
 flags.DEFINE_string('attention', None, 'Picture the attention from this pixel, as x,y.')
+flags.DEFINE_string(
+    'gradient', None, 'Picture what this pixel, as x,y, depends on; without a value, the whole map.'
+)
 flags.DEFINE_integer(
-    'frame', None, 'Frame for --attention, from 1; by default the middle one.', lower_bound=1
+    'frame', None, 'Frame for these two, from 1; by default the middle one.', lower_bound=1
 )
 flags.DEFINE_bool('classify', False, 'Name what happens, with the Kinetics classifier.')
+WHOLE_MAP = 'map'
 OUTPUTS = ('maps', 'overlay.mp4', 'prediction.json')
 
 
@@ -76,8 +82,8 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up, as after Ctrl-C
     if FLAGS.classify:
         print_classes()
-    elif FLAGS.attention:
-        save_attention()
+    elif FLAGS.attention or FLAGS.gradient:
+        save_picture('attention' if FLAGS.attention else 'gradient')
     else:
         save_predictions()
 
@@ -98,10 +104,17 @@ def save_predictions() -> None:
 def parse_flags(arguments: list[str]) -> None:
     """Raises InputError where absl would print its usage and end with its own exit code."""
     app.define_help_flags()
+    following = [*arguments[1:], '--']
+    arguments = [  # --gradient without a value is that of the whole map
+        f'{given}={WHOLE_MAP}' if given == '--gradient' and after.startswith('--') else given
+        for given, after in zip(arguments, following)
+    ]
     try:
         rest = FLAGS(arguments)
     except flags.Error as error:
         raise InputError(f'{error}; python {arguments[0]} --help lists the flags') from error
+    if FLAGS.attention and FLAGS.gradient:
+        raise InputError('--attention and --gradient: give one of them; they are two pictures')
     needed = ('checkpoint', 'video') if FLAGS.classify else ('checkpoint', 'video', 'output')
     missing = [f'--{name}' for name in needed if not FLAGS[name].value]
     if missing:
@@ -177,18 +190,19 @@ def write_maps(pairs, folder: Path, size: tuple[int, int]):
         yield frame, saliency
 
 
-def save_attention() -> None:
-    """Writes one picture: attention and gradient from one pixel of one frame of a video."""
+def save_picture(kind: str) -> None:
+    """Writes one picture for one frame of a video: its attention or its gradient."""
     import numpy as np
 
     from stsa_jax import attention_maps
 
     if len(FLAGS.video) > 1:
-        raise InputError('--attention is for one --video at a time')
+        raise InputError(f'--{kind} is for one --video at a time')
     output, (info, frames) = Path(FLAGS.output), open_video(FLAGS.video[0])
-    x, y = parse_place(FLAGS.attention, info)
+    whole = FLAGS[kind].value == WHOLE_MAP
+    pixel = () if whole else parse_place(kind, info)
     number = FLAGS.frame or (info.num_frames + 1) // 2
-    name = f'attention-{number:04d}-{x}-{y}.png'
+    name = '-'.join([kind, f'{number:04d}', *map(str, pixel)]) + '.png'
     if not FLAGS.overwrite:
         check_free(output, [name])
     output_folder(output)
@@ -201,24 +215,30 @@ def save_attention() -> None:
             f'--frame={number}: {info.path} has frames 1 to {info.num_frames}; name one of these'
         )
     clip = np.concatenate([model.preprocess(frame[None]) for frame in window])
-    _, taps = model(clip[None], return_intermediates=True)
-    place = ((x + 0.5) / info.width, (y + 0.5) / info.height)
-    step = attention_maps.target_step(model.config.frames, target)
-    maps = attention_maps.attention_maps(taps, model.config.image_size, place, step)
+    size = info.width, info.height
+    place = None if whole else tuple((at + 0.5) / n for at, n in zip(pixel, size))
     gradient = attention_maps.input_gradient(model, clip, place)
-    attention_maps.attention_figure(output / name, window, maps, place, target, gradient)
-    print(f'{info.path}, frame {number}, pixel {x},{y}: {output / name}')
+    if kind == 'gradient':
+        attention_maps.gradient_figure(output / name, window, gradient, place, target)
+    else:
+        _, taps = model(clip[None], return_intermediates=True)
+        step = attention_maps.target_step(model.config.frames, target)
+        maps = attention_maps.attention_maps(taps, model.config.image_size, place, step)
+        attention_maps.attention_figure(output / name, window, maps, place, target, gradient)
+    where = 'the whole map' if whole else f'pixel {pixel[0]},{pixel[1]}'
+    print(f'{info.path}, frame {number}, {where}: {output / name}')
 
 
-def parse_place(text: str, info: video.VideoInfo) -> tuple[int, int]:
-    """A pixel `x,y` of the video, from 0."""
+def parse_place(kind: str, info: video.VideoInfo) -> tuple[int, int]:
+    """The pixel `x,y` of the video, from 0, that flag `kind` names."""
+    text = FLAGS[kind].value
     try:
         x, y = (int(part) for part in text.split(','))
     except ValueError:
-        raise InputError(f'--attention={text}: expected two whole numbers, as 320,180') from None
+        raise InputError(f'--{kind}={text}: expected two whole numbers, as 320,180') from None
     if not (0 <= x < info.width and 0 <= y < info.height):
         raise InputError(
-            f'--attention={text}: outside the video; expected x below {info.width} and y below '
+            f'--{kind}={text}: outside the video; expected x below {info.width} and y below '
             f'{info.height}'
         )
     return x, y

@@ -371,6 +371,28 @@ def test_attention_of_a_pixel(tmp_path, film, monkeypatch, capsys):
     assert len(tree(out)) == 2
 
 
+def test_gradient_of_a_pixel_and_of_the_map(tmp_path, film, monkeypatch, capsys):
+    monkeypatch.setattr(stsa_jax, 'load', lambda path: AttentiveModel())
+    out = tmp_path / 'out'
+    flags = ['--checkpoint=c', f'--video={film}', f'--output={out}']
+    assert run_main(*flags, '--gradient=20,24', '--frame=5') == 0
+    assert run_main('--gradient', *flags) == 0
+    assert run_main(*flags, '--frame=3', '--gradient') == 0
+    made = ['gradient-0003.png', 'gradient-0005-20-24.png', 'gradient-0009.png']
+    assert tree(out) == made
+    told = capsys.readouterr().out.splitlines()
+    assert 'frame 5, pixel 20,24' in told[0] and 'frame 9, the whole map' in told[1]
+    for wrong, words in {
+        '--gradient=20': '--gradient=20: expected two whole numbers',
+        '--gradient=80,24': 'x below 80 and y below 48',
+        '--gradient --attention=1,1': 'give one of them',
+        '--gradient --frame=9': 'gradient-0009.png already',
+    }.items():
+        assert run_main(*flags, *wrong.split()) == 2
+        assert words in capsys.readouterr().err
+    assert tree(out) == made
+
+
 def test_classes_of_a_video(film, monkeypatch, capsys):
     from stsa_jax import classify
 
