@@ -26,7 +26,7 @@ from absl import logging
 import data
 import stsa_jax
 from stsa_jax import evaluation, files
-from stsa_jax.configuration import load_config
+from stsa_jax.configuration import load_config, parse_size
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.evaluation.observers import read_viewers
 from stsa_jax.evaluation.predictions import ranges
@@ -111,6 +111,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add('--seed', type=int, default=0, help='of all draws')
     add('--output', help='folder for the results')
+    add('--image_size', metavar='H,W', help="resample the models' weights for frames of this size")
+    add('--clip_frames', type=int, help="resample the models' weights for clips of so many frames")
     add('--batch_size', type=int, default=0, help='windows at once, over all devices')
     add('--workers', type=int, default=0, help='threads that score; 0 for one a core')
     add('--observers', metavar='DIR', help="the viewers' gaze records, for the inter-observer row")
@@ -133,12 +135,17 @@ def collect_models(options) -> dict:
             raise InputError(f'two models are called {name}; name them: --predictions=NAME=DIR')
         models[name] = make
 
+    sizes = {
+        'image_size': options.image_size and parse_size(options.image_size),
+        'frames': options.clip_frames,
+    }
+    sizes = {name: value for name, value in sizes.items() if value}
     loaded = []
     for workdir in options.workdir:
-        loaded.append((_last(workdir), stsa_jax.load(workdir, _step(options.step))))
+        loaded.append((_last(workdir), stsa_jax.load(workdir, _step(options.step), **sizes)))
     for given in options.checkpoint:
         name, path = _named(given)
-        loaded.append((name, stsa_jax.load(path)))
+        loaded.append((name, stsa_jax.load(path, **sizes)))
     for name, model in loaded:
         add(
             name,

@@ -12,11 +12,13 @@ A map is the network's output, resized (bilinear) and divided by its own maximum
 8 bits are used fully, and the field's metrics do not change with the scale of a map. The folder is
 filled at the end of a video; an interrupted or failed run leaves nothing behind.
 
-Two other things it does with a video:
+Three other things it does with a video:
 
     --attention=320,180 [--frame=50]   a picture of where the network looks, at each level and in
                                        the other times, from that pixel (x,y) of that frame, and of
                                        the pixels that the saliency there depends on
+    --gradient[=320,180] [--frame=50]  a picture, over all frames of the clip, of the pixels that
+                                       the saliency there, or of the whole map, depends on
     --classify                         the five most probable Kinetics classes; here the checkpoint
                                        is S3D's, and no --output is needed
 
@@ -37,6 +39,7 @@ from tqdm import tqdm
 
 import stsa_jax
 from stsa_jax import inference, video, visualize
+from stsa_jax.configuration import parse_size
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.files import check_free, output_folder, staged_folder, write_atomic
 
@@ -50,16 +53,26 @@ flags.DEFINE_multi_string(
 flags.DEFINE_string(
     'output', None, 'Folder to write to; of several videos, each gets a folder in it by its name.'
 )
+flags.DEFINE_string(
+    'image_size', None, "Resample the weights for frames of H,W; by default the weights' own size."
+)
+flags.DEFINE_integer(
+    'clip_frames', None, 'Resample the weights for clips of so many frames.', lower_bound=16
+)
 flags.DEFINE_integer('batch_size', 1, 'Frames predicted at once.', lower_bound=1)
 flags.DEFINE_float('fps', 30, 'Frame rate of a folder of frames.', lower_bound=0.1)
 flags.DEFINE_bool('overlay', True, 'Write overlay.mp4 too.')
 flags.DEFINE_bool('overwrite', False, 'Replace the maps and overlay of an earlier prediction.')
 flags.DEFINE_bool('allow_truncated', False, 'Use the good frames of a video that breaks off.')
 flags.DEFINE_string('attention', None, 'Picture the attention from this pixel, as x,y.')
+flags.DEFINE_string(
+    'gradient', None, 'Picture what this pixel, as x,y, depends on; without a value, the whole map.'
+)
 flags.DEFINE_integer(
-    'frame', None, 'Frame for --attention, from 1; by default the middle one.', lower_bound=1
+    'frame', None, 'Frame for these two, from 1; by default the middle one.', lower_bound=1
 )
 flags.DEFINE_bool('classify', False, 'Name what happens, with the Kinetics classifier.')
+WHOLE_MAP = 'map'
 OUTPUTS = ('maps', 'overlay.mp4', 'prediction.json')
 
 
@@ -69,8 +82,8 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up, as after Ctrl-C
     if FLAGS.classify:
         print_classes()
-    elif FLAGS.attention:
-        save_attention()
+    elif FLAGS.attention or FLAGS.gradient:
+        save_picture('attention' if FLAGS.attention else 'gradient')
     else:
         save_predictions()
 
@@ -82,7 +95,7 @@ def save_predictions() -> None:
         if not FLAGS.overwrite:
             check_free(folder, OUTPUTS)
         open_video(path)
-    model = stsa_jax.load(FLAGS.checkpoint)
+    model = load_model()
     for path, folder in jobs:
         count = predict(model, path, folder)
         print(f'{path}: {count} maps in {folder / "maps"}')
@@ -91,16 +104,31 @@ def save_predictions() -> None:
 def parse_flags(arguments: list[str]) -> None:
     """Raises InputError where absl would print its usage and end with its own exit code."""
     app.define_help_flags()
+    following = [*arguments[1:], '--']
+    arguments = [  # --gradient without a value is that of the whole map
+        f'{given}={WHOLE_MAP}' if given == '--gradient' and after.startswith('--') else given
+        for given, after in zip(arguments, following)
+    ]
     try:
         rest = FLAGS(arguments)
     except flags.Error as error:
         raise InputError(f'{error}; python {arguments[0]} --help lists the flags') from error
+    if FLAGS.attention and FLAGS.gradient:
+        raise InputError('--attention and --gradient: give one of them; they are two pictures')
     needed = ('checkpoint', 'video') if FLAGS.classify else ('checkpoint', 'video', 'output')
     missing = [f'--{name}' for name in needed if not FLAGS[name].value]
     if missing:
         raise InputError(f'{" and ".join(missing)} missing; python {arguments[0]} --help says more')
     if rest[1:]:
         raise InputError(f'{rest[1]}: not a flag; give videos as --video={rest[1]}')
+
+
+def load_model():
+    """`stsa_jax.load` as the flags say."""
+    sizes = {'frames': FLAGS.clip_frames} if FLAGS.clip_frames else {}
+    if FLAGS.image_size:
+        sizes['image_size'] = parse_size(FLAGS.image_size)
+    return stsa_jax.load(FLAGS.checkpoint, **sizes)
 
 
 def open_video(path: str | Path):
@@ -162,22 +190,23 @@ def write_maps(pairs, folder: Path, size: tuple[int, int]):
         yield frame, saliency
 
 
-def save_attention() -> None:
-    """Writes one picture: attention and gradient from one pixel of one frame of a video."""
+def save_picture(kind: str) -> None:
+    """Writes one picture for one frame of a video: its attention or its gradient."""
     import numpy as np
 
     from stsa_jax import attention_maps
 
     if len(FLAGS.video) > 1:
-        raise InputError('--attention is for one --video at a time')
+        raise InputError(f'--{kind} is for one --video at a time')
     output, (info, frames) = Path(FLAGS.output), open_video(FLAGS.video[0])
-    x, y = parse_place(FLAGS.attention, info)
+    whole = FLAGS[kind].value == WHOLE_MAP
+    pixel = () if whole else parse_place(kind, info)
     number = FLAGS.frame or (info.num_frames + 1) // 2
-    name = f'attention-{number:04d}-{x}-{y}.png'
+    name = '-'.join([kind, f'{number:04d}', *map(str, pixel)]) + '.png'
     if not FLAGS.overwrite:
         check_free(output, [name])
     output_folder(output)
-    model = stsa_jax.load(FLAGS.checkpoint)
+    model = load_model()
     target = inference.target_index(model.config)
     windows = inference.windows(frames, model.config.frames, target)
     window = next(itertools.islice(windows, number - 1, None), None)
@@ -186,24 +215,30 @@ def save_attention() -> None:
             f'--frame={number}: {info.path} has frames 1 to {info.num_frames}; name one of these'
         )
     clip = np.concatenate([model.preprocess(frame[None]) for frame in window])
-    _, taps = model(clip[None], return_intermediates=True)
-    place = ((x + 0.5) / info.width, (y + 0.5) / info.height)
-    step = attention_maps.target_step(model.config.frames, target)
-    maps = attention_maps.attention_maps(taps, model.config.image_size, place, step)
+    size = info.width, info.height
+    place = None if whole else tuple((at + 0.5) / n for at, n in zip(pixel, size))
     gradient = attention_maps.input_gradient(model, clip, place)
-    attention_maps.attention_figure(output / name, window, maps, place, target, gradient)
-    print(f'{info.path}, frame {number}, pixel {x},{y}: {output / name}')
+    if kind == 'gradient':
+        attention_maps.gradient_figure(output / name, window, gradient, place, target)
+    else:
+        _, taps = model(clip[None], return_intermediates=True)
+        step = attention_maps.target_step(model.config.frames, target)
+        maps = attention_maps.attention_maps(taps, model.config.image_size, place, step)
+        attention_maps.attention_figure(output / name, window, maps, place, target, gradient)
+    where = 'the whole map' if whole else f'pixel {pixel[0]},{pixel[1]}'
+    print(f'{info.path}, frame {number}, {where}: {output / name}')
 
 
-def parse_place(text: str, info: video.VideoInfo) -> tuple[int, int]:
-    """A pixel `x,y` of the video, from 0."""
+def parse_place(kind: str, info: video.VideoInfo) -> tuple[int, int]:
+    """The pixel `x,y` of the video, from 0, that flag `kind` names."""
+    text = FLAGS[kind].value
     try:
         x, y = (int(part) for part in text.split(','))
     except ValueError:
-        raise InputError(f'--attention={text}: expected two whole numbers, as 320,180') from None
+        raise InputError(f'--{kind}={text}: expected two whole numbers, as 320,180') from None
     if not (0 <= x < info.width and 0 <= y < info.height):
         raise InputError(
-            f'--attention={text}: outside the video; expected x below {info.width} and y below '
+            f'--{kind}={text}: outside the video; expected x below {info.width} and y below '
             f'{info.height}'
         )
     return x, y

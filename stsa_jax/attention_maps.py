@@ -16,6 +16,7 @@ import numpy as np
 from stsa_jax import visualize
 from stsa_jax.stsa import STEPS
 
+COLUMNS = 8  # of the picture of a gradient: every clip's length is a multiple of it
 GRID_STRIDES = {0: 8, 1: 8, 2: 16, 3: 32}  # pixels of the input a place of each level's attention
 
 
@@ -137,6 +138,41 @@ def attention_figure(
             for f, mean in zip(shown, means)
         ]
     titles = [f'frames {s * span + 1} to {(s + 1) * span} of the clip' for s in range(STEPS)]
+    visualize.grid_figure(path, rows, titles)
+
+
+def gradient_figure(
+    path: str | os.PathLike,
+    clip: Sequence[np.ndarray],
+    gradient: np.ndarray,
+    place: tuple[float, float] | None,
+    target: int,
+) -> None:
+    """Saves a figure: eight columns over the time of the clip, frames above, the gradient below.
+
+    Each column shows the middle one of its frames, that of the target the target, with a cross at
+    `place`. All columns have one scale of colours.
+
+    Args:
+        path: `.png`, `.pdf`, ... Written whole or not at all.
+        clip: the T frames, uint8 `(h, w, 3)`; T is a multiple of 8.
+        gradient: `(T, H, W)` of `input_gradient`; shown is the mean over each column's frames.
+        place: (x, y) as fractions, that of `gradient`; None: no cross.
+        target: index in the clip of the frame that the network predicts.
+    """
+    span = len(clip) // COLUMNS
+    shown = [clip[i * span + (span - 1) // 2] for i in range(COLUMNS)]
+    shown[target // span] = clip[target]
+    marked = list(shown)
+    if place is not None:
+        marked[target // span] = visualize.mark_cross(clip[target], place)
+    means = gradient.reshape(COLUMNS, span, *gradient.shape[1:]).mean(1)
+    peak = np.percentile(means, 99.9)
+    rows = {
+        'frame': marked,
+        'gradient': [visualize.overlay(f, m, peak=peak) for f, m in zip(shown, means)],
+    }
+    titles = [f'{i * span + 1} to {(i + 1) * span}' for i in range(COLUMNS)]
     visualize.grid_figure(path, rows, titles)
 
 

@@ -38,6 +38,15 @@ def load_config(path: str, overrides: list[str] = ()) -> ConfigDict:
     return config
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """The value of a flag `--image_size=H,W`."""
+    try:
+        height, width = map(int, text.split(','))
+    except ValueError:
+        raise InputError(f'--image_size={text}: expected height and width, as 288,512') from None
+    return height, width
+
+
 def _get_config(name: str) -> ConfigDict:
     path, arguments = Path(name), []
     if not path.is_file() and ':' in path.name:

@@ -172,16 +172,25 @@ class ConvBNReLU(nnx.Module):
 class LayerNorm(nnx.Module):
     """Normalises over all of `(T, H, W, C)` of one example, with scale and bias of that full shape.
 
-    The released code's choice; it ties the weights to the input size.
+    The released code's choice; it ties the weights to the input size. With `size_free`, scale and
+    bias are one a channel, `(C,)`.
     """
 
-    def __init__(self, shape: Sequence[int], *, each_step: bool = False, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        size_free: bool = False,
+        each_step: bool = False,
+        rngs: nnx.Rngs,
+    ):
         """`shape` is `(T, H, W, C)`. With `each_step` every time step is normalised by itself."""
         self.axes = (2, 3, 4) if each_step else (1, 2, 3, 4)
+        shape = tuple(shape)[3 if size_free else 0 :]
         if rngs is None:
-            scale = bias = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
+            scale = bias = jax.ShapeDtypeStruct(shape, jnp.float32)
         else:
-            scale, bias = jnp.ones(tuple(shape)), jnp.zeros(tuple(shape))
+            scale, bias = jnp.ones(shape), jnp.zeros(shape)
         self.scale, self.bias = nnx.Param(scale), nnx.Param(bias)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -246,6 +255,30 @@ def max_unpool_2x2(x: jax.Array, index: jax.Array) -> jax.Array:
 def upsample_2x(x: jax.Array) -> jax.Array:
     """Bilinear in space by 2, half-pixel centres, edges clamped (`align_corners=False`)."""
     return _double(_double(x, axis=2), axis=3)
+
+
+def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """`(B, T, h, w, C)` to `size` = (H, W): bilinear, half-pixel centres, edges clamped.
+
+    PyTorch's `interpolate(size=..., align_corners=False)`; at twice the size it is `upsample_2x`.
+    """
+    if size == (2 * x.shape[2], 2 * x.shape[3]):
+        return upsample_2x(x)
+    for axis, n in zip((2, 3), size):
+        before, after, weight = bilinear_taps(x.shape[axis], n)
+        weight = np.expand_dims(weight, [i for i in range(x.ndim) if i != axis]).astype(x.dtype)
+        x = (1 - weight) * x.take(before, axis) + weight * x.take(after, axis)
+    return x
+
+
+def bilinear_taps(n: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of `wanted` places along an axis of length `n`: two indices, weight of the second.
+
+    Half-pixel centres, edges clamped. A constant stays constant, and at the same length all stays.
+    """
+    places = np.clip((np.arange(wanted) + 0.5) * n / wanted - 0.5, 0, n - 1)
+    before = places.astype(int)
+    return before, np.minimum(before + 1, n - 1), places - before
 
 
 def conv_of_upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -68,11 +68,10 @@ def infer_config(state_dict: StateDict, naming: str) -> STSANetConfig | S3DConfi
     if naming != 'stsanet':
         head = 'fc.0.weight' if naming == 's3d_kinetics' else 'classifier.1.weight'
         return S3DConfig(num_classes=shape(head, (400,))[0], width=width)
-    _, _, height, wide = shape('ln_0_0.weight', (192, STEPS, 56, 96))
+    norm = shape('ln_0_0.weight', (192, STEPS, 56, 96))
+    sizes = {'norm': 'size_free'} if len(norm) == 1 else {'image_size': [4 * n for n in norm[2:]]}
     compression = shape('branch0_pre.0.weight', (192, 192, 4, 1, 1))[2]
-    return STSANetConfig(
-        image_size=(4 * height, 4 * wide), frames=2 * STEPS * compression, width=width
-    )
+    return STSANetConfig(frames=2 * STEPS * compression, width=width, **sizes)
 
 
 def from_torch(
@@ -107,7 +106,7 @@ def from_torch(
     target = 'stsanet' if isinstance(config, STSANetConfig) else 's3d'
     if target == 's3d' and naming == 'stsanet':
         raise InputError(f"{source}: holds STSA-Net's weights, but S3D's were expected")
-    arrays = {name.removeprefix('module.'): _numpy(a) for name, a in state_dict.items()}
+    arrays = {name.removeprefix('module.'): as_numpy(a) for name, a in state_dict.items()}
 
     model_class = STSANet if target == 'stsanet' else S3D
     _, params, batch_stats = functional.abstract(model_class, config)
@@ -141,8 +140,8 @@ def to_torch(params: dict, batch_stats: dict | None = None, *, naming: str | Non
     naming = naming or ('s3d_kinetics' if 'classifier' in params else 'stsanet')
     state_dict = {}
     for path, array in traverse_util.flatten_dict({**_merge(params, batch_stats)}).items():
-        name, axes = torch_name(path, naming)
         array = np.asarray(array)
+        name, axes = _place(path, array, naming)
         if path[-1] == 'count':
             array = array.astype(np.int64)
         state_dict[name] = np.ascontiguousarray(array.transpose(axes)) if axes else array
@@ -153,7 +152,7 @@ def _match(arrays, wanted, naming, source):
     """{our path: array}; raises InputError with everything that does not fit."""
     found, problems, used = {}, [], set()
     for path, like in wanted.items():
-        name, axes = torch_name(path[1:], naming)
+        name, axes = _place(path[1:], like, naming)
         shape = tuple(like.shape[i] for i in axes)
         used.add(name)
         if name not in arrays:
@@ -179,7 +178,7 @@ def _shared(arrays, backbone, rest, source, lines):
     """What a variant and a state dict have both: the paths wanted, and the arrays for them."""
     wanted, new = dict(backbone), []
     for path, like in rest.items():
-        name, axes = torch_name(path[1:], 'stsanet')
+        name, axes = _place(path[1:], like, 'stsanet')
         fits = name in arrays and arrays[name].shape == tuple(like.shape[i] for i in axes)
         if fits:
             wanted[path] = like
@@ -208,6 +207,12 @@ def _listed(names) -> str:
     return ', '.join(f'{name} ({n} arrays)' if n > 1 else name for name, n in counts.items())
 
 
+def _place(path, array, naming):
+    """`torch_name`; the scale and bias of a size-free norm are vectors in both."""
+    name, axes = torch_name(path, naming)
+    return name, axes if len(axes) == len(array.shape) else tuple(range(len(array.shape)))
+
+
 def _in_head(name: str) -> bool:
     return name.startswith(('branch', 'ln_', 'SA_', 'CA_', 'inc_', 'plain_', 'readout_'))
 
@@ -218,7 +223,7 @@ def _merge(params, batch_stats):
     return traverse_util.unflatten_dict(flat)
 
 
-def _numpy(array) -> np.ndarray:
+def as_numpy(array) -> np.ndarray:
     """A PyTorch tensor (on any device, of any float type) or an array, as numpy."""
     if hasattr(array, 'detach'):
         array = array.detach().cpu()

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from stsa_jax.preprocess import (
     normalise,
     resize_frame,
 )
+from stsa_jax.resample import resample
 from stsa_jax.s3d import S3DConfig
 from stsa_jax.stsanet import STSANet, STSANetConfig
 
@@ -101,11 +103,19 @@ def _check_range(clip) -> None:
         )
 
 
-def load(path: str | os.PathLike, step: int | str | None = None) -> SaliencyModel:
+def load(
+    path: str | os.PathLike,
+    step: int | str | None = None,
+    *,
+    image_size: tuple[int, int] | None = None,
+    frames: int | None = None,
+) -> SaliencyModel:
     """STSA-Net from a training or converted checkpoint directory, a .pth, .pt or .safetensors file.
 
-    `step` is for a directory: which checkpoint, or 'best'; by default the latest. Raises
-    InputError, naming the file, for anything else.
+    `step` is for a directory: which checkpoint, or 'best'; by default the latest. With `image_size`
+    (H, W) or `frames` other than those of the weights, what depends on them is resampled
+    (`stsa_jax.resample`), and a line on standard error says so. Raises InputError, naming the file,
+    for anything else.
     """
     weights = read_weights(path, step)
     if weights.kind != 'stsanet':
@@ -113,8 +123,35 @@ def load(path: str | os.PathLike, step: int | str | None = None) -> SaliencyMode
             f"{path}: holds S3D's Kinetics classifier, not a saliency model; give STSA-Net's "
             'weights, or train from these with --config.init_from'
         )
-    config = STSANetConfig(**weights.model_config)
-    return SaliencyModel(config, weights.params, weights.batch_stats, weights.normalisation)
+    own = STSANetConfig(**weights.model_config)
+    wanted = dataclasses.replace(
+        own, image_size=image_size or own.image_size, frames=frames or own.frames
+    )
+    trees = weights.params, weights.batch_stats
+    if wanted != own:
+        trees = _fitted(port.to_torch(*trees), wanted, str(path))
+    return SaliencyModel(wanted, *trees, weights.normalisation)
+
+
+def _note(line: str) -> None:
+    print(f'note: {line}', file=sys.stderr)
+
+
+def _fitted(
+    state_dict: port.StateDict,
+    config: STSANetConfig,
+    source: str,
+    seed: int = 0,
+    say: Callable[[str], None] = _note,
+    shared: list[str] | None = None,
+):
+    """`port.from_torch` of weights that may be of another size; says what was resampled."""
+    state_dict, resampled = resample(state_dict, config, source)
+    trees = port.from_torch(state_dict, config, seed=seed, source=source, shared=shared)
+    for line in (resampled, *(shared or ())):
+        if line:
+            say(line)
+    return trees
 
 
 def read_weights(path: str | os.PathLike, step: int | str | None = None) -> Weights:
@@ -149,14 +186,15 @@ def initialise(
     path: str | os.PathLike,
     config: STSANetConfig,
     seed: int = 0,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = _note,
 ) -> tuple[dict, dict]:
     """`(params, batch_stats)` of an STSA-Net of `config`, from STSA-Net's or S3D's weights.
 
     With S3D's weights the backbone is filled and the rest has PyTorch's default initialisation from
     `seed`. So it is with the parts that a variant of the network (`config.structure`) does not
-    share with the one that the weights are of; `say` gets lines about what was loaded and what
-    not. Raises InputError where the weights do not fit the config.
+    share with the one that the weights are of. STSA-Net's may be of another input size or clip
+    length: `stsa_jax.resample`. `say` gets lines about what was loaded, resampled, and what not.
+    Raises InputError where the weights do not fit the config.
     """
     path = Path(path)
     if path.is_dir():
@@ -170,11 +208,7 @@ def initialise(
     else:
         raise InputError(f'{path}: there is no such file or folder; check the path of the weights')
     same = STSANetConfig(**fields).structure == config.structure
-    lines = None if same else []
-    initial = port.from_torch(state_dict, config, seed=seed, source=str(path), shared=lines)
-    for line in lines or ():
-        say(line)
-    return initial
+    return _fitted(state_dict, config, str(path), seed, say, shared=None if same else [])
 
 
 def read_state_dict(path: str | os.PathLike) -> tuple[dict, dict[str, str]]:

@@ -8,6 +8,9 @@ indices and the unpooling with them: the spatial bottleneck.
 The paper's variants (Table IV) change who attends to whom: `attention='steps'` has every time step
 attend to itself alone ("w/o temporal relations"), `'single'` has one matrix over all positions of
 all four ("single similarity matrix").
+
+Large inputs have many places, N: where the N x N matrix would be larger than `LARGEST_MATRIX`, it
+is made and used in blocks of queries, and again in the gradient, so that it is never there whole.
 """
 
 import jax
@@ -18,6 +21,9 @@ from stsa_jax.layers import Conv, LayerNorm, max_pool_2x2_with_indices, max_unpo
 
 STEPS = 4  # time steps of every level after its temporal compression
 ATTENTION = ('pairs', 'steps', 'single')
+# Weights of one attention matrix held at once, for one example: 128 MiB in float32. At 224x384 the
+# largest has 2688 x 2688, a fifth of it; at 448x768 it would be 10752 x 10752.
+LARGEST_MATRIX = 2**25
 
 
 def attention_matrix(query: jax.Array, key: jax.Array) -> jax.Array:
@@ -29,18 +35,35 @@ def attention_matrix(query: jax.Array, key: jax.Array) -> jax.Array:
     return jax.nn.softmax(logits, axis=-1)
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """DA(q, k, v) of equation 1: `(B, N, E)`, `(B, M, E)`, `(B, M, C)` -> `(B, N, C)`, matrix."""
-    matrix = attention_matrix(query, key)
-    return matrix.astype(value.dtype) @ value, matrix
+def attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, keep_matrix: bool = False
+) -> tuple[jax.Array, jax.Array | None]:
+    """DA(q, k, v) of `(B, N, E)`, `(B, M, E)`, `(B, M, C)`: `(B, N, C)` and the `(B, N, M)` matrix.
+
+    A matrix above `LARGEST_MATRIX` is never there as a whole, and None is returned in its place,
+    unless `keep_matrix` asks for it.
+    """
+    blocks = -(-query.shape[1] * key.shape[1] // LARGEST_MATRIX)
+    if blocks == 1 or keep_matrix:
+        matrix = attention_matrix(query, key)
+        return matrix.astype(value.dtype) @ value, matrix
+    (b, n, e), rows = query.shape, -(-query.shape[1] // blocks)
+    padded = jnp.pad(query, ((0, 0), (0, rows * blocks - n), (0, 0)))
+    parts = padded.reshape(b, blocks, rows, e).swapaxes(0, 1)
+    # With the checkpoint, a gradient computes each block's matrix again instead of keeping it.
+    block = jax.checkpoint(lambda part: attend(part, key, value, True)[0])
+    out = jax.lax.map(block, parts)  # (blocks, B, rows, C)
+    return out.swapaxes(0, 1).reshape(b, rows * blocks, -1)[:, :n], None
 
 
-def _attend_within_steps(query, key, value, steps):
+def _attend_within_steps(query, key, value, steps, keep_matrix):
     """`attend` in each of `steps` equal parts of the positions; the matrix is `(B, T, HW, HW)`."""
     b, n, c = value.shape
     parts = (x.reshape(b * steps, n // steps, -1) for x in (query, key, value))
-    out, matrix = attend(*parts)
-    return out.reshape(b, n, c), matrix.reshape(b, steps, *matrix.shape[1:])
+    out, matrix = attend(*parts, keep_matrix)
+    if matrix is not None:
+        matrix = matrix.reshape(b, steps, *matrix.shape[1:])
+    return out.reshape(b, n, c), matrix
 
 
 class Embedding(nnx.Module):
@@ -72,7 +95,9 @@ class Pair(nnx.Module):
         self.a = Embedding(channels, embed, rngs=rngs)
         self.b = Embedding(channels, embed, rngs=rngs)
 
-    def __call__(self, a: jax.Array, b: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(
+        self, a: jax.Array, b: jax.Array, keep_matrices: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Two `(B, T, H, W, C)` -> `(B, 2T, H, W, C)`, and the two matrices.
 
         DA(q_b, k_a, v_a) takes a's place, DA(q_a, k_b, v_b) takes b's; matrices `(B, THW, THW)`.
@@ -81,12 +106,14 @@ class Pair(nnx.Module):
         query_a, key_a, value_a = self.a(a)
         query_b, key_b, value_b = self.b(b)
         if self.within_steps:
-            first, a_to_a = _attend_within_steps(query_a, key_a, value_a, a.shape[1])
-            second, b_to_b = _attend_within_steps(query_b, key_b, value_b, b.shape[1])
+            first, a_to_a = _attend_within_steps(query_a, key_a, value_a, a.shape[1], keep_matrices)
+            second, b_to_b = _attend_within_steps(
+                query_b, key_b, value_b, b.shape[1], keep_matrices
+            )
             matrices = {'a_to_a': a_to_a, 'b_to_b': b_to_b}
         else:
-            first, b_to_a = attend(query_b, key_a, value_a)
-            second, a_to_b = attend(query_a, key_b, value_b)
+            first, b_to_a = attend(query_b, key_a, value_a, keep_matrices)
+            second, a_to_b = attend(query_a, key_b, value_b, keep_matrices)
             matrices = {'b_to_a': b_to_a, 'a_to_b': a_to_b}
         return jnp.concatenate([first.reshape(a.shape), second.reshape(b.shape)], axis=1), matrices
 
@@ -97,9 +124,11 @@ class Whole(nnx.Module):
     def __init__(self, channels: int, embed: int, *, rngs: nnx.Rngs):
         self.embedding = Embedding(channels, embed, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(
+        self, x: jax.Array, keep_matrices: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """`(B, T, H, W, C)` -> the same, and the matrix `(B, THW, THW)`."""
-        out, matrix = attend(*self.embedding(x))
+        out, matrix = attend(*self.embedding(x), keep_matrices)
         return out.reshape(x.shape), {'all_to_all': matrix}
 
 
@@ -113,6 +142,7 @@ class STSALayer(nnx.Module):
         embed: int,
         *,
         bottleneck: bool,
+        size_free: bool = False,
         attention: str = 'pairs',
         rngs: nnx.Rngs,
     ):
@@ -125,7 +155,7 @@ class STSALayer(nnx.Module):
         if attention == 'single':
             self.whole = Whole(shape[-1], embed, rngs=rngs)
         # Statistics over all steps would relate them.
-        self.norm = LayerNorm(shape, each_step=within_steps, rngs=rngs)
+        self.norm = LayerNorm(shape, size_free=size_free, each_step=within_steps, rngs=rngs)
 
     def __call__(self, x: jax.Array, taps: dict | None = None, name: str = '') -> jax.Array:
         """`(B, 4, H, W, C)` -> the same. Fills `taps` with the attention matrices and the norm."""
@@ -144,7 +174,7 @@ class STSALayer(nnx.Module):
         inputs = {f'pair{i}': groups[2 * i : 2 * i + 2] for i in range(self.pairs)}
         attended = []
         for part, group in (inputs or {'whole': (x,)}).items():
-            out, matrices = getattr(self, part)(*group)
+            out, matrices = getattr(self, part)(*group, taps is not None)
             attended.append(out)
             if taps is not None:
                 taps.update({f'{name}.{part}.{key}': m for key, m in matrices.items()})
@@ -160,17 +190,16 @@ class STSAModule(nnx.Module):
         channels: tuple[int, int],
         embed: tuple[int, int],
         *,
-        bottleneck: bool,
         layers: tuple[int, ...] = (1, 2),
-        attention: str = 'pairs',
         rngs: nnx.Rngs,
+        **options,
     ):
-        """`channels` and `embed` are those of layer I and of layer II.
+        """`channels` and `embed` are those of layer I and II; `options` those of `STSALayer`.
 
         `layers` are the ones that are there; without any, only the convolution is left.
         """
-        options = {'bottleneck': bottleneck, 'attention': attention, 'rngs': rngs}
         shapes = [(STEPS, *size, c) for c in channels]
+        options['rngs'] = rngs
         self.layer_1 = STSALayer(2, shapes[0], embed[0], **options) if 1 in layers else None
         self.middle = Conv(*channels, (1, 3, 3), rngs=rngs)
         self.layer_2 = STSALayer(1, shapes[1], embed[1], **options) if 2 in layers else None

@@ -14,18 +14,22 @@ The shape story at the default config, `(T, H, W, C)`:
 
     AMSF (3, 2) -> 4, 14, 24, 240;  upsampled, with 1 -> 4, 28, 48, 192;  with 0 -> 4, 56, 96, 192
     readout     -> 4, 112, 192, 64 -> 2, 224, 384, 32 -> 1, 224, 384, 32 -> 224, 384
+
+Sizes are multiples of 16. Where one is not of 32, level 3 has the pool's `H // 32`, and is resized
+to level 2's size rather than doubled.
 """
 
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from stsa_jax.amsf import AMSF
 from stsa_jax.errors import InputError
 from stsa_jax.functional import call
-from stsa_jax.layers import BATCH_NORM_MOMENTUM, Conv, upsample_2x
+from stsa_jax.layers import BATCH_NORM_MOMENTUM, Conv, resize, upsample_2x
 from stsa_jax.s3d import S3DBackbone, scale_width, stage_channels
 from stsa_jax.stsa import ATTENTION, STEPS, STSAModule
 
@@ -52,10 +56,12 @@ class STSANetConfig:
     """What the network is made of. The defaults are the paper's model.
 
     Attributes:
-        image_size: (H, W) of the input, multiples of 32.
+        image_size: (H, W) of the input, multiples of 16 from 32 on.
         frames: length of the clip, a multiple of 8, at least 16.
         width: multiplies all channel counts.
         target: the frame that the output is for: 'middle' (frame T/2) or 'last'.
+        norm: 'full', LayerNorms of STSA whose scale and bias have the features' shape, as in the
+            published weights, or 'size_free', one a channel, so that weights fit every input size.
         batch_norm_momentum: how much of a batch's statistics goes into the running ones. The
             default suits a pre-trained backbone; train from scratch with 0.1 or so.
         dtype: of the compute, 'float32' or 'bfloat16'; parameters are float32.
@@ -76,6 +82,7 @@ class STSANetConfig:
     frames: int = 32
     width: float = 1.0
     target: str = 'middle'
+    norm: str = 'full'
     batch_norm_momentum: float = BATCH_NORM_MOMENTUM
     dtype: str = 'float32'
     levels: tuple[int, ...] = (0, 1, 2, 3)
@@ -92,12 +99,13 @@ class STSANetConfig:
         layers = (1,) if self.attention == 'single' else (1, 2)
         checks = {
             'image_size': (
-                len(self.image_size) == 2 and all(n > 0 and n % 32 == 0 for n in self.image_size),
-                'two positive multiples of 32, as (224, 384)',
+                len(self.image_size) == 2 and all(n >= 32 and n % 16 == 0 for n in self.image_size),
+                'two multiples of 16 from 32 on, as (224, 384)',
             ),
             'frames': (self.frames >= 16 and self.frames % 8 == 0, 'a multiple of 8 from 16 on'),
             'width': (self.width > 0, 'a positive number, 1 for the paper'),
             'target': (self.target in ('middle', 'last'), "'middle' or 'last'"),
+            'norm': (self.norm in ('full', 'size_free'), "'full' or 'size_free'"),
             'batch_norm_momentum': (0 < self.batch_norm_momentum <= 1, 'a number in (0, 1]'),
             'dtype': (self.dtype in ('float32', 'bfloat16'), "'float32' or 'bfloat16'"),
             'levels': (
@@ -147,14 +155,19 @@ def _some_of(chosen: tuple, known) -> bool:
 
 
 class Branch(nnx.Module):
-    """One level: temporal compression to four steps, then its STSA module."""
+    """One level: temporal compression to four steps, then its STSA module.
+
+    Steps that do not divide by four are repeated, evenly, up to the next multiple of four. Level 3
+    is compressed only where it has more than four.
+    """
 
     def __init__(self, level: int, config: STSANetConfig, *, rngs: nnx.Rngs):
         width = config.width
         channels = stage_channels(width)[level]
         height, wide = (n // SPACE_STRIDES[level] for n in config.image_size)
         self.steps = config.frames // TIME_STRIDES[level]
-        k = self.steps // STEPS
+        k = -(-self.steps // STEPS)
+        self.filled = k * STEPS
         self.compress = (
             Conv(
                 channels,
@@ -164,7 +177,7 @@ class Branch(nnx.Module):
                 short_sums=level == 0,
                 rngs=rngs,
             )
-            if k > 1
+            if k > 1 or level < 3
             else None
         )
         self.stsa = STSAModule(
@@ -174,17 +187,18 @@ class Branch(nnx.Module):
             bottleneck=level == 0,
             layers=config.stsa_layers if level in config.stsa_levels else (),
             attention=config.attention,
+            size_free=config.norm == 'size_free',
             rngs=rngs,
         )
 
     def __call__(self, x: jax.Array, taps: dict | None = None, name: str = '') -> jax.Array:
         """`(B, T, H, W, C_I)` -> `(B, 4, H, W, C_II)`."""
+        if self.steps < self.filled:
+            x = x[:, np.arange(self.filled) * self.steps // self.filled]
         if self.compress is not None:
             x = jax.nn.relu(self.compress(x))
             if taps is not None:
                 taps[f'{name}.compress'] = x
-        elif self.steps < STEPS:  # short clips: the coarsest level repeats its steps
-            x = jnp.repeat(x, STEPS // self.steps, axis=1)
         return self.stsa(x, taps, name)
 
 
@@ -263,7 +277,7 @@ class STSANet(nnx.Module):
             names = (taps, f'branch{i}') if taps is not None else ()
             branch, small = getattr(self, f'branch{i}'), i >= 2
             levels[i] = call(branch, stages[i], *names, remat=remat, keep_products=small)
-        x = upsample_2x(jax.nn.relu(self.lateral(levels[3])))
+        x = resize(jax.nn.relu(self.lateral(levels[3])), stages[2].shape[2:4])
         if taps is not None:
             taps.update({f'backbone.base{i + 1}': stage for i, stage in enumerate(stages)})
             taps['lateral'] = x

@@ -138,6 +138,44 @@ def test_gradient_through_a_network_follows_finite_differences():
     assert max(slopes) == pytest.approx(gradient.max(), rel=1e-2)
 
 
+def test_gradient_is_zero_outside_the_receptive_field():
+    """Two 3x3 convolutions see five rows and columns; the temporal one a step to either side."""
+    shapes = [
+        functional.abstract(functools.partial(Conv, 3, kernel=kernel), 3)
+        for kernel in ((1, 3, 3), (1, 3, 3), (3, 1, 1))
+    ]
+    layers = [nnx.merge(g, *initial.random_weights(*trees, seed=1)) for g, *trees in shapes]
+
+    def model(clip):
+        for layer in layers:
+            clip = layer(clip)
+        return clip[:, 4].mean(-1)
+
+    clip = np.random.default_rng(0).random((8, 9, 11, 3), np.float32)
+    gradient = attention_maps.input_gradient(model, clip, (0.55, 0.5))  # row 4, column 6
+    seen = np.zeros((8, 9, 11), bool)
+    seen[3:6, 2:7, 4:9] = True
+    assert (gradient[~seen] == 0).all() and (gradient[seen] > 0).all()
+    assert (attention_maps.input_gradient(model, clip)[3:6] > 0).all()
+
+
+@pytest.mark.parametrize('place', [(0.5, 0.5), None])
+def test_gradient_figure(tmp_path, place):
+    """The column of the target shows that frame, and the one with the gradient its colours."""
+    clip = [np.full((90, 160, 3), 40, np.uint8)] * 16
+    clip[7] = np.full((90, 160, 3), (200, 0, 0), np.uint8)
+    gradient = np.zeros((16, 64, 96))
+    gradient[12:14, 20:40, 30:60] = 1
+    path = tmp_path / 'a.png'
+    attention_maps.gradient_figure(path, clip, gradient, place, 7)
+    picture = np.asarray(Image.open(path).convert('RGB')).astype(int)[:, 40:]
+    columns = np.array_split(picture, 8, axis=1)
+    red = [((c[..., 0] - c[..., 1]) > 150).mean() for c in columns]
+    assert np.argmax(red) == 3 and sorted(red)[-2] < 0.3 * max(red)
+    colours = [(np.ptp(c[len(c) // 2 :], axis=-1) > 50).mean() for c in columns]
+    assert colours[6] > 0.05 and colours[0] == colours[1] == 0
+
+
 def test_figure(tmp_path):
     clip = [np.full((90, 160, 3), 40, np.uint8)] * 16
     clip[7] = np.full((90, 160, 3), (200, 0, 0), np.uint8)  # the target: red, in the second column

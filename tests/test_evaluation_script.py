@@ -67,6 +67,14 @@ def test_maps_of_a_prepared_dataset(prepared, run, tmp_path):
         run(*arguments, f'--predictions={prepared[1] / "7"}')
 
 
+def test_models_of_another_size(monkeypatch):
+    asked = []
+    monkeypatch.setattr(evaluate.stsa_jax, 'load', lambda *_, **sizes: asked.append(sizes))
+    given = ['--checkpoint=a.pth', '--workdir=b', '--image_size=288,512', '--clip_frames=16']
+    evaluate.collect_models(evaluate.parser().parse_args(given))
+    assert asked == [{'image_size': (288, 512), 'frames': 16}] * 2
+
+
 def test_the_three_test_sets_of_diem(prepared, run, tmp_path):
     maps, options = prepared[1] / 'diem', ['--protocol=diem', '--no_references']
     for split, frames in (('test_i', 7), ('test_iii', 7), ('test_ii', 4)):

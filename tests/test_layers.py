@@ -145,6 +145,26 @@ def test_bottleneck_pool_keeps_pytorchs_indices(values):
     np.testing.assert_array_equal(found, from_torch(spread))
 
 
+@pytest.mark.parametrize('window,stride,padding', POOLS)
+def test_max_pool_of_odd_sizes(window, stride, padding):
+    x = random(1, 3, 7, 9, 2)
+    expected = F.max_pool3d(to_torch(x), window, stride, padding)
+    found = layers.max_pool(x, window, stride, padding)
+    np.testing.assert_array_equal(found, from_torch(expected))
+
+
+@pytest.mark.parametrize('size', [(6, 10), (7, 11), (5, 9), (7, 10), (3, 5), (2, 13)])
+def test_resize(size):
+    x = random(2, 2, 3, 5, 4)
+    frames = torch.from_numpy(x.reshape(4, 3, 5, 4).transpose(0, 3, 1, 2).copy())
+    expected = F.interpolate(frames, size, mode='bilinear', align_corners=False)
+    expected = expected.numpy().transpose(0, 2, 3, 1).reshape(2, 2, *size, 4)
+    found = layers.resize(x, size)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    if size == (6, 10):
+        np.testing.assert_array_equal(found, layers.upsample_2x(x))
+
+
 def test_unpooling_what_was_pooled_keeps_the_maxima_only():
     x = random(1, 2, 4, 6, 3)
     pooled, index = layers.max_pool_2x2_with_indices(x)

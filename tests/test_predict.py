@@ -143,6 +143,21 @@ def test_one_frame_video(tmp_path, model):
     assert tree(out) == ['maps', 'maps/0001.png', 'prediction.json']
 
 
+def test_another_size_of_the_weights(tmp_path, film, model, monkeypatch, capsys):
+    asked = {}
+    monkeypatch.setattr(stsa_jax, 'load', lambda path, **sizes: asked.update(sizes) or model)
+    flags = ['--checkpoint=c', f'--video={film}', f'--output={tmp_path / "out"}', '--nooverlay']
+    assert run_main(*flags, '--image_size=288,512', '--clip_frames=64') == 0
+    assert asked == {'image_size': (288, 512), 'frames': 64}
+    capsys.readouterr()
+    for wrong, words in {
+        '--image_size=288': 'expected height and width, as 288,512',
+        '--clip_frames=8': 'not integer >= 16',
+    }.items():
+        assert run_main(*flags, wrong, '--overwrite') == 2
+        assert words in capsys.readouterr().err
+
+
 def test_an_earlier_prediction_is_replaced_only_on_demand(tmp_path, film, model, capsys):
     out = tmp_path / 'out'
     (out / 'maps').mkdir(parents=True)
@@ -354,6 +369,28 @@ def test_attention_of_a_pixel(tmp_path, film, monkeypatch, capsys):
         assert run_main(*flags, *wrong.split()) == 2
         assert words in capsys.readouterr().err
     assert len(tree(out)) == 2
+
+
+def test_gradient_of_a_pixel_and_of_the_map(tmp_path, film, monkeypatch, capsys):
+    monkeypatch.setattr(stsa_jax, 'load', lambda path: AttentiveModel())
+    out = tmp_path / 'out'
+    flags = ['--checkpoint=c', f'--video={film}', f'--output={out}']
+    assert run_main(*flags, '--gradient=20,24', '--frame=5') == 0
+    assert run_main('--gradient', *flags) == 0
+    assert run_main(*flags, '--frame=3', '--gradient') == 0
+    made = ['gradient-0003.png', 'gradient-0005-20-24.png', 'gradient-0009.png']
+    assert tree(out) == made
+    told = capsys.readouterr().out.splitlines()
+    assert 'frame 5, pixel 20,24' in told[0] and 'frame 9, the whole map' in told[1]
+    for wrong, words in {
+        '--gradient=20': '--gradient=20: expected two whole numbers',
+        '--gradient=80,24': 'x below 80 and y below 48',
+        '--gradient --attention=1,1': 'give one of them',
+        '--gradient --frame=9': 'gradient-0009.png already',
+    }.items():
+        assert run_main(*flags, *wrong.split()) == 2
+        assert words in capsys.readouterr().err
+    assert tree(out) == made
 
 
 def test_classes_of_a_video(film, monkeypatch, capsys):

@@ -1,5 +1,8 @@
 """The network as a module: configs, shapes, invariants. Its numbers are in test_parity.py."""
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,17 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stsa_jax import InputError, STSANet, STSANetConfig, functional, losses, stsa
+from stsa_jax import (
+    InputError,
+    STSANet,
+    STSANetConfig,
+    cost,
+    functional,
+    layers,
+    losses,
+    stsa,
+    stsanet,
+)
 from stsa_jax.layers import max_pool_2x2_with_indices, max_unpool_2x2
 
 TINY = STSANetConfig(image_size=(32, 64), frames=16, width=0.125)
@@ -42,12 +55,14 @@ def outputs(run, clips):
 @pytest.mark.parametrize(
     'field,value',
     [
-        ('image_size', (224, 380)),
+        ('image_size', (224, 376)),
+        ('image_size', (16, 32)),
         ('image_size', (224,)),
         ('frames', 12),
         ('frames', 8),
         ('width', 0.0),
         ('target', 'first'),
+        ('norm', 'batch'),
         ('dtype', 'float16'),
     ],
 )
@@ -61,7 +76,19 @@ def test_target_frame():
     assert STSANetConfig(target='last').target_index == 31
 
 
-@pytest.mark.parametrize('frames,image_size', [(16, (32, 32)), (32, (96, 160)), (64, (64, 32))])
+@pytest.mark.parametrize(
+    'frames,image_size',
+    [
+        (16, (32, 32)),
+        (32, (96, 160)),
+        (64, (64, 32)),
+        (16, (112, 192)),
+        (24, (48, 112)),
+        (40, (80, 32)),
+        (64, (288, 512)),
+        (32, (448, 768)),
+    ],
+)
 def test_every_size_gives_a_map_of_the_input_size(frames, image_size):
     config = STSANetConfig(image_size=image_size, frames=frames, width=0.125)
     graphdef, params, batch_stats = functional.abstract(STSANet, config)
@@ -69,6 +96,27 @@ def test_every_size_gives_a_map_of_the_input_size(frames, image_size):
     run = lambda *args: functional.apply(graphdef, *args)  # noqa: E731
     saliency = jax.eval_shape(run, params, batch_stats, clip)
     assert saliency.shape == (2, *image_size) and saliency.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    'frames,kernels', [(16, [2, 2, 1, None]), (32, [4, 4, 2, None]), (64, [8, 8, 4, 2])]
+)
+def test_compression_to_four_steps(frames, kernels):
+    params = functional.abstract(STSANet, STSANetConfig(frames=frames))[1]
+    branches = [params[f'branch{level}'] for level in range(4)]
+    found = [b['compress']['kernel'].shape[0] if 'compress' in b else None for b in branches]
+    assert found == kernels
+
+
+@pytest.mark.parametrize(
+    'frames,steps', [(16, [0, 0, 1, 1]), (24, [0, 0, 1, 2]), (32, [0, 1, 2, 3])]
+)
+def test_short_clips_repeat_the_steps_of_level_3(frames, steps):
+    config = STSANetConfig(image_size=(32, 32), frames=frames, width=0.125)
+    branch = stsanet.Branch(3, config, rngs=nnx.Rngs(0))
+    branch.stsa = lambda x, *_: x
+    x = jnp.arange(frames // 8, dtype=float).reshape(1, -1, 1, 1, 1)
+    np.testing.assert_array_equal(branch(x).ravel(), steps)
 
 
 def test_a_clip_of_another_shape_is_refused(tiny):
@@ -148,6 +196,77 @@ def test_which_steps_a_layer_relates():
     halves = [[1, 1, 1, 0], [1, 1, 0, 1], [1, 0, 1, 1], [0, 1, 1, 1]]
     np.testing.assert_array_equal(relations(1), halves)
     np.testing.assert_array_equal(relations(2), np.kron(np.eye(2), np.ones((2, 2))))
+
+
+def attention_inputs(n=37, m=29, e=5, c=4):
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=(2, *shape)).astype(np.float32) for shape in ((n, e), (m, e), (m, c))]
+
+
+@pytest.mark.parametrize('rows', [1, 8, 13, 36])
+def test_blocks_of_queries_give_the_same_numbers(monkeypatch, rows):
+    """Forward and gradient; the number of queries is not a multiple of the blocks' rows."""
+
+    def run(query, key, value):
+        def loss(*inputs):
+            out, matrix = stsa.attend(*inputs)
+            return jnp.sin(out).sum(), (out, matrix)
+
+        gradients, (out, matrix) = jax.grad(loss, (0, 1, 2), has_aux=True)(query, key, value)
+        return gradients, out, matrix
+
+    inputs = attention_inputs()
+    gradients, out, matrix = jax.jit(run)(*inputs)
+    assert matrix.shape == (2, 37, 29)
+    monkeypatch.setattr(stsa, 'LARGEST_MATRIX', rows * 29)
+    blocked, same, none = jax.jit(lambda *x: run(*x))(*inputs)
+    assert none is None
+    np.testing.assert_allclose(same, out, atol=1e-6)  # float32 sums of 29 terms
+    for found, wanted in zip(blocked, gradients):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    # Whoever asks for the matrices gets them all the same.
+    np.testing.assert_allclose(stsa.attend(*inputs, keep_matrix=True)[1], matrix, atol=1e-6)
+
+
+def test_memory_of_blocked_attention_is_bounded(monkeypatch):
+    """No array of the program, with its gradient, is larger than a block."""
+    attend = lambda *inputs: stsa.attend(*inputs)[0].sum()  # noqa: E731
+    shapes = [jax.ShapeDtypeStruct((1, 4096, 8), jnp.float32)] * 3
+
+    def largest():
+        program = jax.make_jaxpr(jax.value_and_grad(lambda *x: attend(*x), (0, 1, 2)))(*shapes)
+        found = cost.equations(program.jaxpr)
+        return max(math.prod(v.aval.shape) for equation, *_ in found for v in equation.outvars)
+
+    assert largest() == 4096**2
+    monkeypatch.setattr(stsa, 'LARGEST_MATRIX', 2**16)
+    assert largest() == 2**16
+    compiled = jax.jit(jax.grad(attend, (0, 1, 2))).lower(*shapes).compile()
+    # The matrix would be 64 MiB; a block is 256 KiB, and a few of these are there at a time.
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * 2**20
+
+
+def test_the_published_size_takes_the_direct_path():
+    places = 2 * 28 * 48  # of layer II on levels 0 and 1
+    assert places**2 <= stsa.LARGEST_MATRIX < (4 * places) ** 2  # in blocks at 448x768
+
+
+def test_size_free_norm_has_a_scale_a_channel():
+    config = STSANetConfig(image_size=(32, 64), frames=16, width=0.125, norm='size_free')
+    shapes = [
+        functional.abstract(STSANet, c)[1]
+        for c in (config, dataclasses.replace(config, image_size=(112, 96)))
+    ]
+    assert shapes[0] == shapes[1]
+    assert shapes[0]['branch1']['stsa']['layer_1']['norm']['scale'].shape == (60,)
+    full, free = (
+        layers.LayerNorm((4, 2, 3, 5), size_free=size_free, rngs=nnx.Rngs(0))
+        for size_free in (False, True)
+    )
+    x = np.random.default_rng(0).normal(3, 2, (2, 4, 2, 3, 5)).astype(np.float32)
+    np.testing.assert_array_equal(full(x), free(x))
+    free.scale.set_value(jnp.arange(5.0))
+    np.testing.assert_allclose(free(x), full(x) * np.arange(5), rtol=1e-6)
 
 
 def test_bottleneck_leaves_three_of_four_positions_empty():

@@ -352,7 +352,7 @@ def test_a_variant_is_not_an_excuse_for_another_model(full_file):
     with pytest.raises(InputError, match=r'base1\.0\.conv_s\.weight has shape'):
         initialise(full_file[0], config)
     with pytest.raises(InputError, match='do not fit the model'):  # and the full model is strict
-        initialise(full_file[0], STSANetConfig(**TINY | {'image_size': (64, 64)}))
+        initialise(full_file[0], STSANetConfig(**TINY | {'width': 0.25}))
 
 
 def test_a_variant_is_kept_with_its_structure(full_file, tmp_path):
