@@ -54,8 +54,8 @@ def test_maps_of_a_prepared_dataset(prepared, run, tmp_path):
     arguments = ['--dataset=dhf1k', '--split=validation', f'--output={tmp_path / "out"}']
     maps = f'--predictions={prepared[1] / "6"}'
     written = run(*arguments, maps, '--every=clip')
-    assert 'dhf1k, validation: 1 videos, 1 frames' in written
-    assert '1 videos are shorter than 32 frames' in written
+    assert 'dhf1k, validation: 1 video, 1 frame\n' in written
+    assert 'begin every 32 frames, as the released code validates (1 videos are' in written
     written = run(*arguments, maps)
     assert 'dhf1k, validation: 2 videos, 37 frames' in written
     assert 'STSA-Net (published)' in written
@@ -79,7 +79,8 @@ def test_the_three_test_sets_of_diem(prepared, run, tmp_path):
             f'--output={tmp_path / split}',
             *options,
         )
-        assert f'diem, {split}: {1 if split == "test_ii" else 2} videos, {frames} frames' in written
+        videos = '1 video' if split == 'test_ii' else '2 videos'
+        assert f'diem, {split}: {videos}, {frames} frames' in written
         assert 'per video, then over videos' in written
         assert 'STSA-Net (published)' in written
 
@@ -103,7 +104,12 @@ def test_submission_of_a_copy_without_all_videos(prepared, run, tmp_path):
     ('arguments', 'words'),
     [
         ([], 'nothing to evaluate: give --workdir'),
-        (['--every=x'], 'argument --every'),
+        (['--every=x'], "argument --every: x: expected 1 or more, or 'clip'"),
+        (['--workers=-1'], 'argument --workers: -1: expected a whole number, 0 or more'),
+        (['--seed=-1'], 'argument --seed: -1: expected'),
+        (['--batch_size=two'], 'argument --batch_size: two: expected'),
+        (['--predictions=x', '--dataset=d', '--step=3'], '--step=3: is of a --workdir'),
+        (['--predictions=x', '--dataset=d', '--dataset=d'], 'd, d: a dataset is named twice'),
         (['--predictions=x'], 'no dataset: give --dataset'),
         (['--predictions=x', '--dataset=nowhere', '--data_dir=/nonexistent'], 'nowhere'),
         (['--checkpoint=missing.pth', '--dataset=stsa_synthetic'], 'missing.pth'),
