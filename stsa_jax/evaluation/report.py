@@ -45,8 +45,8 @@ svg{width:100%;font:11px system-ui,sans-serif}
 figure{margin:0 0 1rem}figure img,figure video{width:100%;display:block;background:#000}
 figcaption{font-size:.85rem;color:#444}
 .pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(520px,1fr));gap:.6rem 1.2rem}
-.legend span{margin-right:1.2rem}.legend i{display:inline-block;width:.8em;height:.8em;
-margin-right:.35em;border-radius:50%}
+.legend span{margin-right:1.2rem;display:inline-block}
+.legend i{display:inline-block;width:.8em;height:.8em;margin-right:.35em;border-radius:50%}
 .notes{background:#f6f6f4;padding:.7rem 1rem;border-left:4px solid #999}
 .warning{border-left-color:#d55e00;background:#fdf3ec;font-weight:600}
 details{margin:.6rem 0}summary{cursor:pointer}
@@ -128,7 +128,7 @@ def _table(results, dataset) -> str:
         for metric in METRICS:
             e = estimates[metric]
             mark = ' class="best"' if e.value is not None and e.value == best.get(metric) else ''
-            interval = '' if e.low is None else f'<small>{_ends(e, ".3f")}</small>'
+            interval = '' if e.low is None else f'<small>{_ends(e, 3, "")}</small>'
             value = '-' if e.value is None else f'{round(e.value, 4) + 0:.4f}'
             cells += f'<td{mark}>{value}{interval}</td>'
         lines.append(f'<tr><td>{_h(row.name)}</td>{cells}<td>{tables.dropped(row)}</td></tr>')
@@ -158,7 +158,7 @@ def _differences(results, dataset) -> str:
             if d.value is None:
                 cells += '<td>-</td>'
                 continue
-            detail = '' if d.low is None else f'{_ends(d, "+.3f")}<br>{_probability(d.p)}'
+            detail = '' if d.low is None else f'{_ends(d, 4, "+")}<br>{_probability(d.p)}'
             mark = ' class="real"' if d.real else ''
             cells += f'<td{mark}>{round(d.value, 4) + 0:+.4f}<small>{detail}</small></td>'
         lines.append(f'<tr><td>{_h(a)} minus {_h(b)}</td>{cells}</tr>')
@@ -270,8 +270,9 @@ def _clip(pictures, caption: str) -> str:
     )
 
 
-def _ends(interval, form: str) -> str:
-    return ' to '.join(format(round(x, 3) + 0, form) for x in (interval.low, interval.high))
+def _ends(interval, digits: int, sign: str) -> str:
+    ends = (round(x, digits) + 0 for x in (interval.low, interval.high))  # + 0: no -0.000
+    return ' to '.join(format(x, f'{sign}.{digits}f') for x in ends)
 
 
 def _probability(p: float) -> str:
