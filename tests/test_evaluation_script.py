@@ -8,9 +8,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from test_evaluation_paths import Brightness
 
 import data
 import evaluate
+import stsa_jax
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
 
@@ -65,6 +67,33 @@ def test_maps_of_a_prepared_dataset(prepared, run, tmp_path):
     assert 0.4 < record['rows'][0]['scores']['auc_judd']['value'] < 0.6  # random maps
     with pytest.raises(InputError, match=r'701: no such video in dhf1k validation'):
         run(*arguments, f'--predictions={prepared[1] / "7"}')
+
+
+def test_a_trained_model_on_the_datasets_of_its_config(run, monkeypatch, tmp_path):
+    loaded = []
+
+    def load(path, step=None):
+        loaded.append((path, step))
+        return Brightness()
+
+    monkeypatch.setattr(stsa_jax, 'load', load)
+    arguments = ['--config=configs/dhf1k.py', '--step=4', '--every=5', '--protocol=paper']
+    first, second = tmp_path / 'a' / 'run.1', tmp_path / 'b' / 'run.1'
+    written = run(*arguments, f'--workdir={first}', f'--workdir=other={second}')
+    assert loaded == [(str(first), 4), (str(second), 4)]
+    assert 'dhf1k, validation: 2 videos, 8 frames\n' in written
+    assert 'every 5-th frame' in written
+    record = json.loads((first / 'evaluation' / 'results.json').read_text())
+    assert record['protocol']['name'] == 'paper'
+    names = ['run.1', 'other', 'centre prior', 'shuffled maps']
+    assert [row['row'] for row in record['rows']] == names
+    assert record['rows'][0]['scores'] == record['rows'][1]['scores']
+    # Of the split that is scored, the mean density is no prior.
+    assert 'mean of the very split' not in written
+    written = run(*arguments, f'--workdir={first}', '--config.data.train_split=validation')
+    assert 'the centre prior is the mean of the very split that is scored' in written
+    with pytest.raises(InputError, match=r'two models are called run\.1; name one of them: NAME='):
+        run(*arguments, f'--workdir={first}', f'--workdir={second}')
 
 
 def test_the_three_test_sets_of_diem(prepared, run, tmp_path):
