@@ -46,7 +46,8 @@ def main() -> None:
         raise InputError('nothing to evaluate: give --workdir, --checkpoint or --predictions')
     names, split, data_dir = what(options, config)
     output = Path(
-        options.output or (Path(options.workdir[0]) if options.workdir else Path()) / 'evaluation'
+        options.output
+        or (Path(_named(options.workdir[0])[1]) if options.workdir else Path()) / 'evaluation'
     )
     if options.submission:
         submit(models, names, split, data_dir, options)
@@ -80,7 +81,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add('--config', help='a config file: says on which datasets, as configs/dhf1k.py')
-    add('--workdir', action='append', default=[], help='a folder of train.py; may be repeated')
+    add(
+        '--workdir',
+        action='append',
+        default=[],
+        metavar='[NAME=]DIR',
+        help='a folder of train.py; may be repeated',
+    )
     add('--step', help="checkpoint of --workdir: a number, or 'best' (default: the latest)")
     add(
         '--checkpoint',
@@ -106,15 +113,15 @@ def parser() -> argparse.ArgumentParser:
         type=every,
         default=1,
         metavar='N',
-        help="take each n-th frame of a video, or 'clip': the 16th of every 32, which is where the "
-        'released code validates',
+        help="take each n-th frame of a video, or 'clip': the frames on which the released code "
+        'validates (on DHF1K the 16th of every 32)',
     )
-    add('--seed', type=int, default=0, help='of all draws')
+    add('--seed', type=natural, default=0, help='of all draws')
     add('--output', help='folder for the results')
     add('--image_size', metavar='H,W', help="resample the models' weights for frames of this size")
     add('--clip_frames', type=int, help="resample the models' weights for clips of so many frames")
-    add('--batch_size', type=int, default=0, help='windows at once, over all devices')
-    add('--workers', type=int, default=0, help='threads that score; 0 for one a core')
+    add('--batch_size', type=natural, default=0, help='windows at once, over all devices')
+    add('--workers', type=natural, default=0, help='threads that score; 0 for one a core')
     add('--observers', metavar='DIR', help="the viewers' gaze records, for the inter-observer row")
     add('--no_references', action='store_true', help='leave out the reference rows')
     add('--submission', metavar='DIR', help='write the maps for a benchmark server, and verify')
@@ -123,7 +130,16 @@ def parser() -> argparse.ArgumentParser:
 
 def every(text: str) -> int | str:
     """--every: a number, or 'clip'."""
-    return text if text == CLIP else int(text)
+    if text == CLIP or (text.isdecimal() and int(text)):
+        return text if text == CLIP else int(text)
+    raise argparse.ArgumentTypeError(f"{text}: expected 1 or more, or '{CLIP}'")
+
+
+def natural(text: str) -> int:
+    """A whole number, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'{text}: expected a whole number, 0 or more')
+    return int(text)
 
 
 def collect_models(options) -> dict:
@@ -132,7 +148,7 @@ def collect_models(options) -> dict:
 
     def add(name, make):
         if name in models:
-            raise InputError(f'two models are called {name}; name them: --predictions=NAME=DIR')
+            raise InputError(f'two models are called {name}; name one of them: NAME=PATH')
         models[name] = make
 
     sizes = {
@@ -141,8 +157,11 @@ def collect_models(options) -> dict:
     }
     sizes = {name: value for name, value in sizes.items() if value}
     loaded = []
-    for workdir in options.workdir:
-        loaded.append((_last(workdir), stsa_jax.load(workdir, _step(options.step), **sizes)))
+    if options.step and not options.workdir:
+        raise InputError(f'--step={options.step}: is of a --workdir, and none is given')
+    for given in options.workdir:
+        name, workdir = _named(given)
+        loaded.append((name, stsa_jax.load(workdir, _step(options.step), **sizes)))
     for given in options.checkpoint:
         name, path = _named(given)
         loaded.append((name, stsa_jax.load(path, **sizes)))
@@ -173,6 +192,8 @@ def what(options, config) -> tuple[list[str], str, str | None]:
         data_dir = data_dir or config.data.data_dir or None
     if not names:
         raise InputError('no dataset: give --dataset=NAME, or a --config that names some')
+    if len(set(names)) < len(names):
+        raise InputError(f'{", ".join(names)}: a dataset is named twice; name each once')
     return names, split or 'validation', data_dir
 
 
@@ -226,7 +247,8 @@ def _named(given: str) -> tuple[str, str]:
 
 
 def _last(path: str) -> str:
-    return Path(path).resolve().stem or path
+    path = Path(path).resolve()
+    return (path.stem if path.is_file() else path.name) or str(path)
 
 
 if __name__ == '__main__':

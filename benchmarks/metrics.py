@@ -115,10 +115,9 @@ def read(frames: Frames, truth: GroundTruth, i: int) -> Given:
 
 def ours(given: list[Given], protocol: str):
     """A function of a frame's number that gives its six scores."""
-    lists = [
-        pad_positions([np.flatnonzero(getattr(one, kind)) for one in given])
-        for kind in ('fixated', 'other')
-    ]
+    found = [[np.flatnonzero(getattr(one, kind)) for one in given] for kind in ('fixated', 'other')]
+    # Padded as the evaluation does.
+    lists = [pad_positions(one, -(-max(map(len, one)) // 8) * 8) for one in found]
 
     def run(i):
         seed, chosen = np.uint32(i), get_protocol(protocol)

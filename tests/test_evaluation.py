@@ -9,7 +9,16 @@ from PIL import Image
 
 from stsa_jax import evaluation, metrics
 from stsa_jax.errors import InputError
-from stsa_jax.evaluation import exports, predictions, records, runner, scoring, statistics, tables
+from stsa_jax.evaluation import (
+    exports,
+    predictions,
+    records,
+    report,
+    runner,
+    scoring,
+    statistics,
+    tables,
+)
 from stsa_jax.evaluation.protocol import METRICS, PROTOCOLS
 from stsa_jax.evaluation.selection import select
 from stsa_jax.evaluation.submission import verify, write_submission
@@ -227,6 +236,14 @@ def test_every_clip_takes_the_frames_where_the_released_code_validates(length):
     # Its windows start at 0, 32, ...; the target is the file numbered start + 32 - 16, from 1.
     targets = [start + 32 - 16 for start in range(0, length - 32 + 1, 32)]
     assert (video.positions + 1).tolist() == targets
+    # In its loaders of the two other datasets at 0, 64, ... and 0, 4, ..., the last left out.
+    for name, starts in (
+        ('hollywood2', range(0, length - 32 + 1, 64)),
+        ('ucf_sports', range(0, length - 32, 4)),
+    ):
+        dataset.name = name
+        found = select(dataset, every='clip') if starts else []
+        assert [(v.positions - 15).tolist() for v in found] == ([[*starts]] if starts else [])
 
 
 # --- degenerate frames -----------------------------------------------------------------------
@@ -398,10 +415,37 @@ def test_paired_comparison_sees_what_separate_intervals_hide():
     assert found.real
     assert found.p < 0.01
     assert found.value == pytest.approx(0.025, abs=0.006)
+    assert found.p == pytest.approx(1 / 2001, abs=1e-9)  # none of the random flips is as far
     same = statistics.difference(
         b, make_row('c', [list(v.scores[:, 0]) for v in b.videos]), 0, 'frames'
     )
     assert (same.value, same.real, same.p) == (0, False, 1)
+
+
+@pytest.mark.parametrize('average', ['frames', 'videos'])
+def test_a_difference_is_not_called_real_on_fewer_than_six_videos(average):
+    """All differences of one sign: by chance in 2 of 2^n cases, so p cannot be less."""
+    for n in range(2, 9):
+        rng = np.random.default_rng(n)
+        a = make_row('a', [[x, x + 0.1][: 1 + i % 2] for i, x in enumerate(rng.uniform(1, 2, n))])
+        b = make_row('b', [[0.0] * len(v.positions) for v in a.videos])
+        found = statistics.difference(a, b, 0, average)
+        assert found.low > 0.9  # the bootstrap alone would call all of these real
+        assert found.p == pytest.approx(2 / 2**n)
+        assert found.real == (n >= 6)
+
+
+def test_rows_that_are_equally_good_are_seldom_told_apart():
+    rng = np.random.default_rng(4)
+    by_interval = real = 0
+    for _ in range(400):
+        noise = rng.normal(0, 1, (2, 6))
+        a, b = (make_row(name, x[:, None]) for name, x in zip('ab', noise))
+        found = statistics.difference(a, b, 0, 'frames')
+        by_interval += found.low > 0 or found.high < 0
+        real += found.real
+    assert real / 400 < 0.07  # 5 % at most, standard error 1.1 %
+    assert by_interval / 400 > 0.09  # what the bootstrap of 6 videos alone would say
 
 
 def test_differences_are_over_the_frames_that_both_have():
@@ -466,6 +510,8 @@ def damage(folder, kind):
             (folder / '0099').mkdir()
         case 'extra frames':
             image.save(folder / '0001' / '0007.png')
+        case 'stray file beside the videos':
+            (folder / 'notes.txt').write_text('x')
         case 'stray file':
             (folder / '0001' / 'notes.txt').write_text('x')
         case 'duplicate frame':
@@ -490,6 +536,7 @@ def damage(folder, kind):
         ('extra video', r'0099: no such video in small validation'),
         ('extra frames', r'0001: 1 maps too many, of frames 7; the video has 6 frames, 1 to 6'),
         ('stray file', r'notes.txt: not a map'),
+        ('stray file beside the videos', r'notes.txt: not the folder of a video'),
         ('duplicate frame', r'the same frame as'),
         ('duplicate video', r'the same video as'),
         ('not an image', r'0001.png: not a readable image'),
@@ -528,6 +575,9 @@ def test_scoring_what_is_there_says_that_it_is_partial(dataset, noisy, tmp_path)
     assert results.rows[0].videos[0].positions.tolist() == [2, 3, 4, 5]
     for written in (evaluation.text(results), tables.markdown(results)):
         assert 'PARTIAL: small, validation: 16 of 18 frames' in written
+        assert 'small, validation: 3 videos, 16 frames (PARTIAL)' in evaluation.text(results)
+    assert all(line.endswith(',dhf1k,PARTIAL') for line in exports.to_csv(results).split()[1:])
+    assert '(PARTIAL)</h2>' in report.page(results)
     assert 'PARTIAL' in exports.to_json(results)['notes'][0]
 
 

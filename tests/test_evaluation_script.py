@@ -8,9 +8,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from test_evaluation_paths import Brightness
 
 import data
 import evaluate
+import stsa_jax
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
 
@@ -54,8 +56,8 @@ def test_maps_of_a_prepared_dataset(prepared, run, tmp_path):
     arguments = ['--dataset=dhf1k', '--split=validation', f'--output={tmp_path / "out"}']
     maps = f'--predictions={prepared[1] / "6"}'
     written = run(*arguments, maps, '--every=clip')
-    assert 'dhf1k, validation: 1 videos, 1 frames' in written
-    assert '1 videos are shorter than 32 frames' in written
+    assert 'dhf1k, validation: 1 video, 1 frame\n' in written
+    assert 'begin every 32 frames, as the released code validates (1 videos are' in written
     written = run(*arguments, maps)
     assert 'dhf1k, validation: 2 videos, 37 frames' in written
     assert 'STSA-Net (published)' in written
@@ -75,6 +77,33 @@ def test_models_of_another_size(monkeypatch):
     assert asked == [{'image_size': (288, 512), 'frames': 16}] * 2
 
 
+def test_a_trained_model_on_the_datasets_of_its_config(run, monkeypatch, tmp_path):
+    loaded = []
+
+    def load(path, step=None):
+        loaded.append((path, step))
+        return Brightness()
+
+    monkeypatch.setattr(stsa_jax, 'load', load)
+    arguments = ['--config=configs/dhf1k.py', '--step=4', '--every=5', '--protocol=paper']
+    first, second = tmp_path / 'a' / 'run.1', tmp_path / 'b' / 'run.1'
+    written = run(*arguments, f'--workdir={first}', f'--workdir=other={second}')
+    assert loaded == [(str(first), 4), (str(second), 4)]
+    assert 'dhf1k, validation: 2 videos, 8 frames\n' in written
+    assert 'every 5-th frame' in written
+    record = json.loads((first / 'evaluation' / 'results.json').read_text())
+    assert record['protocol']['name'] == 'paper'
+    names = ['run.1', 'other', 'centre prior', 'shuffled maps']
+    assert [row['row'] for row in record['rows']] == names
+    assert record['rows'][0]['scores'] == record['rows'][1]['scores']
+    # Of the split that is scored, the mean density is no prior.
+    assert 'mean of the very split' not in written
+    written = run(*arguments, f'--workdir={first}', '--config.data.train_split=validation')
+    assert 'the centre prior is the mean of the very split that is scored' in written
+    with pytest.raises(InputError, match=r'two models are called run\.1; name one of them: NAME='):
+        run(*arguments, f'--workdir={first}', f'--workdir={second}')
+
+
 def test_the_three_test_sets_of_diem(prepared, run, tmp_path):
     maps, options = prepared[1] / 'diem', ['--protocol=diem', '--no_references']
     for split, frames in (('test_i', 7), ('test_iii', 7), ('test_ii', 4)):
@@ -87,7 +116,8 @@ def test_the_three_test_sets_of_diem(prepared, run, tmp_path):
             f'--output={tmp_path / split}',
             *options,
         )
-        assert f'diem, {split}: {1 if split == "test_ii" else 2} videos, {frames} frames' in written
+        videos = '1 video' if split == 'test_ii' else '2 videos'
+        assert f'diem, {split}: {videos}, {frames} frames' in written
         assert 'per video, then over videos' in written
         assert 'STSA-Net (published)' in written
 
@@ -111,7 +141,12 @@ def test_submission_of_a_copy_without_all_videos(prepared, run, tmp_path):
     ('arguments', 'words'),
     [
         ([], 'nothing to evaluate: give --workdir'),
-        (['--every=x'], 'argument --every'),
+        (['--every=x'], "argument --every: x: expected 1 or more, or 'clip'"),
+        (['--workers=-1'], 'argument --workers: -1: expected a whole number, 0 or more'),
+        (['--seed=-1'], 'argument --seed: -1: expected'),
+        (['--batch_size=two'], 'argument --batch_size: two: expected'),
+        (['--predictions=x', '--dataset=d', '--step=3'], '--step=3: is of a --workdir'),
+        (['--predictions=x', '--dataset=d', '--dataset=d'], 'd, d: a dataset is named twice'),
         (['--predictions=x'], 'no dataset: give --dataset'),
         (['--predictions=x', '--dataset=nowhere', '--data_dir=/nonexistent'], 'nowhere'),
         (['--checkpoint=missing.pth', '--dataset=stsa_synthetic'], 'missing.pth'),

@@ -15,7 +15,7 @@ from stsa_jax.evaluation import exports, observers, report, tables
 from stsa_jax.evaluation.protocol import Protocol, get_protocol
 from stsa_jax.evaluation.records import Row
 from stsa_jax.evaluation.runner import score_source
-from stsa_jax.evaluation.selection import CLIP, select
+from stsa_jax.evaluation.selection import CLIP, clip_step, select
 from stsa_jax.evaluation.sources import FixedMap, ShuffledMaps, Source, centre_prior
 from stsa_jax.evaluation.truth import GroundTruth
 from stsa_jax.files import output_folder, write_atomic
@@ -62,6 +62,7 @@ def evaluate(
         )
     results = tables.Results(protocol, seed, [], list(models))
     for dataset in datasets:
+        looks = viewers(dataset) if references else {}  # first: what is wrong here is said at once
         videos = select(dataset, every=every)
         sources = {name: make(dataset, videos) for name, make in models.items()}
         whole = sum(len(v.positions) for v in videos)
@@ -75,8 +76,9 @@ def evaluate(
         if every == CLIP:
             left_out = len(dataset.videos) - len(videos)
             results.notes.append(
-                f'{dataset.name}: the 16th frame of every 32 of each video, as the released code '
-                f'validates ({left_out} videos are shorter than 32 frames)'
+                f'{dataset.name}: the 16th frame of windows of 32 that begin every '
+                f'{clip_step(dataset.name)} frames, as the released code validates ({left_out} '
+                'videos are too short for one)'
             )
         elif every > 1:
             results.notes.append(f'{dataset.name}: every {every}-th frame of each video')
@@ -86,6 +88,11 @@ def evaluate(
             if train is None:
                 results.notes.append(
                     f'{dataset.name}: no training split here, so the centre prior is a Gaussian'
+                )
+            elif train.split == dataset.split:
+                results.notes.append(
+                    f'{dataset.name}: the centre prior is the mean of the very split that is '
+                    'scored, so its scores are too good'
                 )
             sources[CENTRE_PRIOR] = FixedMap(centre_prior(train))
             if len(videos) > 1:
@@ -105,7 +112,7 @@ def evaluate(
                     quantisation=name in models,
                 )
             )
-        if references and len(looks := viewers(dataset)) > 0:
+        if looks:
             results.rows.append(_ceiling(dataset, looks, videos, results, folder, workers))
     return results
 

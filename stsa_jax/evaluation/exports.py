@@ -18,7 +18,10 @@ def to_csv(results: tables.Results) -> str:
     writer = csv.writer(out, lineterminator='\n')
     intervals = [f'{m}_{end}' for m in METRICS for end in ('low', 'high')]
     writer.writerow(
-        ['dataset', 'split', 'row', 'video', *METRICS, *intervals, 'frames', 'dropped', 'protocol']
+        [
+            *('dataset', 'split', 'row', 'video', *METRICS, *intervals),
+            *('frames', 'dropped', 'protocol', 'partial'),
+        ]
     )
     for row in results.rows:
         whole = [('', row)]
@@ -36,6 +39,7 @@ def to_csv(results: tables.Results) -> str:
                     part.frames,
                     tables.dropped(part),
                     results.protocol.name,
+                    'PARTIAL' if results.partial((row.dataset, row.split)) else '',
                 ]
             )
     return out.getvalue()

@@ -1,6 +1,6 @@
 """Maps that any model wrote as image files, matched to the frames of a dataset, nothing guessed.
 
-    DIR/<video>/<frame>.png
+    DIR/<video>/<frame>.png     or, as predict.py writes several videos, DIR/<video>/maps/
 
 A video's folder has the video's name; `1` and `0001` are the same number (DHF1K's maps circulate
 with three and four digits), and DIEM's size suffix may be left out. A file's number is the last
@@ -24,7 +24,7 @@ _STRAY = ('Thumbs.db', '.DS_Store', 'desktop.ini')
 
 
 class PredictionFolder:
-    """A source: the maps below `root`. Everything about them is checked before any is scored."""
+    """A source: the maps below `root`. Their names are checked first, each file as it is read."""
 
     def __init__(self, root, dataset, videos: Sequence[Selected], *, allow_missing: bool = False):
         """Finds the file of every selected frame of `videos` (of all frames of each video).
@@ -37,10 +37,11 @@ class PredictionFolder:
         if not self.root.is_dir():
             what = 'is a file' if self.root.exists() else 'there is no such folder'
             raise InputError(f'{root}: {what}; expected a folder with <video>/<frame>.png in it')
-        folders = _folders(self.root)
+        folders, strays = _folders(self.root)
         numbers = {v.name: _frame_numbers(dataset, v) for v in videos}
         self._files: dict[str, list[Path | None]] = {}
-        absent, self.missing, problems = [], 0, []
+        absent, self.missing = [], 0
+        problems = [f'{path}: not the folder of a video' for path in strays]
         names = {_key(v.name): v.name for v in dataset.videos} | {
             _key(_sizeless(v.name)): v.name for v in dataset.videos
         }
@@ -146,7 +147,8 @@ def read_map(path: Path) -> np.ndarray:
     return pixels
 
 
-def _folders(root: Path) -> list[Path]:
+def _folders(root: Path) -> tuple[list[Path], list[Path]]:
+    """The folders in `root`, and what else is there."""
     entries = [p for p in sorted(root.iterdir()) if p.name not in _STRAY and p.name[0] != '.']
     if not entries:
         raise InputError(f'{root}: is empty; expected <video>/<frame>.png in it')
@@ -156,7 +158,7 @@ def _folders(root: Path) -> list[Path]:
             f'{root}: holds files ({entries[0].name}, ...) but no folders; expected a folder a '
             'video, <video>/<frame>.png'
         )
-    return folders
+    return folders, [p for p in entries if not p.is_dir()]
 
 
 def _match(folder: Path, numbers: list[int]) -> tuple[list[Path | None], list[str]]:

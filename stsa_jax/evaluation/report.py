@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stsa_jax.evaluation import charts, tables
+from stsa_jax.evaluation import charts, statistics, tables
 from stsa_jax.evaluation.protocol import LABELS, LOWER_IS_BETTER, METRICS
 from stsa_jax.evaluation.records import Row
 from stsa_jax.evaluation.selection import Selected, select
@@ -45,8 +45,8 @@ svg{width:100%;font:11px system-ui,sans-serif}
 figure{margin:0 0 1rem}figure img,figure video{width:100%;display:block;background:#000}
 figcaption{font-size:.85rem;color:#444}
 .pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(520px,1fr));gap:.6rem 1.2rem}
-.legend span{margin-right:1.2rem}.legend i{display:inline-block;width:.8em;height:.8em;
-margin-right:.35em;border-radius:50%}
+.legend span{margin-right:1.2rem;display:inline-block}
+.legend i{display:inline-block;width:.8em;height:.8em;margin-right:.35em;border-radius:50%}
 .notes{background:#f6f6f4;padding:.7rem 1rem;border-left:4px solid #999}
 .warning{border-left-color:#d55e00;background:#fdf3ec;font-weight:600}
 details{margin:.6rem 0}summary{cursor:pointer}
@@ -67,7 +67,8 @@ def page(results: tables.Results) -> str:
         *(f'<p class="notes warning">{_h(n)}</p>' for n in results.notes if 'PARTIAL' in n),
     ]
     for dataset in results.datasets:
-        body.append(f'<h2>{_h(dataset[0])}, {_h(dataset[1])}</h2>')
+        name = f'{dataset[0]}, {dataset[1]}{results.partial(dataset)}'
+        body.append(f'<h2>{_h(name)}</h2>')
         body += _dataset(results, dataset)
     body.append('<h2>What the numbers mean</h2><div class="notes">')
     body += [f'<div>{_h(line.strip())}</div>' for line in tables.protocol_lines(results)]
@@ -83,7 +84,8 @@ def page(results: tables.Results) -> str:
 
 def _dataset(results: tables.Results, dataset) -> Iterator[str]:
     rows = results.of(dataset)
-    yield f'<p>{len(rows[0].videos)} videos, {rows[0].frames} frames.</p>'
+    bold = ' Bold: the best model.' if sum(row.name in results.models for row in rows) > 1 else ''
+    yield f'<p>{tables.counted(rows[0])}.{bold}</p>'
     yield _table(results, dataset)
     yield _differences(results, dataset)
     yield '<h3>Videos</h3><p>A dot is the mean of a video; below, the mean with its interval.</p>'
@@ -93,6 +95,7 @@ def _dataset(results: tables.Results, dataset) -> Iterator[str]:
     for i, (metric, label) in enumerate(zip(METRICS, LABELS)):
         yield charts.distribution(_named(metric, label), rows, i, [f[metric] for f in found])
     yield '</div><h3>Score over time</h3><p>The mean over the videos that are that long.</p>'
+    yield charts.legend(rows)
     yield '<div class="grid">'
     for i, (metric, label) in enumerate(zip(METRICS, LABELS)):
         yield charts.over_time(_named(metric, label), rows, i)
@@ -125,8 +128,8 @@ def _table(results, dataset) -> str:
         for metric in METRICS:
             e = estimates[metric]
             mark = ' class="best"' if e.value is not None and e.value == best.get(metric) else ''
-            interval = '' if e.low is None else f'<small>{e.low:.3f} to {e.high:.3f}</small>'
-            value = '-' if e.value is None else f'{e.value:.4f}'
+            interval = '' if e.low is None else f'<small>{_ends(e, 3, "")}</small>'
+            value = '-' if e.value is None else f'{round(e.value, 4) + 0:.4f}'
             cells += f'<td{mark}>{value}{interval}</td>'
         lines.append(f'<tr><td>{_h(row.name)}</td>{cells}<td>{tables.dropped(row)}</td></tr>')
     for entry in results.published(*dataset):
@@ -145,7 +148,8 @@ def _differences(results, dataset) -> str:
     head = ''.join(f'<th>{_h(label)}</th>' for label in LABELS)
     lines = [
         '<h3>Differences</h3><p>First minus second, on the same frames; the interval by drawing '
-        'videos again. Bold: the interval leaves out zero.</p>',
+        'videos again, p by flipping their signs. Bold: a real difference, the interval leaves '
+        f'out zero and p &lt; {1 - statistics.LEVEL:.2f}.</p>',
         f'<table class="differences"><tr><th></th>{head}</tr>',
     ]
     for a, b, by_metric in pairs:
@@ -154,7 +158,7 @@ def _differences(results, dataset) -> str:
             if d.value is None:
                 cells += '<td>-</td>'
                 continue
-            detail = '' if d.low is None else f'{d.low:+.3f} to {d.high:+.3f}<br>p = {d.p:.3f}'
+            detail = '' if d.low is None else f'{_ends(d, 4, "+")}<br>{_probability(d.p)}'
             mark = ' class="real"' if d.real else ''
             cells += f'<td{mark}>{round(d.value, 4) + 0:+.4f}<small>{detail}</small></td>'
         lines.append(f'<tr><td>{_h(a)} minus {_h(b)}</td>{cells}</tr>')
@@ -264,6 +268,15 @@ def _clip(pictures, caption: str) -> str:
         f'<figure><video controls loop muted preload="auto" src="data:video/mp4;base64,{data}">'
         f'</video><figcaption>{_h(caption)}</figcaption></figure>'
     )
+
+
+def _ends(interval, digits: int, sign: str) -> str:
+    ends = (round(x, digits) + 0 for x in (interval.low, interval.high))  # + 0: no -0.000
+    return ' to '.join(format(x, f'{sign}.{digits}f') for x in ends)
+
+
+def _probability(p: float) -> str:
+    return f'p = {p:.3f}' if p >= 0.001 else 'p &lt; 0.001'
 
 
 def _named(metric: str, label: str) -> str:

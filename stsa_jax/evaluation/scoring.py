@@ -15,7 +15,7 @@ from PIL import Image
 from stsa_jax import metrics
 from stsa_jax.evaluation.protocol import METRICS, Protocol
 from stsa_jax.evaluation.truth import GroundTruth, frame_seed
-from stsa_jax.maps import pad_positions, power_of_two
+from stsa_jax.maps import pad_positions
 from stsa_jax.preprocess import resize_density
 from stsa_jax.visualize import to_8bit
 
@@ -45,8 +45,8 @@ class Scorer:
     def __init__(self, truth: GroundTruth, protocol: Protocol):
         self.truth, self.protocol = truth, protocol
         # Lists of one length for the whole dataset: one compilation for each size of its frames.
-        self._most = power_of_two(truth.most_fixations())
-        self._most_others = power_of_two(truth.most_fixations(protocol.shuffled_frames))
+        self._most = _padded(truth.most_fixations())
+        self._most_others = _padded(truth.most_fixations(protocol.shuffled_frames))
         devices = jax.local_devices()
         # The devices of a CPU share its cores, and each would compile anew.
         self._devices = devices[:1] if devices[0].platform == 'cpu' else devices
@@ -134,6 +134,11 @@ def fit(saliency: np.ndarray, size: tuple[int, int], protocol: Protocol) -> np.n
         if protocol.resize == 'bicubic':
             saliency = np.maximum(saliency, 0)  # bicubic undershoots beside edges
     return saliency.astype(np.float32)
+
+
+def _padded(number: int) -> int:
+    """The next multiple of 8: each fixation of a list costs time, padding included."""
+    return -(-number // 8) * 8
 
 
 def _usability(saliency: np.ndarray) -> tuple[bool, tuple[str, ...]]:

@@ -8,6 +8,8 @@ from stsa_jax.errors import InputError
 
 CLIP = 'clip'
 _CLIP_FRAMES, _CLIP_TARGET = 32, 15
+# Frames between the starts of the released code's windows; 32 where nothing is said.
+_CLIP_STEP = {'hollywood2': 64, 'ucf_sports': 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +34,9 @@ def select(dataset, *, every: int | str = 1, videos=()) -> list[Selected]:
 
     Args:
         dataset: a `data.VideoDataset`.
-        every: takes frames 1, 1 + every, ... of each video; or 'clip': the 16th frame of each 32
-            that follow each other, which is where the released code validates (a rest of fewer
-            than 32 frames is left out).
+        every: takes frames 1, 1 + every, ... of each video; or 'clip': the 16th of each window of
+            32 frames on which the released code validates, see `clip_step`; videos of fewer frames
+            have none.
         videos: names to take; all without.
 
     Raises InputError for a video that is not there, or nothing to evaluate.
@@ -54,7 +56,7 @@ def select(dataset, *, every: int | str = 1, videos=()) -> list[Selected]:
     selected = [
         Selected(
             v.name, v.first_example, v.num_frames, v.height, v.width,
-            _positions(v.num_frames, every),
+            _positions(v.num_frames, every, dataset.name),
         )
         for v in chosen
     ]  # fmt: skip
@@ -67,7 +69,14 @@ def select(dataset, *, every: int | str = 1, videos=()) -> list[Selected]:
     return selected
 
 
-def _positions(frames: int, every: int | str) -> np.ndarray:
+def clip_step(dataset: str) -> int:
+    """Frames from one window of the released code's validation to the next."""
+    return _CLIP_STEP.get(dataset, _CLIP_FRAMES)
+
+
+def _positions(frames: int, every: int | str, dataset: str) -> np.ndarray:
     if every == CLIP:
-        return np.arange(0, frames - _CLIP_FRAMES + 1, _CLIP_FRAMES) + _CLIP_TARGET
+        # Its UCF loader leaves out a window that ends with the video.
+        end = frames - _CLIP_FRAMES + (dataset != 'ucf_sports')
+        return np.arange(0, end, clip_step(dataset)) + _CLIP_TARGET
     return np.arange(0, frames, every)

@@ -35,6 +35,12 @@ class Results:
         """The rows of a dataset."""
         return [row for row in self.rows if (row.dataset, row.split) == dataset]
 
+    def partial(self, dataset: tuple[str, str]) -> str:
+        """' (PARTIAL)' if maps were missing, to stand beside the dataset's name; else ''."""
+        name, split = dataset
+        there = any(note.startswith(f'PARTIAL: {name}, {split}:') for note in self.notes)
+        return ' (PARTIAL)' if there else ''
+
     def published(self, dataset: str, split: str) -> list[published.Published]:
         """The published scores on a dataset."""
         return published.entries(dataset, split)
@@ -103,6 +109,15 @@ def means(results: Results) -> list[dict]:
     return listed
 
 
+def counted(row: Row) -> str:
+    """How many videos and frames a row is about, in words."""
+    return f'{_many(len(row.videos), "video")}, {_many(row.frames, "frame")}'
+
+
+def _many(number: int, what: str) -> str:
+    return f'{number} {what}' if number == 1 else f'{number} {what}s'
+
+
 def dropped(row: Row) -> int:
     """Frames of which no metric is defined."""
     return sum(int(np.isnan(video.scores).all(axis=1).sum()) for video in row.videos)
@@ -142,7 +157,7 @@ def text(results: Results, per_video: bool = False) -> str:
     for dataset in results.datasets:
         rows = results.of(dataset)
         name, split = dataset
-        lines.append(f'{name}, {split}: {len(rows[0].videos)} videos, {rows[0].frames} frames')
+        lines.append(f'{name}, {split}: {counted(rows[0])}{results.partial(dataset)}')
         grid = [['', *LABELS, 'dropped']]
         for row in rows:
             found = results.estimates(row)
@@ -193,10 +208,22 @@ def protocol_lines(results: Results) -> list[str]:
         f'protocol {protocol.name}: {protocol.about} (seed {results.seed})',
         *(f'  {line}' for line in protocol.describe()),
         f'intervals and differences: {100 * statistics.LEVEL:.0f} %, bootstrap over videos '
-        f'({statistics.RESAMPLES} draws); * the interval of a difference leaves out zero',
-        'KL: lower is better; the others: higher',
+        f'({statistics.RESAMPLES} draws); * (bold in the report): a real difference, its interval '
+        f'leaves out zero and p < {1 - statistics.LEVEL:.2f} when signs are flipped video by video',
+        *few_videos_lines(results),
+        'KL, in nat: lower is better; the others: higher',
         *problem_lines(results),
         *results.notes,
+    ]
+
+
+def few_videos_lines(results: Results) -> list[str]:
+    """Where the intervals cannot be trusted."""
+    counts = {dataset: len(results.of(dataset)[0].videos) for dataset in results.datasets}
+    return [
+        f'{name}, {split}: {_many(count, "video")}, too few for intervals (too narrow, or none)'
+        for (name, split), count in counts.items()
+        if count < statistics.TRUSTED
     ]
 
 
@@ -204,7 +231,9 @@ def markdown(results: Results) -> str:
     """The table in Markdown."""
     lines = []
     for name, split in results.datasets:
-        lines += [f'### {name}, {split}', '', f'| | {" | ".join(LABELS)} | dropped |']
+        lines += [f'### {name}, {split}{results.partial((name, split))}', '']
+        lines += [counted(results.of((name, split))[0]), '']
+        lines.append(f'| | {" | ".join(LABELS)} | dropped |')
         lines.append('|---|' + '---:|' * (len(LABELS) + 1))
         for row in results.of((name, split)):
             found = results.estimates(row)
