@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from flax import nnx, traverse_util
 
 import stsa_jax
-from stsa_jax import InputError, STSANet, STSANetConfig, functional, layers, port, pretrained
+from stsa_jax import (
+    InputError,
+    STSANet,
+    STSANetConfig,
+    functional,
+    layers,
+    port,
+    pretrained,
+    stsa,
+)
 from stsa_jax.checkpoint import Weights
 from stsa_jax.initial import random_weights
 from stsa_jax.preprocess import IMAGENET
@@ -191,6 +200,23 @@ def test_loading_says_what_was_resampled(tmp_path, weights, capsys, name):
     assert 'level 2: 2 -> 1' in capsys.readouterr().err
     with pytest.raises(InputError, match='image_size is'):
         stsa_jax.load(path, image_size=(100, 96))
+
+
+@pytest.mark.slow
+def test_a_model_of_another_size_runs(tmp_path, weights, monkeypatch):
+    """112 is not a multiple of 32, and attention takes the way of the large sizes, in blocks."""
+    monkeypatch.setattr(stsa, 'LARGEST_MATRIX', 500 * 336)  # level 1: 336 and 672 places
+    pretrained.save(
+        tmp_path / 'a.safetensors',
+        Weights('stsanet', dataclasses.asdict(CONFIG), *weights, IMAGENET),
+    )
+    model = stsa_jax.load(tmp_path / 'a.safetensors', image_size=(112, 192), frames=64)
+    rng = np.random.default_rng(0)
+    clip = model.preprocess(rng.integers(0, 256, (64, 60, 90, 3), np.uint8))
+    saliency = np.asarray(model(clip[None]))
+    assert saliency.shape == (1, 112, 192) and 0 < saliency.min() < saliency.max() < 1
+    changed = np.asarray(model(clip[None, ::-1]))
+    assert np.abs(changed - saliency).max() > 1e-5
 
 
 def test_resizing_agrees_with_the_networks_own():
