@@ -8,10 +8,13 @@ TORCH ?= torch==2.13.0
 PYTEST_ARGS ?= -n 2 --dist loadfile --durations=15
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format clean
+.PHONY: demo ablations test lint format clean
 
 demo: $(VENV)/.run
 	$(BIN)/python demo.py --workdir=runs/demo
+
+ablations: $(VENV)/.run
+	$(BIN)/python ablations.py --workdir=runs/ablations
 
 test: $(VENV)/.test lint
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -1,6 +1,10 @@
 """Attentional multi-scale fusion of two neighbouring levels (paper section III-C, equations 9-11).
 
 `high` and `low` are `(B, 4, H, W, C)`, the result is `(B, 4, H, W, C')`, to be upsampled by 2.
+
+The paper's variants (Tables III and V) leave parts out: without the weighting the two are simply
+added, without the multi-scale structure a plain 3x3 convolution stands in its place, and without
+both it is the step of a UNet-like decoder; with `concat` they are put side by side, not added.
 """
 
 import jax
@@ -20,8 +24,8 @@ class AttentionWeighting(nnx.Module):
         self.norm = LayerNorm((STEPS, 1, 1, channels // 2), rngs=rngs)
         self.excite = Conv(channels // 2, 2 * channels, rngs=rngs)
 
-    def __call__(self, high, low, taps: dict | None = None, name: str = '') -> jax.Array:
-        """Equations 9-11; Norm before ReLU, as in equation 10 and the released code."""
+    def __call__(self, high, low, taps: dict | None = None, name: str = ''):
+        """F_h W_h and F_l W_l of equations 9-11; Norm before ReLU, as in (10) and the code."""
         both = jnp.concatenate([high, low], axis=-1)
         where = jax.nn.sigmoid(self.spatial(both))  # (B, 4, H, W, 1)
         pooled = (both * where).mean(axis=(2, 3), keepdims=True, dtype=jnp.float32)
@@ -30,7 +34,7 @@ class AttentionWeighting(nnx.Module):
         if taps is not None:
             taps[f'{name}.spatial'], taps[f'{name}.channel'] = where, weights
         weight_high, weight_low = jnp.split(weights, 2, axis=-1)
-        return high * weight_high + low * weight_low
+        return high * weight_high, low * weight_low
 
 
 class MultiScale(nnx.Module):
@@ -60,11 +64,30 @@ class MultiScale(nnx.Module):
 class AMSF(nnx.Module):
     """Attention weighting, then the multi-scale structure."""
 
-    def __init__(self, channels: int, out: int, *, rngs: nnx.Rngs):
-        self.weighting = AttentionWeighting(channels, rngs=rngs)
-        self.multi_scale = MultiScale(channels, out, rngs=rngs)
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        *,
+        weighting: bool = True,
+        multi_scale: bool = True,
+        concat: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        self.concat = concat
+        self.weighting = AttentionWeighting(channels, rngs=rngs) if weighting else None
+        fused = 2 * channels if concat else channels
+        self.multi_scale = MultiScale(fused, out, rngs=rngs) if multi_scale else None
+        self.plain = None if multi_scale else Conv(fused, out, (1, 3, 3), rngs=rngs)
 
-    def __call__(self, high, low, taps: dict | None = None, name: str = '') -> jax.Array:
-        """Two `(B, 4, H, W, C)` -> `(B, 4, H, W, C')`."""
-        fused = self.weighting(high, low, taps, name)
+    def __call__(self, high, low=None, taps: dict | None = None, name: str = '') -> jax.Array:
+        """Two `(B, 4, H, W, C)` -> `(B, 4, H, W, C')`; `low` is None in a single stream."""
+        if self.weighting is not None:
+            high, low = self.weighting(high, low, taps, name)
+        if low is None:
+            fused = high
+        else:
+            fused = jnp.concatenate([high, low], axis=-1) if self.concat else high + low
+        if self.plain is not None:
+            return jax.nn.relu(self.plain(fused))
         return jax.nn.relu(self.multi_scale(fused, taps, name))

@@ -2,7 +2,8 @@
 
     config = load_config('configs/dhf1k.py', ['--config.batch_size=8', '--config.data.weights=1,2'])
 
-A config file is Python with a function `get_config()` that returns an ml_collections ConfigDict.
+A config file is Python with a function `get_config()` that returns an ml_collections ConfigDict. In
+`configs/ablations.py:NAME` what follows the colon is its argument.
 A field that it does not have, or a value of another type, is an InputError.
 """
 
@@ -21,11 +22,11 @@ _BOOLS = {'true': True, '1': True, 'false': False, '0': False}
 
 
 def load_config(path: str, overrides: list[str] = ()) -> ConfigDict:
-    """The config of file `path`, with overrides `--config.field=value` applied.
+    """The config of `path` or `path:argument`, with overrides `--config.field=value` applied.
 
     Raises InputError, naming the field and the known ones, for an override that does not fit.
     """
-    config = _get_config(Path(path))
+    config = _get_config(str(path))
     for override in overrides:
         name, equals, text = override.removeprefix(_PREFIX).partition('=')
         if not override.startswith(_PREFIX) or not equals or not name:
@@ -46,7 +47,11 @@ def parse_size(text: str) -> tuple[int, int]:
     return height, width
 
 
-def _get_config(path: Path) -> ConfigDict:
+def _get_config(name: str) -> ConfigDict:
+    path, arguments = Path(name), []
+    if not path.is_file() and ':' in path.name:
+        name, _, argument = name.rpartition(':')
+        path, arguments = Path(name), [argument]
     if not path.is_file():
         beside = sorted(str(p) for p in Path('configs').glob('*.py') if p.stem != '__init__')
         raise InputError(
@@ -61,7 +66,7 @@ def _get_config(path: Path) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        config = module.get_config()
+        config = module.get_config(*arguments)
     except InputError:
         raise
     except Exception as error:  # whatever the user's file raises

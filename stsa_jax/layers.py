@@ -176,8 +176,16 @@ class LayerNorm(nnx.Module):
     bias are one a channel, `(C,)`.
     """
 
-    def __init__(self, shape: Sequence[int], *, size_free: bool = False, rngs: nnx.Rngs):
-        """`shape` is `(T, H, W, C)`."""
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        size_free: bool = False,
+        each_step: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        """`shape` is `(T, H, W, C)`. With `each_step` every time step is normalised by itself."""
+        self.axes = (2, 3, 4) if each_step else (1, 2, 3, 4)
         shape = tuple(shape)[3 if size_free else 0 :]
         if rngs is None:
             scale = bias = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -188,8 +196,8 @@ class LayerNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`(B, T, H, W, C)` -> the same."""
         wide = x.astype(jnp.float32)
-        mean = wide.mean(axis=(1, 2, 3, 4), keepdims=True)
-        var = jnp.square(wide - mean).mean(axis=(1, 2, 3, 4), keepdims=True)
+        mean = wide.mean(axis=self.axes, keepdims=True)
+        var = jnp.square(wide - mean).mean(axis=self.axes, keepdims=True)
         y = (wide - mean) * lax.rsqrt(var + LAYER_NORM_EPS) * self.scale[...] + self.bias[...]
         return y.astype(x.dtype)
 

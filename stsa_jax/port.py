@@ -12,6 +12,7 @@ As a library, on dicts of arrays:
     state_dict = to_torch(params, batch_stats)
 """
 
+import collections
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -79,6 +80,7 @@ def from_torch(
     *,
     seed: int = 0,
     source: str = 'the state dict',
+    shared: list[str] | None = None,
 ) -> tuple[dict, dict]:
     """A PyTorch state dict -> `(params, batch_stats)`, nested dicts of numpy arrays.
 
@@ -87,11 +89,16 @@ def from_torch(
     an `STSANetConfig`, or STSA-Net's base1 to base4 alone) fills the backbone, and the rest has
     PyTorch's default initialisation from `seed`. `module.` prefixes are understood.
 
+    Between variants of the network (other parts, see `STSANetConfig.structure`) give a list as
+    `shared`: then what both have is taken, the backbone at the least, the rest is initialised, and
+    the list is filled with lines that say what was and was not loaded.
+
     Args:
         state_dict: name -> array or tensor.
         config: the model wanted; None for the one that the names and shapes say.
         seed: of the initialisation of what the dict does not hold.
         source: what to call the dict in errors.
+        shared: see above; None is strict.
     """
     naming = recognise(state_dict, source)
     if config is None:
@@ -110,11 +117,13 @@ def from_torch(
         wanted = backbone
         head_of_s3d = ('fc.', 'classifier.')
         arrays = {name: a for name, a in arrays.items() if not name.startswith(head_of_s3d)}
+    elif shared is not None:
+        wanted, arrays = _shared(arrays, backbone, rest, source, shared)
     found = _match(arrays, wanted, naming, source)
-    if wanted is backbone:
+    if len(found) < len(backbone) + len(rest):
         model = functional.split(model_class(config, rngs=nnx.Rngs(seed)))
         initial = traverse_util.flatten_dict({'params': model[1], 'batch_stats': model[2]})
-        found |= {path: np.asarray(initial[path]) for path in rest}
+        found = {path: np.asarray(initial[path]) for path in rest} | found
     tree = traverse_util.unflatten_dict(found)
     return tree['params'], tree['batch_stats']
 
@@ -165,6 +174,39 @@ def _match(arrays, wanted, naming, source):
     return found
 
 
+def _shared(arrays, backbone, rest, source, lines):
+    """What a variant and a state dict have both: the paths wanted, and the arrays for them."""
+    wanted, new = dict(backbone), []
+    for path, like in rest.items():
+        name, axes = _place(path[1:], like, 'stsanet')
+        fits = name in arrays and arrays[name].shape == tuple(like.shape[i] for i in axes)
+        if fits:
+            wanted[path] = like
+        else:
+            new.append('.'.join(path[1:-1]))
+    names = {torch_name(path[1:], 'stsanet')[0] for path in wanted}
+    unused = sorted(name for name in arrays if name not in names and _in_head(name))
+    arrays = {name: a for name, a in arrays.items() if name not in unused}
+    lines.append(
+        f'{source}: loaded what both models have: {_parameters(wanted):,} of the '
+        f"model's {_parameters(backbone | rest):,} parameters"
+    )
+    if new:
+        lines.append(f'  not in the file, initialised at random: {_listed(new)}')
+    if unused:
+        lines.append(f'  not in the model, left out: {_listed(n.split(".")[0] for n in unused)}')
+    return wanted, arrays
+
+
+def _parameters(paths) -> int:
+    return sum(math.prod(like.shape) for path, like in paths.items() if path[0] == 'params')
+
+
+def _listed(names) -> str:
+    counts = collections.Counter(names)
+    return ', '.join(f'{name} ({n} arrays)' if n > 1 else name for name, n in counts.items())
+
+
 def _place(path, array, naming):
     """`torch_name`; the scale and bias of a size-free norm are vectors in both."""
     name, axes = torch_name(path, naming)
@@ -172,7 +214,7 @@ def _place(path, array, naming):
 
 
 def _in_head(name: str) -> bool:
-    return name.startswith(('branch', 'ln_', 'SA_', 'CA_', 'inc_', 'readout_'))
+    return name.startswith(('branch', 'ln_', 'SA_', 'CA_', 'inc_', 'plain_', 'readout_'))
 
 
 def _merge(params, batch_stats):

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -132,12 +133,25 @@ def load(
     return SaliencyModel(wanted, *trees, weights.normalisation)
 
 
-def _fitted(state_dict: port.StateDict, config: STSANetConfig, source: str, seed: int = 0):
+def _note(line: str) -> None:
+    print(f'note: {line}', file=sys.stderr)
+
+
+def _fitted(
+    state_dict: port.StateDict,
+    config: STSANetConfig,
+    source: str,
+    seed: int = 0,
+    say: Callable[[str], None] = _note,
+    shared: list[str] | None = None,
+):
     """`port.from_torch` of weights that may be of another size; says what was resampled."""
-    state_dict, said = resample(state_dict, config, source)
-    if said:
-        print(f'note: {said}', file=sys.stderr)
-    return port.from_torch(state_dict, config, seed=seed, source=source)
+    state_dict, resampled = resample(state_dict, config, source)
+    trees = port.from_torch(state_dict, config, seed=seed, source=source, shared=shared)
+    for line in (resampled, *(shared or ())):
+        if line:
+            say(line)
+    return trees
 
 
 def read_weights(path: str | os.PathLike, step: int | str | None = None) -> Weights:
@@ -168,22 +182,33 @@ def read_weights(path: str | os.PathLike, step: int | str | None = None) -> Weig
     )
 
 
-def initialise(path: str | os.PathLike, config: STSANetConfig, seed: int = 0) -> tuple[dict, dict]:
+def initialise(
+    path: str | os.PathLike,
+    config: STSANetConfig,
+    seed: int = 0,
+    say: Callable[[str], None] = _note,
+) -> tuple[dict, dict]:
     """`(params, batch_stats)` of an STSA-Net of `config`, from STSA-Net's or S3D's weights.
 
     With S3D's weights the backbone is filled and the rest has PyTorch's default initialisation from
-    `seed`. STSA-Net's may be of another input size or clip length: `stsa_jax.resample`. Raises
-    InputError where the weights do not fit the config.
+    `seed`. So it is with the parts that a variant of the network (`config.structure`) does not
+    share with the one that the weights are of. STSA-Net's may be of another input size or clip
+    length: `stsa_jax.resample`. `say` gets lines about what was loaded, resampled, and what not.
+    Raises InputError where the weights do not fit the config.
     """
     path = Path(path)
     if path.is_dir():
         weights = checkpoint.load_weights(path)
         state_dict = port.to_torch(weights.params, weights.batch_stats)
+        fields = weights.model_config if weights.kind == 'stsanet' else {}
     elif path.exists():
-        state_dict, _ = read_state_dict(path)
+        state_dict, metadata = read_state_dict(path)
+        fields = json.loads(metadata.get('model', '{}'))
+        fields = {} if 'num_classes' in fields else fields
     else:
         raise InputError(f'{path}: there is no such file or folder; check the path of the weights')
-    return _fitted(state_dict, config, str(path), seed)
+    same = STSANetConfig(**fields).structure == config.structure
+    return _fitted(state_dict, config, str(path), seed, say, shared=None if same else [])
 
 
 def read_state_dict(path: str | os.PathLike) -> tuple[dict, dict[str, str]]:

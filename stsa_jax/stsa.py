@@ -5,6 +5,10 @@ Features are `(B, 4, H, W, C)`: four time steps. Layer I relates neighbouring st
 query, key and value embeddings. Level 0 attends at half the size, between a max pool that keeps its
 indices and the unpooling with them: the spatial bottleneck.
 
+The paper's variants (Table IV) change who attends to whom: `attention='steps'` has every time step
+attend to itself alone ("w/o temporal relations"), `'single'` has one matrix over all positions of
+all four ("single similarity matrix").
+
 Large inputs have many places, N: where the N x N matrix would be larger than `LARGEST_MATRIX`, it
 is made and used in blocks of queries, and again in the gradient, so that it is never there whole.
 """
@@ -16,6 +20,7 @@ from flax import nnx
 from stsa_jax.layers import Conv, LayerNorm, max_pool_2x2_with_indices, max_unpool_2x2
 
 STEPS = 4  # time steps of every level after its temporal compression
+ATTENTION = ('pairs', 'steps', 'single')
 # Weights of one attention matrix held at once, for one example: 128 MiB in float32. At 224x384 the
 # largest has 2688 x 2688, a fifth of it; at 448x768 it would be 10752 x 10752.
 LARGEST_MATRIX = 2**25
@@ -51,6 +56,16 @@ def attend(
     return out.swapaxes(0, 1).reshape(b, rows * blocks, -1)[:, :n], None
 
 
+def _attend_within_steps(query, key, value, steps, keep_matrix):
+    """`attend` in each of `steps` equal parts of the positions; the matrix is `(B, T, HW, HW)`."""
+    b, n, c = value.shape
+    parts = (x.reshape(b * steps, n // steps, -1) for x in (query, key, value))
+    out, matrix = attend(*parts, keep_matrix)
+    if matrix is not None:
+        matrix = matrix.reshape(b, steps, *matrix.shape[1:])
+    return out.reshape(b, n, c), matrix
+
+
 class Embedding(nnx.Module):
     """Query, key and value of one member of a pair (paper figure 3b)."""
 
@@ -74,23 +89,47 @@ class Embedding(nnx.Module):
 class Pair(nnx.Module):
     """Two groups of time steps that attend to each other (equations 1-4, 6-7)."""
 
-    def __init__(self, channels: int, embed: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, embed: int, *, within_steps: bool = False, rngs: nnx.Rngs):
+        """With `within_steps` each time step attends to itself instead (figure 6a)."""
+        self.within_steps = within_steps
         self.a = Embedding(channels, embed, rngs=rngs)
         self.b = Embedding(channels, embed, rngs=rngs)
 
     def __call__(
         self, a: jax.Array, b: jax.Array, keep_matrices: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Two `(B, T, H, W, C)` -> `(B, 2T, H, W, C)`, and the two matrices `(B, THW, THW)`.
+        """Two `(B, T, H, W, C)` -> `(B, 2T, H, W, C)`, and the two matrices.
 
-        DA(q_b, k_a, v_a) takes a's place, DA(q_a, k_b, v_b) takes b's.
+        DA(q_b, k_a, v_a) takes a's place, DA(q_a, k_b, v_b) takes b's; matrices `(B, THW, THW)`.
+        Within steps it is q_a in a's place, q_b in b's, and matrices `(B, T, HW, HW)`.
         """
         query_a, key_a, value_a = self.a(a)
         query_b, key_b, value_b = self.b(b)
-        first, b_to_a = attend(query_b, key_a, value_a, keep_matrices)
-        second, a_to_b = attend(query_a, key_b, value_b, keep_matrices)
-        out = jnp.concatenate([first.reshape(a.shape), second.reshape(b.shape)], axis=1)
-        return out, {'b_to_a': b_to_a, 'a_to_b': a_to_b}
+        if self.within_steps:
+            first, a_to_a = _attend_within_steps(query_a, key_a, value_a, a.shape[1], keep_matrices)
+            second, b_to_b = _attend_within_steps(
+                query_b, key_b, value_b, b.shape[1], keep_matrices
+            )
+            matrices = {'a_to_a': a_to_a, 'b_to_b': b_to_b}
+        else:
+            first, b_to_a = attend(query_b, key_a, value_a, keep_matrices)
+            second, a_to_b = attend(query_a, key_b, value_b, keep_matrices)
+            matrices = {'b_to_a': b_to_a, 'a_to_b': a_to_b}
+        return jnp.concatenate([first.reshape(a.shape), second.reshape(b.shape)], axis=1), matrices
+
+
+class Whole(nnx.Module):
+    """All time steps at once, one similarity matrix over all their positions (figure 6b)."""
+
+    def __init__(self, channels: int, embed: int, *, rngs: nnx.Rngs):
+        self.embedding = Embedding(channels, embed, rngs=rngs)
+
+    def __call__(
+        self, x: jax.Array, keep_matrices: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """`(B, T, H, W, C)` -> the same, and the matrix `(B, THW, THW)`."""
+        out, matrix = attend(*self.embedding(x), keep_matrices)
+        return out.reshape(x.shape), {'all_to_all': matrix}
 
 
 class STSALayer(nnx.Module):
@@ -104,32 +143,42 @@ class STSALayer(nnx.Module):
         *,
         bottleneck: bool,
         size_free: bool = False,
+        attention: str = 'pairs',
         rngs: nnx.Rngs,
     ):
         """`pairs` is 2 for layer I, 1 for layer II; `shape` is the features' `(T, H, W, C)`."""
-        self.pairs, self.bottleneck = pairs, bottleneck
-        for i in range(pairs):
-            setattr(self, f'pair{i}', Pair(shape[-1], embed, rngs=rngs))
-        self.norm = LayerNorm(shape, size_free=size_free, rngs=rngs)
+        self.bottleneck = bottleneck
+        self.pairs = 0 if attention == 'single' else pairs
+        within_steps = attention == 'steps'
+        for i in range(self.pairs):
+            setattr(self, f'pair{i}', Pair(shape[-1], embed, within_steps=within_steps, rngs=rngs))
+        if attention == 'single':
+            self.whole = Whole(shape[-1], embed, rngs=rngs)
+        # Statistics over all steps would relate them.
+        self.norm = LayerNorm(shape, size_free=size_free, each_step=within_steps, rngs=rngs)
 
     def __call__(self, x: jax.Array, taps: dict | None = None, name: str = '') -> jax.Array:
         """`(B, 4, H, W, C)` -> the same. Fills `taps` with the attention matrices and the norm."""
         features, index = max_pool_2x2_with_indices(x) if self.bottleneck else (x, None)
-        groups = jnp.split(features, 2 * self.pairs, axis=1)
-        attended = []
-        for i in range(self.pairs):
-            pair = getattr(self, f'pair{i}')
-            out, matrices = pair(groups[2 * i], groups[2 * i + 1], taps is not None)
-            attended.append(out)
-            if taps is not None:
-                taps.update({f'{name}.pair{i}.{key}': m for key, m in matrices.items()})
-        attended = jnp.concatenate(attended, axis=1)
+        attended = self.attend(features, taps, name)
         if self.bottleneck:
             attended = max_unpool_2x2(attended, index)
         update = self.norm(attended)
         if taps is not None:
             taps[f'{name}.norm'] = update
         return x + update
+
+    def attend(self, x: jax.Array, taps: dict | None = None, name: str = '') -> jax.Array:
+        """The attention alone: `(B, 4, H, W, C)` -> the same."""
+        groups = jnp.split(x, 2 * self.pairs, axis=1) if self.pairs else ()
+        inputs = {f'pair{i}': groups[2 * i : 2 * i + 2] for i in range(self.pairs)}
+        attended = []
+        for part, group in (inputs or {'whole': (x,)}).items():
+            out, matrices = getattr(self, part)(*group, taps is not None)
+            attended.append(out)
+            if taps is not None:
+                taps.update({f'{name}.{part}.{key}': m for key, m in matrices.items()})
+        return jnp.concatenate(attended, axis=1)
 
 
 class STSAModule(nnx.Module):
@@ -141,19 +190,25 @@ class STSAModule(nnx.Module):
         channels: tuple[int, int],
         embed: tuple[int, int],
         *,
+        layers: tuple[int, ...] = (1, 2),
         rngs: nnx.Rngs,
         **options,
     ):
-        """`channels` and `embed` are those of layer I and II; `options` those of `STSALayer`."""
+        """`channels` and `embed` are those of layer I and II; `options` those of `STSALayer`.
+
+        `layers` are the ones that are there; without any, only the convolution is left.
+        """
         shapes = [(STEPS, *size, c) for c in channels]
-        self.layer_1 = STSALayer(2, shapes[0], embed[0], rngs=rngs, **options)
+        options['rngs'] = rngs
+        self.layer_1 = STSALayer(2, shapes[0], embed[0], **options) if 1 in layers else None
         self.middle = Conv(*channels, (1, 3, 3), rngs=rngs)
-        self.layer_2 = STSALayer(1, shapes[1], embed[1], rngs=rngs, **options)
+        self.layer_2 = STSALayer(1, shapes[1], embed[1], **options) if 2 in layers else None
 
     def __call__(self, x: jax.Array, taps: dict | None = None, name: str = '') -> jax.Array:
         """`(B, 4, H, W, C_I)` -> `(B, 4, H, W, C_II)`."""
-        x = self.layer_1(x, taps, f'{name}.layer_1')
+        if self.layer_1 is not None:
+            x = self.layer_1(x, taps, f'{name}.layer_1')
         x = jax.nn.relu(self.middle(x))
         if taps is not None:
             taps[f'{name}.middle'] = x
-        return self.layer_2(x, taps, f'{name}.layer_2')
+        return x if self.layer_2 is None else self.layer_2(x, taps, f'{name}.layer_2')

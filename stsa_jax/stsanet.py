@@ -31,7 +31,7 @@ from stsa_jax.errors import InputError
 from stsa_jax.functional import call
 from stsa_jax.layers import BATCH_NORM_MOMENTUM, Conv, resize, upsample_2x
 from stsa_jax.s3d import S3DBackbone, scale_width, stage_channels
-from stsa_jax.stsa import STEPS, STSAModule
+from stsa_jax.stsa import ATTENTION, STEPS, STSAModule
 
 TIME_STRIDES = (2, 2, 4, 8)  # of the backbone's stages
 SPACE_STRIDES = (4, 8, 16, 32)
@@ -40,6 +40,15 @@ SPACE_STRIDES = (4, 8, 16, 32)
 STSA_OUT = (192, 240, 416, 512)
 STSA_EMBED = ((96, 96), (224, 128), (416, 208), (512, 256))
 AMSF_OUT = (240, 192, 192)
+STRUCTURE = (
+    'levels',
+    'stsa_levels',
+    'stsa_layers',
+    'attention',
+    'amsf_weighting',
+    'amsf_multi_scale',
+    'amsf_concat',
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,17 @@ class STSANetConfig:
         batch_norm_momentum: how much of a batch's statistics goes into the running ones. The
             default suits a pre-trained backbone; train from scratch with 0.1 or so.
         dtype: of the compute, 'float32' or 'bfloat16'; parameters are float32.
+        levels: of the backbone that are used, counted from 0; 3, where the decoder starts, is
+            always one. The paper's single-stream row uses 3 alone.
+        stsa_levels: those that have an STSA module. The paper's STSA_n is level n - 1. Without, a
+            level keeps its temporal compression and the convolution that sets its channels.
+        stsa_layers: of each STSA module, I and II.
+        attention: 'pairs' of groups of time steps; 'steps': each step attends to itself ("w/o
+            temporal relations"); 'single': all positions of all steps to each other, in layer I
+            alone ("single similarity matrix").
+        amsf_weighting: attention weighting in the fusion, else plain addition.
+        amsf_multi_scale: the multi-scale structure in the fusion, else a 3x3 convolution.
+        amsf_concat: the fusion puts the levels' channels side by side instead of adding them.
     """
 
     image_size: tuple[int, int] = (224, 384)
@@ -65,9 +85,18 @@ class STSANetConfig:
     norm: str = 'full'
     batch_norm_momentum: float = BATCH_NORM_MOMENTUM
     dtype: str = 'float32'
+    levels: tuple[int, ...] = (0, 1, 2, 3)
+    stsa_levels: tuple[int, ...] = (0, 1, 2, 3)
+    stsa_layers: tuple[int, ...] = (1, 2)
+    attention: str = 'pairs'
+    amsf_weighting: bool = True
+    amsf_multi_scale: bool = True
+    amsf_concat: bool = False
 
     def __post_init__(self):
-        object.__setattr__(self, 'image_size', tuple(self.image_size))
+        for field in ('image_size', 'levels', 'stsa_levels', 'stsa_layers'):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        layers = (1,) if self.attention == 'single' else (1, 2)
         checks = {
             'image_size': (
                 len(self.image_size) == 2 and all(n >= 32 and n % 16 == 0 for n in self.image_size),
@@ -79,6 +108,29 @@ class STSANetConfig:
             'norm': (self.norm in ('full', 'size_free'), "'full' or 'size_free'"),
             'batch_norm_momentum': (0 < self.batch_norm_momentum <= 1, 'a number in (0, 1]'),
             'dtype': (self.dtype in ('float32', 'bfloat16'), "'float32' or 'bfloat16'"),
+            'levels': (
+                _some_of(self.levels, range(4)) and 3 in self.levels,
+                'some of (0, 1, 2, 3), 3 among them: there the decoder starts',
+            ),
+            'stsa_levels': (
+                _some_of(self.stsa_levels, self.levels),
+                f'some of the levels that are used, {self.levels}, or () for none',
+            ),
+            'attention': (self.attention in ATTENTION, f'one of {", ".join(ATTENTION)}'),
+            'stsa_layers': (
+                self.stsa_layers != () and _some_of(self.stsa_layers, layers),
+                f'some of {layers} with attention={self.attention!r}'
+                + ', whose one matrix relates all steps' * (len(layers) == 1)
+                + '; for no STSA at all set stsa_levels=()',
+            ),
+            'amsf_weighting': (
+                self.levels != (3,) or not self.amsf_weighting,
+                'False for a single stream: it has no two levels to weigh',
+            ),
+            'amsf_concat': (
+                self.levels != (3,) or not self.amsf_concat,
+                'False for a single stream: it has no two levels to put side by side',
+            ),
         }
         for field, (good, expected) in checks.items():
             if not good:
@@ -87,9 +139,19 @@ class STSANetConfig:
                 )
 
     @property
+    def structure(self) -> dict:
+        """The fields that say which parts there are, and not their sizes."""
+        return {field: getattr(self, field) for field in STRUCTURE}
+
+    @property
     def target_index(self) -> int:
         """Position of the target frame in the clip, from 0: 15 of 32 for 'middle'."""
         return self.frames // 2 - 1 if self.target == 'middle' else self.frames - 1
+
+
+def _some_of(chosen: tuple, known) -> bool:
+    """Whether `chosen` are distinct members of `known`, in order."""
+    return list(chosen) == [k for k in known if k in chosen]
 
 
 class Branch(nnx.Module):
@@ -123,6 +185,8 @@ class Branch(nnx.Module):
             (channels, scale_width(STSA_OUT[level], width)),
             tuple(scale_width(e, width) for e in STSA_EMBED[level]),
             bottleneck=level == 0,
+            layers=config.stsa_layers if level in config.stsa_levels else (),
+            attention=config.attention,
             size_free=config.norm == 'size_free',
             rngs=rngs,
         )
@@ -168,12 +232,20 @@ class STSANet(nnx.Module):
         out = [scale_width(c, config.width) for c in STSA_OUT]
         fused = [scale_width(c, config.width) for c in AMSF_OUT]
         self.backbone = S3DBackbone(config.width, momentum=config.batch_norm_momentum, rngs=rngs)
-        for level in range(4):
+        for level in config.levels:
             setattr(self, f'branch{level}', Branch(level, config, rngs=rngs))
         self.lateral = Conv(out[3], out[2], (1, 3, 3), rngs=rngs)
-        self.amsf0 = AMSF(out[2], fused[0], rngs=rngs)
-        self.amsf1 = AMSF(fused[0], fused[1], rngs=rngs)
-        self.amsf2 = AMSF(fused[1], fused[2], rngs=rngs)
+        for i, channels in enumerate((out[2], *fused[:2])):
+            low = 2 - i in config.levels
+            amsf = AMSF(
+                channels,
+                fused[i],
+                weighting=config.amsf_weighting and low,
+                multi_scale=config.amsf_multi_scale,
+                concat=config.amsf_concat and low,
+                rngs=rngs,
+            )
+            setattr(self, f'amsf{i}', amsf)
         self.readout = Readout(fused[2], config.width, rngs=rngs)
 
     def __call__(
@@ -200,12 +272,12 @@ class STSANet(nnx.Module):
         if remat and taps is not None:
             raise ValueError('remat and taps exclude each other: it keeps no intermediate results')
         stages = self.backbone(clip.astype(self.config.dtype), train=train, remat=remat)
-        levels = []
-        for i, stage in enumerate(stages):
+        levels = [None] * 4  # None: not used, in a single stream
+        for i in self.config.levels:
             names = (taps, f'branch{i}') if taps is not None else ()
             branch, small = getattr(self, f'branch{i}'), i >= 2
-            levels.append(call(branch, stage, *names, remat=remat, keep_products=small))
-        x = resize(jax.nn.relu(self.lateral(levels[3])), levels[2].shape[2:4])
+            levels[i] = call(branch, stages[i], *names, remat=remat, keep_products=small)
+        x = resize(jax.nn.relu(self.lateral(levels[3])), stages[2].shape[2:4])
         if taps is not None:
             taps.update({f'backbone.base{i + 1}': stage for i, stage in enumerate(stages)})
             taps['lateral'] = x

@@ -48,6 +48,7 @@ _AMSF = {
     'spatial': 'SA_{}.0', 'squeeze': 'CA_{}.1', 'norm': 'CA_{}.2', 'excite': 'CA_{}.4',
     'point': 'inc_{}_0.0', 'time_1': 'inc_{}_1.0', 'space_1': 'inc_{}_1.2',
     'time_2': 'inc_{}_2.0', 'space_2': 'inc_{}_2.2', 'pool': 'inc_{}_3.1',
+    'plain': 'plain_{}.0',  # of variants; ours
 }  # fmt: skip
 _READOUT = {
     'reduce': 'readout_1.0', 'time_1': 'readout_2.0', 'time_2': 'readout_2.2', 'map': 'readout_2.4',
@@ -79,7 +80,7 @@ def _head(module: list[str]) -> str:
     if first == 'readout':
         return _READOUT[module[1]]
     if first.startswith('amsf'):
-        return _AMSF[module[2]].format(first[-1])
+        return _AMSF[module[-1]].format(first[-1])
     level = first[-1]
     if module[1] == 'compress':
         return f'branch{level}_pre.0'
@@ -88,6 +89,8 @@ def _head(module: list[str]) -> str:
     layer, part, *rest = module[2:]
     if part == 'norm':
         return f'ln_{level}_{int(layer[-1]) - 1}'
+    if part == 'whole':  # of a variant; the name is ours
+        return f'branch{level}_all_{_EMBEDDING[rest[-1]]}'
     pair = int(part[-1]) if layer == 'layer_1' else 2
     member, embedding = rest
     return f'branch{level}_{pair}_{member}_{_EMBEDDING[embedding]}'

@@ -195,6 +195,31 @@ def training_curves(
     _save(figure, path)
 
 
+def dot_figure(
+    path: str | os.PathLike, values: Mapping[str, Mapping[str, Sequence[float]]], label: str
+) -> None:
+    """Saves a plot of repeated measurements: a line a row, a dot each, a bar at their mean.
+
+    Args:
+        path: `.png`, `.pdf`, ... Written whole or not at all.
+        values: group (a colour) -> row -> the measurements; the rows are those of the first group.
+        label: of the axis of values.
+    """
+    rows = list(next(iter(values.values())))
+    figure = _figure((7, 0.32 * len(rows) + 1.2))
+    axis = figure.subplots()
+    for i, (group, of) in enumerate(values.items()):
+        for y, row in enumerate(rows):
+            axis.plot(of[row], [y] * len(of[row]), 'o', color=f'C{i}', markersize=4, alpha=0.6)
+            axis.plot(np.mean(of[row]), y, '|', color=f'C{i}', markersize=14, markeredgewidth=2)
+        axis.plot([], [], 'o', color=f'C{i}', label=group)
+    axis.set(yticks=range(len(rows)), yticklabels=[r.replace('_', ' ') for r in rows], xlabel=label)
+    axis.invert_yaxis()
+    axis.grid(alpha=0.3)
+    figure.legend(loc='outside upper right', ncols=len(values))
+    _save(figure, path)
+
+
 def _running_mean(values: np.ndarray) -> np.ndarray:
     """Centred mean over a twentieth of the values, over fewer near the ends."""
     half = len(values) // 40

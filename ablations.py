@@ -1,0 +1,153 @@
+"""The rows of the paper's Tables III to V in miniature: `make ablations`.
+
+    python ablations.py --workdir=runs/ablations [--rows=full,unet] [--seeds=3]
+
+Trains every row of configs/ablations.py at the small size on the embedded dataset, with several
+seeds, and scores each on the held-out videos, all together and by kind: in *relational* ones the
+attended object stands out only by what happened earlier, in *plain* ones in the frames around it.
+The same command again goes on where it stopped. Writes to `workdir`
+
+    table.md, ablations.png   mean and standard deviation over the seeds, beside the paper's CC
+    ROW/SEED/                 each training run, and its scores.json
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+import data
+import stsa_jax
+from configs import ablations
+from data import scenes
+from stsa_jax import evaluation, files, visualize
+from stsa_jax.errors import InputError, exit_cleanly
+from train import train
+
+EVERY = 4  # of the held-out videos' frames are scored
+KINDS = ('all', 'plain', 'relational')
+METRICS = ('cc', 'nss', 'sim', 'auc_judd', 'kl')  # the paper's columns
+TABLES = {
+    '': ablations.FULL,
+    'Table III': ablations.TABLE_III,
+    'Table IV': ablations.TABLE_IV,
+    'Table V': ablations.TABLE_V,
+}
+PAPER_CC = {
+    'full': 0.539,
+    'single_stream': 0.506,
+    'unet': 0.523,
+    'unet_stsa': 0.534,
+    'unet_amsf': 0.531,
+    'without_temporal_relations': 0.532,
+    'single_similarity_matrix': 0.532,
+    'without_stsa_layer_1': 0.530,
+    'without_stsa_layer_2': 0.533,
+    'remove_stsa_1': 0.534,
+    'remove_stsa_2': 0.532,
+    'remove_stsa_3': 0.535,
+    'remove_stsa_4': 0.536,
+    'concat_amsf': 0.532,
+    'without_weighting': 0.533,
+    'without_multi_scale': 0.528,
+}  # on DHF1K's validation set
+
+Scores = dict[str, dict[str, float]]  # kind -> metric -> mean over frames
+
+
+def main() -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--workdir', default='runs/ablations', help='where everything is written')
+    parser.add_argument('--rows', default='', help='names separated by commas; default: all')
+    parser.add_argument('--seeds', type=int, default=3, help='runs a row')
+    parser.add_argument('--steps', type=int, default=0, help='of training; default: as configured')
+    options = parser.parse_args()
+    rows = options.rows.split(',') if options.rows else list(PAPER_CC)
+    if unknown := [row for row in rows if row not in PAPER_CC]:
+        raise InputError(f'--rows: {", ".join(unknown)}: unknown; there are: {", ".join(PAPER_CC)}')
+    workdir = files.output_folder(options.workdir)
+    # The seeds of a row are one program, and so is what an interrupted call goes on with.
+    jax.config.update('jax_compilation_cache_dir', str((workdir / 'cache').absolute()))
+    data_dir = str(workdir / 'data')
+    data.prepare_dataset('stsa_synthetic', data_dir)
+    found: dict[str, list[Scores]] = {row: [] for row in rows}
+    runs = [(row, seed) for seed in range(options.seeds) for row in rows]
+    for row, seed in tqdm(runs, 'runs', unit='run', disable=None):
+        folder = workdir / row / str(seed)
+        if not (folder / 'scores.json').exists():
+            start = time.perf_counter()
+            scores = run(row, seed, folder, data_dir, options.steps)
+            files.write_atomic(folder / 'scores.json', json.dumps(scores, indent=1) + '\n')
+            print(f'{row}, seed {seed}: {time.perf_counter() - start:.0f} s', flush=True)
+        found[row].append(json.loads((folder / 'scores.json').read_text()))
+        files.write_atomic(workdir / 'table.md', table(found))
+    draw(found, workdir / 'ablations.png')
+    print(table(found))
+    return 0
+
+
+def run(row: str, seed: int, folder: Path, data_dir: str, steps: int = 0) -> Scores:
+    """Trains one row with one seed, or goes on with it, and scores it."""
+    config = ablations.get_config(f'{row},tiny')
+    config.seed, config.data.data_dir = seed, data_dir
+    config.num_steps = steps or config.num_steps
+    train(config, str(folder))
+    model = stsa_jax.load(folder)
+    results = evaluation.evaluate(
+        [data.open_split('stsa_synthetic', split, data_dir) for split in ('test', 'validation')],
+        {row: lambda dataset, _: evaluation.ModelMaps(model, dataset, 8)},
+        every=EVERY,
+        references=False,
+    )
+    jax.clear_caches()
+    videos = [video for r in results.rows for video in r.videos]
+    return {kind: means([v for v in videos if kind in ('all', kind_of(v.video))]) for kind in KINDS}
+
+
+def kind_of(video: str) -> str:
+    """'plain' or 'relational', from the script in a video's name."""
+    script = video.rsplit('_', 1)[-1]
+    return 'relational' if script in {s.__name__ for s in scenes.RELATIONAL} else 'plain'
+
+
+def means(videos: list) -> dict[str, float]:
+    """Means over the frames with a defined score."""
+    scores = np.concatenate([video.scores for video in videos])
+    columns = [evaluation.METRICS.index(metric) for metric in METRICS]
+    return dict(zip(METRICS, np.nanmean(scores[:, columns], axis=0).tolist()))
+
+
+def table(found: dict[str, list[Scores]]) -> str:
+    """Markdown: a line a row, mean ± standard deviation over the seeds."""
+    columns = [('all', metric) for metric in METRICS] + [('plain', 'cc'), ('relational', 'cc')]
+    heads = ['CC', 'NSS', 'SIM', 'AUC-J', 'KL', 'CC, plain', 'CC, relational']
+    lines = [
+        f'| | row | seeds | {" | ".join(heads)} | paper: CC |',
+        '|---' * (len(heads) + 4) + '|',
+    ]
+    for name, rows in TABLES.items():
+        for row in rows:
+            if runs := found.get(row):
+                values = [np.array([run[kind][metric] for run in runs]) for kind, metric in columns]
+                cells = [f'{v.mean():.3f} ± {v.std(ddof=len(v) > 1):.3f}' for v in values]
+                cells = [name, row, str(len(runs)), *cells, f'{PAPER_CC[row]:.3f}']
+                lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines) + '\n'
+
+
+def draw(found: dict[str, list[Scores]], path: Path) -> None:
+    """CC of each row by kind of video: every seed a dot, the mean a bar."""
+    values = {
+        kind: {row: [run[kind]['cc'] for run in runs] for row, runs in found.items() if runs}
+        for kind in KINDS[1:]
+    }
+    visualize.dot_figure(path, values, 'CC on held-out videos')
+
+
+if __name__ == '__main__':
+    exit_cleanly(main)
