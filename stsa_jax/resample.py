@@ -105,7 +105,8 @@ def _fit_coarsest(arrays: dict, wanted: dict, steps: tuple[int, ...], source: st
     like = wanted.get(('branch3', 'compress', 'kernel'))
     kernel, bias = f'{COARSEST}.weight', f'{COARSEST}.bias'
     has_one = kernel in arrays
-    if like is not None and not has_one and steps and steps[0] <= STEPS:
+    has_level = 'branch3_mid.0.weight' in arrays
+    if like is not None and not has_one and has_level and all(n <= STEPS for n in steps):
         taps, _, _, channels, _ = like.shape
         arrays[kernel] = _mean_kernel(channels, taps)
         arrays[bias] = np.zeros(channels, np.float32)

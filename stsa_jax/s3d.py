@@ -1,6 +1,6 @@
 """S3D (Xie et al., ECCV 2018): the 3D-convolutional backbone, and the Kinetics classifier.
 
-Input `(B, T, H, W, 3)` float32, T a multiple of 8, H and W of 32. The four stages of the backbone,
+Input `(B, T, H, W, 3)` float32, T a multiple of 8, H and W of 16. The four stages of the backbone,
 at width 1 for 32x224x384:
 
     base1  (16, 56, 96,  192)

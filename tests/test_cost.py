@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stsa_jax import STSANetConfig, cost, stsa
+from configs import ablations
+from stsa_jax import STSANet, STSANetConfig, cost, functional, port, stsa
 
 ROOT = Path(__file__).parents[1]
 SMALL = STSANetConfig(image_size=(64, 96), frames=32, width=0.125)
@@ -58,6 +59,19 @@ def test_attention_in_blocks_counts_the_same(monkeypatch):
     monkeypatch.setattr(stsa, 'LARGEST_MATRIX', 48 * 96 // 2)  # blocks without a remainder
     assert cost.cost(SMALL) == whole
     assert cost.total(size_free).parameters < cost.total(whole).parameters
+
+
+@pytest.mark.parametrize('row', ['single_stream', 'single_similarity_matrix', 'unet'])
+def test_variants(row):
+    config = dataclasses.replace(SMALL, **ablations.ROWS[row])
+    parts = cost.cost(config)
+    params = functional.abstract(STSANet, config)[1]
+    assert cost.total(parts).parameters == port.parameter_count(params)
+    assert all(part.convolutions for part in parts.values())
+    attention = cost.total(parts).attention
+    assert (attention > 0) == (config.stsa_levels != ())
+    if row == 'single_similarity_matrix':  # 4 x 8 x 12 places; embeddings of 12, values of 24
+        assert parts['branch0.stsa.layer_1'].attention == (4 * 8 * 12) ** 2 * (12 + 24)
 
 
 def test_command():

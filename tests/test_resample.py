@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from flax import nnx, traverse_util
 
 import stsa_jax
-from stsa_jax import InputError, STSANet, STSANetConfig, functional, layers, port, pretrained
+from stsa_jax import (
+    InputError,
+    STSANet,
+    STSANetConfig,
+    functional,
+    layers,
+    port,
+    pretrained,
+    stsa,
+)
 from stsa_jax.checkpoint import Weights
 from stsa_jax.initial import random_weights
 from stsa_jax.preprocess import IMAGENET
@@ -131,6 +140,16 @@ def compressed(state_dict, level, still, frames):
     return out
 
 
+def test_a_single_stream_is_resampled_too():
+    """A variant without level 0, whose compression says how long the clips were."""
+    config = changed(levels=(3,), stsa_levels=(3,), amsf_weighting=False)
+    source = port.to_torch(*random_weights(*functional.abstract(STSANet, config)[1:]))
+    longer = dataclasses.replace(config, frames=64)
+    found, said = resample(source, longer)
+    assert "level 3's new compression" in said
+    port.from_torch(found, longer)
+
+
 def test_what_level_3_cannot_keep_is_refused(state_dict):
     longer, _ = fitted(state_dict, frames=64)
     shorter, said = fitted(longer)
@@ -186,11 +205,30 @@ def test_loading_says_what_was_resampled(tmp_path, weights, capsys, name):
     assert note.startswith(f'note: {path}: resampled') and note.count('\n') == 1
     assert 'level 3: 2x3 -> 3x3' in note and 'level 2: 2 -> 4' in note
     assert model.params['branch0']['stsa']['layer_2']['norm']['bias'].shape == (4, 28, 24, 24)
-    params, _ = pretrained.initialise(path, changed(frames=16))
+    lines = []
+    params, _ = pretrained.initialise(path, changed(frames=16), say=lines.append)
     assert params['branch2']['compress']['kernel'].shape[0] == 1
-    assert 'level 2: 2 -> 1' in capsys.readouterr().err
+    (line,) = lines
+    assert line.startswith(f'{path}: resampled') and 'level 2: 2 -> 1' in line
     with pytest.raises(InputError, match='image_size is'):
         stsa_jax.load(path, image_size=(100, 96))
+
+
+@pytest.mark.slow
+def test_a_model_of_another_size_runs(tmp_path, weights, monkeypatch):
+    """112 is not a multiple of 32, and attention takes the way of the large sizes, in blocks."""
+    monkeypatch.setattr(stsa, 'LARGEST_MATRIX', 500 * 336)  # level 1: 336 and 672 places
+    pretrained.save(
+        tmp_path / 'a.safetensors',
+        Weights('stsanet', dataclasses.asdict(CONFIG), *weights, IMAGENET),
+    )
+    model = stsa_jax.load(tmp_path / 'a.safetensors', image_size=(112, 192), frames=64)
+    rng = np.random.default_rng(0)
+    clip = model.preprocess(rng.integers(0, 256, (64, 60, 90, 3), np.uint8))
+    saliency = np.asarray(model(clip[None]))
+    assert saliency.shape == (1, 112, 192) and 0 < saliency.min() < saliency.max() < 1
+    changed = np.asarray(model(clip[None, ::-1]))
+    assert np.abs(changed - saliency).max() > 1e-5
 
 
 def test_resizing_agrees_with_the_networks_own():
