@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stsa_jax import visualize
+from stsa_jax.errors import InputError
 from stsa_jax.stsa import STEPS
 
 COLUMNS = 8  # of the picture of a gradient: every clip's length is a multiple of it
@@ -37,13 +38,20 @@ def attention_maps(
     Returns:
         level -> float32 `(4, h, w)`. Zero at `step` itself; the partner step of layer I sums to 1,
         and so do the two steps of the other half together (layer II). A level without attention is
-        left out; steps that a level's attention does not reach are zero.
+        left out; steps that a level's attention does not reach are zero. With a single similarity
+        matrix all four steps, `step` too, sum to 1.
+
+    Raises InputError for a model none of whose levels relates different times.
     """
     maps = {}
     for level, stride in GRID_STRIDES.items():
         size = tuple(n // stride for n in image_size)
         row = place_index(place, size)
         looks = np.zeros((STEPS, *size), np.float32)
+        whole = taps.get(f'branch{level}.layer_1.whole.all_to_all')
+        if whole is not None:
+            maps[level] = np.asarray(whole[0, step * size[0] * size[1] + row]).reshape(looks.shape)
+            continue
         found = False
         for group in (1, 2):  # steps in one member of a pair: layer I, layer II
             member, within = divmod(step, group)
@@ -57,6 +65,11 @@ def attention_maps(
             looks[other : other + group] = weights.reshape(group, *size)
         if found:
             maps[level] = looks
+    if not maps:
+        raise InputError(
+            'this model has no attention between times (its stsa_levels or attention leave it '
+            'out), so there is nothing to show; ask for its gradient instead'
+        )
     return maps
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stsa_jax import attention_maps, functional, initial, stsa
+from stsa_jax import InputError, attention_maps, functional, initial, stsa
 from stsa_jax.layers import Conv
 
 SIZE = (64, 96)
@@ -48,6 +48,25 @@ def test_each_step_looks_where_its_own_row_says(step, level):
     at = ((step % 2) * h * w + row + 1 + step // 2 + 14) % (2 * h * w)
     np.testing.assert_array_equal(other_half.ravel(), np.eye(2 * h * w)[at])
     assert not looks[step].any()
+
+
+def test_a_single_matrix_shows_all_four_steps():
+    taps = {}
+    for level, (h, w) in GRIDS.items():
+        matrix = np.random.default_rng(level).random((1, 4 * h * w, 4 * h * w), np.float32)
+        taps[f'branch{level}.layer_1.whole.all_to_all'] = matrix
+    maps = attention_maps.attention_maps(taps, SIZE, (0.6, 0.3), 2)
+    for level, (h, w) in GRIDS.items():
+        at = 2 * h * w + int(0.3 * h) * w + int(0.6 * w)
+        expected = taps[f'branch{level}.layer_1.whole.all_to_all'][0, at]
+        np.testing.assert_array_equal(maps[level].ravel(), expected)
+
+
+def test_no_attention_between_times_is_an_error():
+    own = {'branch1.layer_1.pair0.a_to_a': np.ones((1, 1, 96, 96), np.float32)}
+    for taps in ({}, own):
+        with pytest.raises(InputError, match='no attention between times'):
+            attention_maps.attention_maps(taps, SIZE, (0.6, 0.3), 2)
 
 
 def test_against_the_layers_own_queries_and_keys():
