@@ -28,8 +28,7 @@ class AttentionWeighting(nnx.Module):
         """F_h W_h and F_l W_l of equations 9-11; Norm before ReLU, as in (10) and the code."""
         both = jnp.concatenate([high, low], axis=-1)
         where = jax.nn.sigmoid(self.spatial(both))  # (B, 4, H, W, 1)
-        pooled = (both * where).mean(axis=(2, 3), keepdims=True, dtype=jnp.float32)
-        pooled = pooled.astype(both.dtype)  # (B, 4, 1, 1, 2C): time is kept
+        pooled = (both * where).mean(axis=(2, 3), keepdims=True)  # (B, 4, 1, 1, 2C): time is kept
         weights = jax.nn.sigmoid(self.excite(jax.nn.relu(self.norm(self.squeeze(pooled)))))
         if taps is not None:
             taps[f'{name}.spatial'], taps[f'{name}.channel'] = where, weights

@@ -28,6 +28,7 @@ from stsa_jax import functional
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.initial import random_weights
+from stsa_jax.layers import set_compute_dtype
 from stsa_jax.stsanet import STSANet, STSANetConfig
 
 DEPTH = {'backbone': 2, 'branch': 3}  # how many names of a path make a part; 1 for the others
@@ -51,18 +52,22 @@ def cost(config: STSANetConfig) -> dict[str, Part]:
     parameters = Counter()
     for path, array in traverse_util.flatten_dict(functional.abstract(STSANet, config)[1]).items():
         parameters[_part(path[:-1])] += math.prod(array.shape)
-    # In bfloat16 there are no tricks: each convolution is made where it stands (`stsa_jax.layers`).
-    convolutions, attention = multiply_adds(dataclasses.replace(config, dtype='bfloat16'))
+    convolutions, attention = multiply_adds(config, published=True)
     names = [*convolutions, *(parameters.keys() - convolutions.keys())]
     return {name: Part(parameters[name], convolutions[name], attention[name]) for name in names}
 
 
-def multiply_adds(config: STSANetConfig) -> tuple[Counter, Counter]:
-    """Multiply-adds of the convolutions and of attention, by part, in the program of `config`."""
+def multiply_adds(config: STSANetConfig, published: bool = False) -> tuple[Counter, Counter]:
+    """Multiply-adds of the convolutions and of attention, by part, in the program of `config`.
+
+    With `published` each convolution is made where it stands in the architecture.
+    """
     graphdef, *weights = functional.abstract(STSANet, config)
 
     def run(params, batch_stats, clip):
         model = nnx.merge(graphdef, params, batch_stats)
+        if published:
+            set_compute_dtype(model, jnp.bfloat16)  # which has no tricks, see `stsa_jax.layers`
         for path, module in list(nnx.iter_modules(model)):
             if path:
                 module.__class__ = _named(type(module), path[-1])

@@ -5,8 +5,8 @@ each convolution folds into a 2-D one or a matrix product by reshaping; XLA runs
 its 3-D ones. Kernels are stored as `(kt, kh, kw, in, out)`.
 
 Every module takes `rngs`, from which its weights are drawn; with None it has shapes in place of
-arrays (`stsa_jax.functional.abstract`). Parameters are float32. Compute runs in the dtype of the
-activations; normalisations and softmaxes run in float32 whatever that is.
+arrays (`stsa_jax.functional.abstract`). Parameters and what passes between modules are float32; a
+module with a `dtype` (see `set_compute_dtype`) convolves and multiplies in that.
 """
 
 import math
@@ -25,6 +25,16 @@ Triple = tuple[int, int, int]
 BATCH_NORM_EPS = 1e-3
 BATCH_NORM_MOMENTUM = 0.001  # of the new value, PyTorch's convention; S3D's choice
 LAYER_NORM_EPS = 1e-5
+
+
+def set_compute_dtype(module: nnx.Module, dtype: jax.typing.DTypeLike | None) -> None:
+    """Lets all convolutions and attention inside `module` compute in `dtype`; None: as they come.
+
+    Biases, sums of features, normalisations and softmaxes stay in float32, and so do the results.
+    """
+    for _, part in nnx.iter_modules(module):
+        if hasattr(part, 'dtype'):
+            part.dtype = dtype
 
 
 class BatchStat(nnx.Variable):
@@ -73,6 +83,8 @@ def conv3d(
 class Conv(nnx.Module):
     """Convolution with PyTorch's default initialisation: uniform in +-1/sqrt(fan_in), bias too."""
 
+    dtype = None  # of the products: that of the input
+
     def __init__(
         self,
         features_in: int,
@@ -104,11 +116,13 @@ class Conv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`(B, T, H, W, features_in)` -> `(B, T', H', W', features_out)`."""
+        narrow, kernel = x.astype(self.dtype or x.dtype), self.kernel[...]
         if self.upsampled:
-            y = conv_of_upsampled(x, self.kernel[...])
+            y = conv_of_upsampled(narrow, kernel)
         else:
-            y = conv3d(x, self.kernel[...], self.stride, self.padding, short_sums=self.short_sums)
-        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+            y = conv3d(narrow, kernel, self.stride, self.padding, short_sums=self.short_sums)
+        y = y.astype(x.dtype)
+        return y if self.bias is None else y + self.bias[...]
 
 
 class ConvBNReLU(nnx.Module):
@@ -117,6 +131,8 @@ class ConvBNReLU(nnx.Module):
     In eval mode the BatchNorm is folded into the kernel and a bias. Not so with `short_sums`, where
     rounding the folded kernel is noise that counts; the product then joins the pass of the ReLU.
     """
+
+    dtype = None  # of the products: that of the input
 
     def __init__(
         self,
@@ -146,16 +162,15 @@ class ConvBNReLU(nnx.Module):
         if not train:
             factor = self.scale[...] * lax.rsqrt(self.var[...] + BATCH_NORM_EPS)
             shift = self.bias[...] - self.mean[...] * factor
-            if self.short_sums and x.dtype == jnp.float32:
+            if self.short_sums:
                 y = self._convolve(x, self.kernel[...]) * factor
             else:
                 y = self._convolve(x, self.kernel[...] * factor)
-            return jax.nn.relu(y + shift.astype(y.dtype))
+            return jax.nn.relu(y + shift)
         y = self._convolve(x, self.kernel[...])
-        wide = y.astype(jnp.float32)
         count = math.prod(y.shape[:-1])
-        mean = wide.mean(axis=(0, 1, 2, 3))
-        var = jnp.square(wide - mean).mean(axis=(0, 1, 2, 3))
+        mean = y.mean(axis=(0, 1, 2, 3))
+        var = jnp.square(y - mean).mean(axis=(0, 1, 2, 3))
         # PyTorch normalises with the biased variance but remembers the unbiased one.
         unbiased = var * (count / max(count - 1, 1))
         for running, new in ((self.mean, mean), (self.var, unbiased)):
@@ -163,10 +178,12 @@ class ConvBNReLU(nnx.Module):
             running.set_value(running[...] + step)
         self.count.set_value(self.count[...] + 1)
         factor = self.scale[...] * lax.rsqrt(var + BATCH_NORM_EPS)
-        return jax.nn.relu(wide * factor + (self.bias[...] - mean * factor)).astype(y.dtype)
+        return jax.nn.relu(y * factor + (self.bias[...] - mean * factor))
 
     def _convolve(self, x, kernel):
-        return conv3d(x, kernel, self.stride, self.padding, short_sums=self.short_sums)
+        narrow = x.astype(self.dtype or x.dtype)
+        y = conv3d(narrow, kernel, self.stride, self.padding, short_sums=self.short_sums)
+        return y.astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -195,11 +212,9 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`(B, T, H, W, C)` -> the same."""
-        wide = x.astype(jnp.float32)
-        mean = wide.mean(axis=self.axes, keepdims=True)
-        var = jnp.square(wide - mean).mean(axis=self.axes, keepdims=True)
-        y = (wide - mean) * lax.rsqrt(var + LAYER_NORM_EPS) * self.scale[...] + self.bias[...]
-        return y.astype(x.dtype)
+        mean = x.mean(axis=self.axes, keepdims=True)
+        var = jnp.square(x - mean).mean(axis=self.axes, keepdims=True)
+        return (x - mean) * lax.rsqrt(var + LAYER_NORM_EPS) * self.scale[...] + self.bias[...]
 
 
 def max_pool(x: jax.Array, window: Triple, stride: Triple, padding: Triple) -> jax.Array:

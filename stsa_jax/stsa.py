@@ -40,13 +40,14 @@ def attend(
 ) -> tuple[jax.Array, jax.Array | None]:
     """DA(q, k, v) of `(B, N, E)`, `(B, M, E)`, `(B, M, C)`: `(B, N, C)` and the `(B, N, M)` matrix.
 
+    Multiplies in the dtype of its arguments; both results are float32.
     A matrix above `LARGEST_MATRIX` is never there as a whole, and None is returned in its place,
     unless `keep_matrix` asks for it.
     """
     blocks = -(-query.shape[1] * key.shape[1] // LARGEST_MATRIX)
     if blocks == 1 or keep_matrix:
         matrix = attention_matrix(query, key)
-        return matrix.astype(value.dtype) @ value, matrix
+        return (matrix.astype(value.dtype) @ value).astype(matrix.dtype), matrix
     (b, n, e), rows = query.shape, -(-query.shape[1] // blocks)
     padded = jnp.pad(query, ((0, 0), (0, rows * blocks - n), (0, 0)))
     parts = padded.reshape(b, blocks, rows, e).swapaxes(0, 1)
@@ -69,6 +70,8 @@ def _attend_within_steps(query, key, value, steps, keep_matrix):
 class Embedding(nnx.Module):
     """Query, key and value of one member of a pair (paper figure 3b)."""
 
+    dtype = None  # of the attention's products: that of the input
+
     def __init__(self, channels: int, embed: int, *, rngs: nnx.Rngs):
         self.query_1 = Conv(channels, embed, rngs=rngs)
         self.query_2 = Conv(embed, embed, (1, 3, 3), rngs=rngs)
@@ -83,7 +86,8 @@ class Embedding(nnx.Module):
         query = relu(self.query_2(relu(self.query_1(x))))
         key = relu(self.key_2(relu(self.key_1(x))))
         value = relu(self.value_2(relu(self.value_1(x))))
-        return tuple(y.reshape(y.shape[0], -1, y.shape[-1]) for y in (query, key, value))
+        three = (y.astype(self.dtype or x.dtype) for y in (query, key, value))
+        return tuple(y.reshape(y.shape[0], -1, y.shape[-1]) for y in three)
 
 
 class Pair(nnx.Module):

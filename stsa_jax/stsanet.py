@@ -29,7 +29,13 @@ from flax import nnx
 from stsa_jax.amsf import AMSF
 from stsa_jax.errors import InputError
 from stsa_jax.functional import call
-from stsa_jax.layers import BATCH_NORM_MOMENTUM, Conv, resize, upsample_2x
+from stsa_jax.layers import (
+    BATCH_NORM_MOMENTUM,
+    Conv,
+    resize,
+    set_compute_dtype,
+    upsample_2x,
+)
 from stsa_jax.s3d import S3DBackbone, scale_width, stage_channels
 from stsa_jax.stsa import ATTENTION, STEPS, STSAModule
 
@@ -64,7 +70,9 @@ class STSANetConfig:
             published weights, or 'size_free', one a channel, so that weights fit every input size.
         batch_norm_momentum: how much of a batch's statistics goes into the running ones. The
             default suits a pre-trained backbone; train from scratch with 0.1 or so.
-        dtype: of the compute, 'float32' or 'bfloat16'; parameters are float32.
+        dtype: of convolutions and attention, 'float32' or 'bfloat16'. With bfloat16 a third of the
+            multiply-adds stay in float32: base1 and branch 0, where rounding moves the indices of
+            the max pool, and the readout. Parameters, sums and normalisations are float32.
         levels: of the backbone that are used, counted from 0; 3, where the decoder starts, is
             always one. The paper's single-stream row uses 3 alone.
         stsa_levels: those that have an STSA module. The paper's STSA_n is level n - 1. Without, a
@@ -213,14 +221,13 @@ class Readout(nnx.Module):
         self.map = Conv(c32, 1, (1, 3, 3), rngs=rngs)
 
     def __call__(self, x: jax.Array, taps: dict | None = None) -> jax.Array:
-        """The sigmoid is taken in float32."""
+        """See above."""
         x = jax.nn.relu(self.reduce(x))
         if taps is not None:
             taps['readout.reduce'] = upsample_2x(x)
         x = jax.nn.relu(self.time_1(x))
         x = jax.nn.relu(self.time_2(x))
-        x = self.map(x).astype(jnp.float32)
-        return jax.nn.sigmoid(x)[:, 0, :, :, 0]
+        return jax.nn.sigmoid(self.map(x))[:, 0, :, :, 0]
 
 
 class STSANet(nnx.Module):
@@ -247,6 +254,11 @@ class STSANet(nnx.Module):
             )
             setattr(self, f'amsf{i}', amsf)
         self.readout = Readout(fused[2], config.width, rngs=rngs)
+        if config.dtype != 'float32':
+            for name, part in nnx.iter_children(self):
+                if name not in ('branch0', 'readout'):
+                    set_compute_dtype(part, jnp.bfloat16)
+            set_compute_dtype(self.backbone.base1, None)
 
     def __call__(
         self,
@@ -271,7 +283,7 @@ class STSANet(nnx.Module):
             )
         if remat and taps is not None:
             raise ValueError('remat and taps exclude each other: it keeps no intermediate results')
-        stages = self.backbone(clip.astype(self.config.dtype), train=train, remat=remat)
+        stages = self.backbone(clip, train=train, remat=remat)
         levels = [None] * 4  # None: not used, in a single stream
         for i in self.config.levels:
             names = (taps, f'branch{i}') if taps is not None else ()
