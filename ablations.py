@@ -8,6 +8,7 @@ attended object stands out only by what happened earlier, in *plain* ones in the
 The same command again goes on where it stopped. Writes to `workdir`
 
     table.md, ablations.png   mean and standard deviation over the seeds, beside the paper's CC
+    still.md                  the full model with and without the sight of other times, by script
     ROW/SEED/                 each training run, and its scores.json
 """
 
@@ -88,6 +89,10 @@ def main() -> int:
         files.write_atomic(workdir / 'table.md', table(found))
     draw(found, workdir / 'ablations.png')
     print(table(found))
+    if 'full' in rows:
+        folders = [workdir / 'full' / str(seed) for seed in range(options.seeds)]
+        files.write_atomic(workdir / 'still.md', still_table(folders, data_dir))
+        print((workdir / 'still.md').read_text())
     return 0
 
 
@@ -97,22 +102,69 @@ def run(row: str, seed: int, folder: Path, data_dir: str, steps: int = 0) -> Sco
     config.seed, config.data.data_dir = seed, data_dir
     config.num_steps = steps or config.num_steps
     train(config, str(folder))
-    model = stsa_jax.load(folder)
+    videos = score({row: stsa_jax.load(folder)}, data_dir)[row]
+    jax.clear_caches()
+    return {kind: means([v for v in videos if kind in ('all', kind_of(v.video))]) for kind in KINDS}
+
+
+def score(models: dict, data_dir: str) -> dict[str, list]:
+    """name -> the scores of each held-out video."""
     results = evaluation.evaluate(
         [data.open_split('stsa_synthetic', split, data_dir) for split in ('test', 'validation')],
-        {row: lambda dataset, _: evaluation.ModelMaps(model, dataset, 8)},
+        {
+            name: lambda dataset, _, m=m: evaluation.ModelMaps(m, dataset, 8)
+            for name, m in models.items()
+        },
         every=EVERY,
         references=False,
     )
-    jax.clear_caches()
-    videos = [video for r in results.rows for video in r.videos]
-    return {kind: means([v for v in videos if kind in ('all', kind_of(v.video))]) for kind in KINDS}
+    return {name: [v for r in results.rows if r.name == name for v in r.videos] for name in models}
+
+
+class Still:
+    """A model that sees nothing but the frame that it predicts, in place of the whole clip."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def __call__(self, clips: np.ndarray):
+        """`(B, T, H, W, 3)` -> `(B, H, W)`."""
+        target = self.model.config.target_index
+        return self.model(np.repeat(clips[:, target : target + 1], clips.shape[1], axis=1))
+
+
+def still_table(folders: list[Path], data_dir: str) -> str:
+    """Markdown: CC by script of trained models on clips, and on clips of one repeated frame."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for folder in folders:
+        model = stsa_jax.load(folder)
+        scores = score({'clip': model, 'still': Still(model)}, data_dir)
+        for script in (*scenes.PLAIN, *scenes.RELATIONAL):
+            both = (
+                means([v for v in videos if script_of(v.video) == script.__name__])['cc']
+                for videos in scores.values()
+            )
+            found.setdefault(script.__name__, []).append(tuple(both))
+        jax.clear_caches()
+    lines = ['| script | kind | CC of the clip | CC of one frame, repeated |', '|---' * 4 + '|']
+    for script, runs in found.items():
+        clip, still = np.mean(runs, axis=0)
+        lines.append(f'| {script} | {kind_of(script)} | {clip:.3f} | {still:.3f} |')
+    return '\n'.join(lines) + '\n'
+
+
+def script_of(video: str) -> str:
+    """The script in a video's name."""
+    return video.rsplit('_', 1)[-1]
 
 
 def kind_of(video: str) -> str:
     """'plain' or 'relational', from the script in a video's name."""
-    script = video.rsplit('_', 1)[-1]
-    return 'relational' if script in {s.__name__ for s in scenes.RELATIONAL} else 'plain'
+    known = {script.__name__ for script in scenes.RELATIONAL}
+    return 'relational' if script_of(video) in known else 'plain'
 
 
 def means(videos: list) -> dict[str, float]:
