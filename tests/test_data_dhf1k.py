@@ -1,13 +1,10 @@
 """DHF1K: every arrangement in circulation, imperfect copies, and the real sample."""
 
-import contextlib
 import os
-import pty
 import re
 import signal
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from terminal import shown_in_a_terminal
 
 import data
 from data import images
@@ -191,21 +189,6 @@ def test_interrupted_preparation_goes_on_where_it_stopped(tmp_path, monkeypatch)
     train = data.open_split('dhf1k', 'train', tmp_path / 'out')
     assert [v.num_frames for v in train.videos] == [5, 6, 7]
     assert not list((tmp_path / 'out' / 'dhf1k' / '224x384').glob('.*'))
-
-
-def shown_in_a_terminal(command) -> str:
-    """Runs the command, which has to succeed, and returns what a terminal shows of its errors."""
-    terminal, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 120))  # a new one has no columns, so a bar would have none
-    started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=theirs)
-    os.close(theirs)
-    shown = b''
-    with contextlib.suppress(OSError):  # which is how a terminal says that nobody writes any more
-        while some := os.read(terminal, 4096):
-            shown += some
-    os.close(terminal)
-    assert started.wait() == 0, shown
-    return shown.decode()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """evaluate.py as a user runs it: on prepared datasets, and where something does not fit."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from terminal import shown_in_a_terminal
 from test_evaluation_paths import Brightness
 
 import data
@@ -67,6 +69,20 @@ def test_maps_of_a_prepared_dataset(prepared, run, tmp_path):
     assert 0.4 < record['rows'][0]['scores']['auc_judd']['value'] < 0.6  # random maps
     with pytest.raises(InputError, match=r'701: no such video in dhf1k validation'):
         run(*arguments, f'--predictions={prepared[1] / "7"}')
+
+
+@pytest.mark.slow
+def test_progress_is_shown_in_a_terminal_alone(prepared, tmp_path):
+    command = [sys.executable, 'evaluate.py', f'--data_dir={prepared[0]}', '--dataset=dhf1k']
+    command += ['--split=validation', f'--predictions=maps={prepared[1] / "6"}']
+    shown = shown_in_a_terminal([*command, f'--output={tmp_path / "a"}'])
+    for row in ('maps', 'centre prior', 'shuffled maps'):
+        counts = re.findall(rf'dhf1k: {row}: .*?(\d+)/37 \[', shown)
+        assert counts[0] == '0' and counts[-1] == '37'
+    assert re.search(r'<\d\d:\d\d', shown)  # the estimate
+    quiet = [*command, f'--output={tmp_path / "b"}']
+    done = subprocess.run(quiet, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and '%|' not in done.stderr
 
 
 def test_models_of_another_size(monkeypatch):
