@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from absl import logging
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
@@ -15,6 +16,14 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
 
 DATA = Path(__file__).parent / 'data'
 SHARED = Path(__file__).parents[2] / 'shared'
+
+
+@pytest.fixture(autouse=True)
+def same_verbosity():
+    """The commands quieten absl's logging; called in a test, they do so for that test alone."""
+    before = logging.get_verbosity()
+    yield
+    logging.set_verbosity(before)
 
 
 @pytest.fixture(scope='session')

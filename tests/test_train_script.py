@@ -232,7 +232,7 @@ BAD_OVERRIDES = {
     'batch_size=many': "config.batch_size: expected a whole number such as 8, found 'many'",
     'freeze_backbone=2': 'config.freeze_backbone: expected true or false',
     'model.image_size=(64,a)': 'config.model.image_size: expected values separated by commas',
-    'model=3': r'config.model: is a group of fields \(batch_norm',
+    'model=3': r'config.model: is a group of fields \(amsf_concat',
     'model.frames=17': 'config.model.frames is 17, expected a multiple of 8',
     'batch_size=12': 'config.batch_size=12 is not divisible by 8 devices; use 8 or 16',
     'batch_size=0': 'config.batch_size is 0, expected a positive number',
