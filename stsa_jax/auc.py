@@ -169,10 +169,11 @@ def _mann_whitney_area(prediction, ascending, count):
     Over all pixels a place sums #{P >= t} + #{P > t} over the thresholds, of which those that pad
     are below every pixel. The fixated pixels compare with each other as count^2 / 2 wins.
     """
-    places = _place(prediction, ascending).astype(prediction.dtype)
     pixels, padding = prediction.size, ascending.size - count
+    # Without the padding, as integers: beside many of it a float would lose the rest.
+    places = (_place(prediction, ascending) - 2 * padding).astype(prediction.dtype)
     # A product with ones sums a row exactly, and fast.
-    rows = places @ jnp.ones(places.shape[-1], places.dtype) - 2 * padding * places.shape[-1]
+    rows = places @ jnp.ones(places.shape[-1], places.dtype)
     real = count.astype(prediction.dtype)
     not_above = rows.sum() / 2 / jnp.maximum(real, 1)
     return (pixels - not_above - real / 2) / jnp.maximum(pixels - real, 1)

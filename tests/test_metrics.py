@@ -506,3 +506,14 @@ def test_wrong_choices_are_named():
         metrics.auc_judd(ones, np.zeros((2, 3), int))
     with pytest.raises(InputError, match='complex'):
         metrics.cc(ones * 1j, ones)
+
+
+def test_half_ties_are_exact_beside_a_bound_of_all_pixels():
+    rng = np.random.default_rng(0)
+    prediction = rng.integers(0, 64, (1, 240, 400)).astype(np.float32)
+    fixations = np.zeros((1, 240, 400), bool)
+    fixations.flat[rng.choice(fixations.size, 5, replace=False)] = True
+    traced = jax.jit(lambda p, f: metrics.auc_judd(p, f, ties='half'))(prediction, fixations)
+    hit, other = prediction[fixations], prediction[~fixations]
+    wins = (hit[:, None] > other).mean() + (hit[:, None] == other).mean() / 2
+    np.testing.assert_allclose(traced, wins, atol=1e-6)
