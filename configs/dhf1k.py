@@ -20,3 +20,15 @@ def get_config():
     config.validation.every = 1000
     config.validation.clips = 300
     return config
+
+
+def fine_tuned_on(dataset: str):
+    """The same for another dataset, from the weights trained on DHF1K (paper, section IV-B).
+
+    Its test split monitors the convergence, as in the paper.
+    """
+    config = get_config()
+    config.data.datasets = (dataset,)
+    config.data.eval_split = 'test'
+    config.init_from = 'runs/dhf1k'
+    return config

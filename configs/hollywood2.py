@@ -11,9 +11,5 @@ from configs import dhf1k
 
 
 def get_config():
-    """DHF1K's recipe; the test split monitors the convergence, as in the paper (section IV-B)."""
-    config = dhf1k.get_config()
-    config.data.datasets = ('hollywood2',)
-    config.data.eval_split = 'test'
-    config.init_from = 'runs/dhf1k'
-    return config
+    """See `configs.dhf1k.fine_tuned_on`."""
+    return dhf1k.fine_tuned_on('hollywood2')
