@@ -25,7 +25,7 @@ import data
 import stsa_jax
 from configs import ablations
 from data import scenes
-from stsa_jax import evaluation, files, visualize
+from stsa_jax import evaluation, files, run_config, visualize
 from stsa_jax.errors import InputError, exit_cleanly
 from train import train
 
@@ -79,13 +79,7 @@ def main() -> int:
     found: dict[str, list[Scores]] = {row: [] for row in rows}
     runs = [(row, seed) for seed in range(options.seeds) for row in rows]
     for row, seed in tqdm(runs, 'runs', unit='run', disable=None):
-        folder = workdir / row / str(seed)
-        if not (folder / 'scores.json').exists():
-            start = time.perf_counter()
-            scores = run(row, seed, folder, data_dir, options.steps)
-            files.write_atomic(folder / 'scores.json', json.dumps(scores, indent=1) + '\n')
-            print(f'{row}, seed {seed}: {time.perf_counter() - start:.0f} s', flush=True)
-        found[row].append(json.loads((folder / 'scores.json').read_text()))
+        found[row].append(run(row, seed, workdir / row / str(seed), data_dir, options.steps))
         files.write_atomic(workdir / 'table.md', table(found))
     draw(found, workdir / 'ablations.png')
     print(table(found))
@@ -97,14 +91,26 @@ def main() -> int:
 
 
 def run(row: str, seed: int, folder: Path, data_dir: str, steps: int = 0) -> Scores:
-    """Trains one row with one seed, or goes on with it, and scores it."""
+    """Trains one row with one seed, or goes on with it, and scores it; kept in `folder`.
+
+    Raises InputError if the folder is of a run with another config.
+    """
+    start, kept = time.perf_counter(), folder / 'scores.json'
     config = ablations.get_config(f'{row},tiny')
     config.seed, config.data.data_dir = seed, data_dir
     config.num_steps = steps or config.num_steps
+    if kept.exists():
+        run_config.write_config(folder, config.to_dict())  # refuses another one
+        return json.loads(kept.read_text())
     train(config, str(folder))
     videos = score({row: stsa_jax.load(folder)}, data_dir)[row]
     jax.clear_caches()
-    return {kind: means([v for v in videos if kind in ('all', kind_of(v.video))]) for kind in KINDS}
+    scores = {
+        kind: means([v for v in videos if kind in ('all', kind_of(v.video))]) for kind in KINDS
+    }
+    files.write_atomic(kept, json.dumps(scores, indent=1) + '\n')
+    print(f'{row}, seed {seed}: {time.perf_counter() - start:.0f} s', flush=True)
+    return scores
 
 
 def score(models: dict, data_dir: str) -> dict[str, list]:
