@@ -13,10 +13,11 @@ Each row runs in a process of its own, so that its peak memory is its own. It wa
 waits for the result of each of `repeats` runs; the best and the median time are given. A batch that
 does not fit ends the larger ones of its kind.
 
-The fraction of peak is twice: operations as XLA counts them in the compiled program, and twice the
-multiply-adds of the network (`stsa_jax.cost`; three times for a training step), over the device's
-dense bfloat16 peak from its data sheet, also for float32. float32 products are as both
-frameworks make them fast: with TF32 on the GPUs that have it.
+The fraction of peak has two columns: the operations of the compiled program as XLA counts them, and
+two for each multiply-add of the network (`stsa_jax.cost`; three times that for a training step),
+over the dense bfloat16 peak of the device's data sheet, for float32 too. PyTorch's float32 products
+may use TF32, as XLA's do by default. Where JAX's share of the device's memory is not enough, set
+XLA_PYTHON_CLIENT_MEM_FRACTION.
 """
 
 import argparse

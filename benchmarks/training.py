@@ -147,6 +147,8 @@ def main() -> int:
         low, high = interval(values)
         print(f'  by {name}: {median:+.1%}, 95 % interval {low:+.1%} to {high:+.1%}; windows:')
         print('  ', *(f'{value:+.1%}' for value in values))
+        if low <= LIMIT < high:
+            print('   the limit lies in this interval: take more steps, or a quieter machine')
     return limits.exit_code
 
 
