@@ -107,7 +107,7 @@ def write_shard(task: ShardTask, advance: Callable[[int], object] = lambda frame
                     record = serialise(example_of(frame, source, task.size, task.encoding))
                     total += len(record)
                     writer.write(record)
-                    index.add(frame.size, frame.number, frame.num_fixations)
+                    index.add(frame.size, frame.number, frame.usable)
                     advance(1)
                 if index.num_frames:
                     videos.append(index.as_dict())
@@ -131,11 +131,11 @@ class VideoIndex:
         self.size, self.first_number = (0, 0), 0
         self.unusable: list[list[int]] = []
 
-    def add(self, size: tuple[int, int], number: int, num_fixations: int) -> None:
-        """Counts one more frame, with its annotation's size and number of fixated pixels."""
+    def add(self, size: tuple[int, int], number: int, usable: bool) -> None:
+        """Counts one more frame, with its annotation's size and whether it can be a target."""
         if not self.num_frames:
             self.size, self.first_number = size, number
-        if not num_fixations:
+        if not usable:
             if self.unusable and self.unusable[-1][1] == self.num_frames:
                 self.unusable[-1][1] += 1
             else:
@@ -143,7 +143,7 @@ class VideoIndex:
         self.num_frames += 1
 
     def as_dict(self) -> dict:
-        """For JSON. `unusable`: ranges [start, stop) of frames without any fixation."""
+        """For JSON. `unusable`: ranges [start, stop) of frames that cannot be targets."""
         return {
             'name': self.name,
             'kind': self.kind,

@@ -44,11 +44,20 @@ def fixations_of(number: int) -> np.ndarray:
 
 def damage_records(path: Path, **places) -> None:
     """Cuts off the images of these places in a file of records: frame=[3, 4], density=[9]."""
+
+    def damage(examples: list[dict]) -> None:
+        for name, damaged in places.items():
+            for place in damaged:
+                examples[place][name] = examples[place][name][: len(examples[place][name]) // 2]
+
+    change_records(path, damage)
+
+
+def change_records(path: Path, change) -> None:
+    """Writes a file of records again after `change` has altered the list of its examples."""
     records = array_record_data_source.ArrayRecordDataSource([str(path)])
     examples = [features.parse(records[i]) for i in range(len(records))]
-    for name, damaged in places.items():
-        for place in damaged:
-            examples[place][name] = examples[place][name][: len(examples[place][name]) // 2]
+    change(examples)
     path.unlink()
     writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
     for example in examples:

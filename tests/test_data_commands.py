@@ -105,22 +105,38 @@ def test_inspect_warns_of_maps_that_belong_elsewhere(tmp_path, capsys):
     assert "fixations lie outside the density map's mass" in capsys.readouterr().err
 
 
+def test_inspect_warns_of_maps_of_different_sizes(tmp_path, capsys):
+    out = prepared(tmp_path, spoil=False)
+
+    def shrink(examples: list[dict]) -> None:
+        for example in examples:
+            example['density'] = images.encode_map(copies.density_of(1)[:24])
+
+    for path in out.glob('ucf_sports/*/1.0.0/*array_record*'):
+        copies.change_records(path, shrink)
+    data.inspect.main(['ucf_sports', f'--data_dir={out}', f'--output={tmp_path / "sheet.png"}'])
+    warnings = [
+        line for line in capsys.readouterr().err.splitlines() if 'maps of different' in line
+    ]
+    assert len(warnings) == 3 * 4  # four frames of each video are sampled
+
+
 def test_inspect_warns_of_sizes_and_counts(tmp_path, capsys):
     copy = copies.shots(
         tmp_path / 'copy', {('training', 'Walk-Front-001'): (1, 12, 0)}, copies.ucf_file
     )
     inside = copy / 'training' / 'Walk-Front-001'
-    for n in range(1, 12):  # of twelve frames, eleven have maps, whose shape is another
+    for n in range(2, 13):  # of twelve frames, eleven have maps, whose shape is another
         for kind in ('maps', 'fixation'):
             path = inside / kind / f'Walk-Front_001_{n:03d}.png'
             copies.save(path, np.full((60, 60), 255, np.uint8))
-    (inside / 'maps' / 'Walk-Front_001_012.png').unlink()
+    (inside / 'maps' / 'Walk-Front_001_001.png').unlink()  # not even the first frame's
     data.prepare_dataset('ucf_sports', tmp_path / 'out', copy, num_workers=1)
     sheet = tmp_path / 'sheet.png'
     data.inspect.main(['ucf_sports', f'--data_dir={tmp_path / "out"}', f'--output={sheet}'])
     warnings = [line for line in capsys.readouterr().err.splitlines() if 'warning' in line]
-    assert any('60x60, but the frames are 96x48' in line for line in warnings)
-    assert any('1 frames without both maps: 12' in line for line in warnings)
+    assert sum('60x60, but the frames are 96x48' in line for line in warnings) == 1
+    assert any('1 frames without both maps: 1' in line for line in warnings)
 
 
 def test_inspect_names_what_is_prepared(tmp_path):

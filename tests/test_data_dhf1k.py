@@ -123,6 +123,32 @@ def test_imperfect_copy_is_reported_by_file_and_only_the_unusable_skipped(tmp_pa
     assert not list((tmp_path / 'strict').glob('dhf1k/*/1.0.0'))
 
 
+def test_fixation_maps_of_another_size_are_moved_as_points(tmp_path):
+    """Annotated at twice and at half the size of the density maps."""
+    copy = copies.dhf1k(tmp_path / 'copy', {1: 3}, 'annotation')
+    folder, points = copy / 'annotation' / '0001' / 'fixation', copies.fixations_of(66)
+    large = np.zeros((2 * copies.HEIGHT, 2 * copies.WIDTH), np.uint8)
+    large[1::2, ::2] = points
+    copies.save(folder / '0002.png', large)
+    close = np.zeros_like(large)
+    close[30:32, 50:53] = close[95, 191] = 255  # 2x3 points become 1x2
+    copies.save(folder / '0003.png', close)
+    small = np.zeros((copies.HEIGHT // 2, copies.WIDTH // 2), np.uint8)
+    small[[3, 23], [0, 47]] = 255
+    copies.save(folder / '0001.png', small)
+    builder = data.prepare_dataset('dhf1k', tmp_path / 'out', copy, num_workers=1)
+    train = data.open_split('dhf1k', 'train', tmp_path / 'out')
+    assert np.argwhere(train.fixations(0)).tolist() == [[7, 1], [47, 95]]
+    np.testing.assert_array_equal(train.fixations(1), points > 0)
+    assert np.argwhere(train.fixations(2)).tolist() == [[15, 25], [15, 26], [47, 95]]
+    assert not train.videos[0].unusable
+    told = [str(p).split(': ', 1)[1] for p in builder.problems if 'another size' in str(p)]
+    assert told == [
+        "3 fixation maps of another size than their density: 1-3; points moved to the density's "
+        'size, where 4 fall on another one and count as one with it'
+    ]
+
+
 def test_a_wrong_folder_is_told_what_is_expected_and_what_was_found(tmp_path):
     (tmp_path / 'holidays' / 'rome').mkdir(parents=True)
     with pytest.raises(InputError, match=r'(?s)video/001.AVI.*Found:.*rome/'):

@@ -165,6 +165,43 @@ def test_targets_have_fixations_and_what_is_left_out_is_counted(tmp_path):
     assert seen == {('0001', 10), ('0001', 11)} | {('0002', n) for n in range(2, 7)}
 
 
+def test_black_density_is_no_target_whatever_the_fixations(tmp_path):
+    """Its loss would be 0/0. Video 2 has no other target inside, so it gives its last frame."""
+    copy = copies.dhf1k(tmp_path / 'copy', {1: 20, 2: 18}, 'annotation')
+    black = np.zeros((copies.HEIGHT, copies.WIDTH), np.uint8)
+    for video, numbers in {1: [8, 9, 12], 2: range(1, 18)}.items():
+        for n in numbers:
+            copies.save(copy / f'annotation/{video:04d}/maps/{n:04d}.png', black)
+    builder = data.prepare_dataset('dhf1k', tmp_path / 'out', copy, num_workers=1, size=(32, 64))
+    told = [str(problem) for problem in builder.problems if 'black density' in str(problem)]
+    assert [line.split(': ', 1)[1] for line in told] == [
+        '3 frames with fixations but black density: 8-9, 12; not used as targets',
+        '17 frames with fixations but black density: 1-17; not used as targets',
+    ]
+    train = data.open_split('dhf1k', 'train', tmp_path / 'out')
+    assert train.videos[0].unusable == ((7, 9), (11, 12))
+    assert (
+        data.videos.index_split(builder, 'train') == dict(builder.info.metadata)['videos']['train']
+    )
+    iterator = clips(tmp_path / 'out', batch_size=4)
+    # Of 20 frames 5 can be the 8th of 16, of which 3 are black; of 18 all 3 are.
+    (summary,) = iterator.summary
+    assert (summary['windows'], summary['windows_without_fixation']) == (2 + 1, 3 + 3)
+    seen = {(str(v), int(n)) for b in take(iterator, 6) for v, n in zip(b['video'], b['frame'])}
+    assert seen == {('0001', 10), ('0001', 11), ('0002', 18)}
+
+
+def test_fallback_targets_of_one_video_do_not_hide_windows_left_out_of_another(tmp_path):
+    copy = copies.dhf1k(tmp_path / 'copy', {1: 16, 2: 16}, 'annotation')
+    nobody = np.zeros((copies.HEIGHT, copies.WIDTH), np.uint8)
+    for video in (1, 2):  # one window each, whose target has no fixation; video 2 has no other
+        for n in [8] if video == 1 else range(1, 17):
+            copies.save(copy / f'annotation/{video:04d}/fixation/{n:04d}.png', nobody)
+    data.prepare_dataset('dhf1k', tmp_path / 'out', copy, num_workers=1, size=(32, 64))
+    (summary,) = clips(tmp_path / 'out').summary
+    assert (summary['windows'], summary['windows_without_fixation']) == (15, 2)
+
+
 def test_state_of_another_stream_is_refused(prepared):
     iterator = clips(prepared)
     next(iterator)
