@@ -14,6 +14,7 @@ from data.pipeline import train_clips
 from data.videos import VideoInfo
 from stsa_jax.errors import InputError
 from stsa_jax.preprocess import denormalise, normalise
+from stsa_jax.stsanet import STSANetConfig
 from tests import data_copies as copies
 
 LENGTHS = {1: 30, 2: 22, 3: 18, 4: 5, 5: 1, 6: 25, 7: 20}
@@ -102,16 +103,48 @@ def test_state_goes_through_grains_checkpointing(prepared, tmp_path):
     assert_same(take(fresh, 2), expected)
 
 
+def test_another_seed_gives_another_stream(prepared):
+    drawn = [
+        [(str(v), int(n)) for b in take(clips(prepared, seed=seed), 4)
+         for v, n in zip(b['video'], b['frame'])]
+        for seed in (3, 3, 4)
+    ]  # fmt: skip
+    assert drawn[0] == drawn[1] != drawn[2]
+    # The order of the videos differs, and the windows within them too.
+    assert [v for v, _ in drawn[0]] != [v for v, _ in drawn[2]]
+    windows = [{n for v, n in stream if v == '0001'} for stream in drawn]
+    assert windows[0] != windows[2]
+
+
 @pytest.mark.slow
-def test_stream_does_not_depend_on_the_number_of_workers(prepared):
-    expected = take(clips(prepared), 7)
-    with_workers = clips(prepared, num_workers=2)
-    assert_same(take(with_workers, 5), expected[:5])
-    state = with_workers.get_state()
-    with_workers.close()
-    threads = clips(prepared)
+def test_stream_of_two_datasets_goes_on_with_workers_and_without(prepared, tmp_path):
+    """Process 1 of 3; saved with threads, taken up by processes, and by threads again."""
+    shots = {('training', f'Walk-Front-{i:03d}'): (1, 10, 20 * i) for i in range(1, 4)}
+    copies.shots(tmp_path / 'copy', shots, copies.ucf_file)
+    both = tmp_path / 'both'
+    both.mkdir()
+    (both / 'dhf1k').symlink_to(prepared / 'dhf1k')
+    data.prepare_dataset('ucf_sports', both, tmp_path / 'copy', num_workers=1, size=(32, 64))
+
+    def mixed(**options):
+        return train_clips(
+            ['dhf1k', 'ucf_sports'], [1, 3], data_dir=both, batch_size=2, image_size=(32, 64),
+            frames=16, seed=3, process_index=1, process_count=3, **options,
+        )  # fmt: skip
+
+    threads = mixed()
+    expected = take(threads, 8)
+    names = [str(video) for batch in expected for video in batch['video']]
+    assert {name.startswith('Walk') for name in names} == {True, False}
+    fresh = mixed()
+    take(fresh, 3)
+    workers = mixed(num_workers=2)
+    workers.set_state(json.loads(json.dumps(fresh.get_state())))
+    assert_same(take(workers, 3), expected[3:6])
+    state = workers.get_state()
+    workers.close()
     threads.set_state(state)
-    assert_same(take(threads, 2), expected[5:])
+    assert_same(take(threads, 2), expected[6:])
 
 
 def test_processes_share_the_global_batches_without_overlap(prepared):
@@ -247,6 +280,13 @@ def test_damaged_files_are_named(prepared, tmp_path):
     (folder / 'features.json').write_text('{}')
     with pytest.raises(InputError, match='prepare dhf1k again'):
         data.open_split('dhf1k', 'train', copy)
+
+
+def test_middle_of_a_window_is_the_target_of_the_network():
+    """The 16th of 32 frames, which the network's pictures and predictions take for the target."""
+    for target, place in (('middle', 15), ('last', 31)):
+        config = STSANetConfig(target=target)
+        assert windows.target_offset(config.frames, target) == config.target_index == place
 
 
 @given(
