@@ -111,10 +111,11 @@ def write_video(path: Path, frames, codec: str = 'mpeg4') -> None:
 
 
 def dhf1k(
-    root: Path, lengths: dict[int, int], layout: str = 'videos', matlab: bool = False
+    root: Path, lengths: dict[int, int], layout: str = 'videos', matlab: bool | str = False
 ) -> Path:
     """A copy of DHF1K with videos of the given lengths; those above 700 have no annotation.
 
+    matlab: fixations as .mat instead of images, or with 'both' beside them, as published.
     layout: 'videos', or where the frames are: 'frames', 'annotation', 'video', 'train_val'.
     """
     import scipy.io
@@ -146,7 +147,7 @@ def dhf1k(
                 path = top / name / 'fixation' / 'maps' / f'{n:04d}.mat'
                 path.parent.mkdir(parents=True, exist_ok=True)
                 scipy.io.savemat(path, {'I': (fixations_of(code) > 0).astype(np.uint8)})
-            else:
+            if matlab in (False, 'both'):
                 save(top / name / 'fixation' / f'{n:04d}.png', fixations_of(code))
     return root
 

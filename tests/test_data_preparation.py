@@ -1,0 +1,112 @@
+"""Preparation as a long job: all cores, memory that stays flat, stopped and taken up again."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from terminal import shown_in_a_terminal
+
+import data
+from data.registry import load_builder
+from data.shards import available_cores
+from stsa_jax.errors import InputError
+from tests import data_copies as copies
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_all_cores_are_used_by_default(tmp_path):
+    assert load_builder('dhf1k', tmp_path).num_workers == available_cores() >= 1
+
+
+@pytest.mark.slow
+def test_preparation_stopped_by_ctrl_c_and_killed_is_taken_up_by_the_command(tmp_path):
+    copies.dhf1k(tmp_path / 'copy', {n: 60 for n in range(1, 13)}, 'annotation')
+    command = [sys.executable, '-m', 'data.prepare', 'dhf1k', f'--source={tmp_path / "copy"}',
+               f'--data_dir={tmp_path / "out"}', '--num_workers=2']  # fmt: skip
+    pattern = 'out/dhf1k/224x384/.parts*/train*.json'
+
+    def inodes(paths) -> set[int]:
+        return {path.stat().st_ino for path in paths}
+
+    done: list = []
+    for sent, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        started = subprocess.Popen(
+            command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        deadline, before = time.monotonic() + 120, len(done)
+        while len(done := list(tmp_path.glob(pattern))) <= before:
+            assert started.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(started.pid, sent)  # to all of its processes, as a terminal does
+        told = started.communicate(timeout=60)[1]
+        assert started.returncode == code, told
+        assert sent == signal.SIGKILL or ('interrupted' in told and 'Traceback' not in told)
+        if sent == signal.SIGINT:
+            # What was being written is finished, and nothing half is left.
+            parts = [p.name for p in tmp_path.glob('out/dhf1k/224x384/.parts*/*')]
+            assert len(parts) == 2 * len(list(tmp_path.glob(pattern)))
+            assert len(parts) > 2 * len(done)
+            assert not [name for name in parts if name.startswith('.')]
+            kept = inodes(p.with_suffix('.array_record') for p in tmp_path.glob(pattern))
+        done = list(tmp_path.glob(pattern))
+        assert len(done) < 12
+        with pytest.raises(InputError, match='is not prepared here'):
+            data.open_split('dhf1k', 'train', tmp_path / 'out')
+    both = inodes(p.with_suffix('.array_record') for p in done)
+    assert kept < both
+    shown = shown_in_a_terminal(command)
+    # The bar counts frames, the kept ones from the start, within videos too, and has an estimate.
+    counts = [(int(n), int(total)) for n, total in re.findall(r'(\d+)/(\d+) \[', shown)]
+    assert counts[0] == (60 * len(done), 720) and counts[-1] == (720, 720)
+    assert any(n % 60 for n, _ in counts) and re.search(r'<\d\d:\d\d', shown)
+    train = data.open_split('dhf1k', 'train', tmp_path / 'out')
+    assert [(v.name, v.num_frames) for v in train.videos] == [
+        (f'{n:04d}', 60) for n in range(1, 13)
+    ]
+    # The very files that were complete when it was stopped are in the dataset now.
+    assert both <= inodes(tmp_path.glob('out/dhf1k/224x384/1.0.0/*array_record*'))
+    i = train.videos[7].first_example + 49
+    assert copies.number_in(train.frame(i)) == copies.number_in(train.density(i)) == 8 * 64 + 50
+
+
+MEMORY = """
+import re, sys
+from pathlib import Path
+from data import shards
+from data.folders import FolderVideo
+
+def peak():
+    return int(re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1]) / 1024
+
+video, peaks = FolderVideo('film', sys.argv[1], sys.argv[1] + '/film.avi'), []
+for repeats in (1, 4):
+    task = shards.ShardTask((video,) * repeats, sys.argv[1], 'train', repeats, (224, 384), 'jpeg')
+    assert shards.write_shard(task)['examples'] == 50 * repeats
+    peaks.append(peak())
+print(*peaks)
+"""
+
+
+@pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='needs Linux to measure memory')
+def test_memory_of_preparation_does_not_grow_with_the_length(tmp_path):
+    with av.open(str(tmp_path / 'film.avi'), 'w') as container:
+        stream = container.add_stream('mjpeg', rate=30)
+        stream.height, stream.width, stream.pix_fmt = 360, 640, 'yuvj420p'
+        for i in range(50):
+            frame = np.full((360, 640, 3), 5 * i, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
+        container.mux(stream.encode())
+    command = [sys.executable, '-c', MEMORY, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    one, four = map(float, done.stdout.split())
+    # MB; the 150 more frames would be 104, and resized ones 39.
+    assert four - one < 15, done.stdout
