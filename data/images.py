@@ -5,6 +5,7 @@ fixated pixels and 0 elsewhere. Files in circulation also hold maps with three e
 palette or one bit a pixel; `decode_map` takes them all.
 """
 
+import contextlib
 import io
 import zlib
 from collections.abc import Iterator
@@ -29,14 +30,15 @@ def encode_frame(frame: np.ndarray, encoding: str = 'jpeg') -> bytes:
 def decode_frame(content: bytes, buffer: np.ndarray | None = None) -> np.ndarray:
     """The bytes of an image file -> uint8 RGB `(h, w, 3)`. Raises OSError if it is damaged.
 
-    A JPEG whose shape is that of `buffer`, uint8 and contiguous, is decoded into it.
+    A JPEG is decoded into `buffer`, uint8 and contiguous, if it has room; the result is a view.
     """
     if content[:2] == b'\xff\xd8':
         try:  # the same library and pixels as Pillow's, in less than half the time
-            shape = (*simplejpeg.decode_jpeg_header(content)[:2], 3)
-            if buffer is not None and buffer.shape != shape:
-                buffer = None
-            return simplejpeg.decode_jpeg(content, 'RGB', buffer=buffer)
+            if buffer is not None:
+                # Without asking for the size first, which takes Python's lock once more a frame.
+                with contextlib.suppress(ValueError):
+                    return simplejpeg.decode_jpeg(content, 'RGB', buffer=buffer)
+            return simplejpeg.decode_jpeg(content, 'RGB')
         except ValueError as error:
             raise OSError(f'damaged image: {error}') from error
     with _opened(content) as image:

@@ -38,6 +38,17 @@ def test_jpeg_decodes_to_the_pixels_that_pillow_gives():
     assert grey.shape == (40, 64, 3) and np.ptp(grey, axis=-1).max() == 0
 
 
+@pytest.mark.parametrize('shape', [(40, 64, 3), (64, 40, 3), (80, 90, 3), (10, 20, 3)])
+def test_jpeg_is_decoded_into_a_buffer_with_room(shape):
+    original = frame()
+    content, buffer = images.encode_frame(original), np.zeros(shape, np.uint8)
+    found = images.decode_frame(content, buffer)
+    np.testing.assert_array_equal(found, images.decode_frame(content))
+    assert np.shares_memory(found, buffer) == (buffer.size >= original.size)
+    with pytest.raises(OSError):
+        images.decode_frame(content[: len(content) // 2], buffer)
+
+
 def test_png_is_lossless():
     original = frame()
     np.testing.assert_array_equal(
