@@ -197,12 +197,12 @@ def test_inspect_names_what_is_prepared(tmp_path):
 
 def test_fixations_command_on_the_real_records(tmp_path, real_data, capsys):
     data.fixations.main(['dhf1k', f'--source={real_data / "dhf1k"}', f'--output={tmp_path}',
-                         '--videos', '2', '--num_frames=12', '--compare'])  # fmt: skip
+                         '--videos', '2', '--num_frames=60', '--compare'])  # fmt: skip
     line = capsys.readouterr().out.splitlines()[1]
-    assert line.startswith('  12 frames compared: 0 of ')
+    assert line.startswith('  60 frames compared: 0 of ')
     assert float(line.split()[-1]) > 0.999
-    written = images.decode_map((tmp_path / 'annotation/0002/fixation/0012.png').read_bytes())
-    given = images.decode_map((real_data / 'dhf1k/annotation/0002/fixation/0012.png').read_bytes())
+    written = images.decode_map((tmp_path / 'annotation/0002/fixation/0060.png').read_bytes())
+    given = images.decode_map((real_data / 'dhf1k/annotation/0002/fixation/0060.png').read_bytes())
     np.testing.assert_array_equal(written, given)
 
 

@@ -14,12 +14,39 @@ import pytest
 from terminal import shown_in_a_terminal
 
 import data
+from data.dhf1k import Dhf1k
+from data.hollywood2 import Hollywood2
 from data.registry import load_builder
 from data.shards import available_cores
+from data.ucf_sports import UcfSports
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
 
 ROOT = Path(__file__).parents[1]
+
+
+def test_known_numbers_of_short_videos_are_checked(tmp_path, monkeypatch):
+    shots = {
+        ('training', 'Walk-Front-001'): (1, 5, 0),
+        ('training', 'Walk-Front-002'): (1, 8, 0),
+        ('testing', 'Walk-Front-003'): (1, 4, 0),
+    }
+    copy = copies.shots(tmp_path / 'copy', shots, copies.ucf_file)
+    known = {('train', 'test'): (3, {8: 2, 5: 2}), ('test',): (2, {32: 7}), ('train',): (2, {9: 3})}
+    monkeypatch.setattr(UcfSports, 'KNOWN_SHORT', known)
+    builder = data.prepare_dataset('ucf_sports', tmp_path / 'out', copy, num_workers=1)
+    told = [str(p) for p in builder.problems if 'below' in str(p)]
+    # Of the split with another number of videos than is known there is nothing to say.
+    assert told == [
+        'split train and test: 1 videos below 5 frames where 2 are known',
+        'split train: 2 videos below 9 frames where 3 are known',
+    ]
+
+
+def test_published_numbers_of_short_videos():
+    assert Dhf1k.KNOWN_SHORT == {('train', 'validation', 'test'): (1000, {186: 0})}
+    assert Hollywood2.KNOWN_SHORT == {('test',): (3558, {32: 1613, 10: 714})}
+    assert UcfSports.KNOWN_SHORT == {('train', 'test'): (150, {32: 20})}
 
 
 def test_all_cores_are_used_by_default(tmp_path):
