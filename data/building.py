@@ -35,6 +35,8 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     CITATION = ''
     # {split: (videos, frames)} of a complete copy, where it is published.
     KNOWN_FRAMES: dict[str, tuple[int, int]] = {}  # noqa: RUF012
+    # {splits: (videos, {length: how many of them have fewer frames})}, likewise.
+    KNOWN_SHORT: dict[tuple[str, ...], tuple[int, dict[int, int]]] = {}  # noqa: RUF012
 
     def __init__(self, *args, num_workers: int | None = None, strict: bool = False, **kwargs):
         """As every TFDS builder; `num_workers` processes (all cores by default).
@@ -149,6 +151,13 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             if sum(len(r['videos']) for r in here) == videos and found != frames:
                 what = f'{found} frames where {frames} are known'
                 self.problems.append(Problem(f'split {split}', what))
+        for splits, (videos, short) in self.KNOWN_SHORT.items():
+            here = [r for task, r in zip(tasks, results) if task.split in splits]
+            lengths = [video['num_frames'] for r in here for video in r['videos']]
+            for limit, known in short.items() if len(lengths) == videos else ():
+                if (found := sum(length < limit for length in lengths)) != known:
+                    what = f'{found} videos below {limit} frames where {known} are known'
+                    self.problems.append(Problem(f'split {" and ".join(splits)}', what))
 
     def _prepare_by_tfds(self, dl_manager, download_config) -> None:
         """TFDS's own way, by Beam or for a few examples; the index of videos is read back."""

@@ -72,6 +72,7 @@ class Dhf1k(SaliencyBuilder):
         'validation': (100, 60_273),
         'test': (300, 176_192),
     }
+    KNOWN_SHORT = {('train', 'validation', 'test'): (1000, {186: 0})}  # noqa: RUF012
     SUMMARY = 'DHF1K: 1000 videos (640x360, 30 fps) with the free-viewing gaze of 17 observers.'
     HOMEPAGE = 'https://github.com/wenguanwang/DHF1K'
     CITATION = (

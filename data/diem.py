@@ -15,7 +15,6 @@ from data.building import SaliencyBuilder
 from data.folders import Annotation, FolderVideo, Map
 from data.layouts import Layout, choose_layout
 from data.sources import Report, VideoSource
-from stsa_jax.errors import InputError
 
 TEST_II = (
     'BBC_life_in_cold_blood', 'BBC_wildlife_serpent', 'DIY_SOS', 'advert_bbc4_bees',
@@ -37,6 +36,21 @@ EXPECTED = """\
     annotations/DIEM/<name>/fixMap_00001.mat ..."""
 
 
+def read_viewers(
+    folder: Path, root: Path, size: tuple[int, int], report: Report
+) -> list[gaze.Fixations]:
+    """The fixations of every gaze file in `folder`, on frames of `size` (h, w).
+
+    What is no gaze file is left out and reported, litter of operating systems without a word.
+    """
+    paths = [
+        path
+        for path in tree.entries(folder, root, report)
+        if path.suffix.lower() == '.txt' and not tree.is_litter(path)
+    ]
+    return gaze.read_all(paths, lambda path: gaze.read_diem(path, size), report)
+
+
 class GazeAnnotation(Annotation):
     """Maps made from DIEM's gaze files; frames count from 1."""
 
@@ -44,14 +58,7 @@ class GazeAnnotation(Annotation):
 
     def __init__(self, folder: Path, root: Path, size: tuple[int, int], report: Report):
         self.folder, self.size = folder, size
-        viewers = []
-        for path in tree.entries(folder, root, report):
-            if path.suffix.lower() != '.txt' or tree.is_litter(path):
-                continue
-            try:
-                viewers.append(gaze.read_diem(path, size))
-            except (InputError, OSError) as error:
-                report.add(path, str(error).removeprefix(f'{path}: '), 'this viewer is left out')
+        viewers = read_viewers(folder, root, size, report)
         if not viewers:
             report.add(folder, 'has no gaze file', 'prepared as not annotated')
         self.fixations = gaze.Fixations.together(viewers) if viewers else None

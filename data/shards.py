@@ -7,13 +7,15 @@ hash of its sources, so that a run after an interruption takes over exactly what
 
 import concurrent.futures
 import concurrent.futures.process
+import contextlib
 import dataclasses
 import hashlib
 import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +109,7 @@ def write_shard(task: ShardTask, advance: Callable[[int], object] = lambda frame
                     record = serialise(example_of(frame, source, task.size, task.encoding))
                     total += len(record)
                     writer.write(record)
-                    index.add(frame.size, frame.number, frame.num_fixations)
+                    index.add(frame.size, frame.number, frame.usable)
                     advance(1)
                 if index.num_frames:
                     videos.append(index.as_dict())
@@ -131,11 +133,11 @@ class VideoIndex:
         self.size, self.first_number = (0, 0), 0
         self.unusable: list[list[int]] = []
 
-    def add(self, size: tuple[int, int], number: int, num_fixations: int) -> None:
-        """Counts one more frame, with its annotation's size and number of fixated pixels."""
+    def add(self, size: tuple[int, int], number: int, usable: bool) -> None:
+        """Counts one more frame, with its annotation's size and whether it can be a target."""
         if not self.num_frames:
             self.size, self.first_number = size, number
-        if not num_fixations:
+        if not usable:
             if self.unusable and self.unusable[-1][1] == self.num_frames:
                 self.unusable[-1][1] += 1
             else:
@@ -143,7 +145,7 @@ class VideoIndex:
         self.num_frames += 1
 
     def as_dict(self) -> dict:
-        """For JSON. `unusable`: ranges [start, stop) of frames without any fixation."""
+        """For JSON. `unusable`: ranges [start, stop) of frames that cannot be targets."""
         return {
             'name': self.name,
             'kind': self.kind,
@@ -195,7 +197,8 @@ def _write_in_parallel(tasks, missing, results, num_workers, label, bar) -> None
     )
     try:
         shown = 0
-        waiting = {pool.submit(_write_counted, tasks[i], i): i for i in missing}
+        with _ctrl_c_ignored():  # by what is started meanwhile, from its first moment on
+            waiting = {pool.submit(_write_counted, tasks[i], i): i for i in missing}
         while waiting:
             done, _ = concurrent.futures.wait(
                 waiting, 0.2, concurrent.futures.FIRST_COMPLETED
@@ -211,6 +214,18 @@ def _write_in_parallel(tasks, missing, results, num_workers, label, bar) -> None
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _start_worker(written) -> None:

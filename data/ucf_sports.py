@@ -15,6 +15,7 @@ class UcfSports(ShotsBuilder):
     training/Diving-Side-001/fixation/Diving-Side_001_001.png ...
     testing/..."""
     VIDEOS = {'train': 103, 'test': 47}  # noqa: RUF012
+    KNOWN_SHORT = {('train', 'test'): (150, {32: 20})}  # noqa: RUF012
     SUMMARY = 'UCF-Sports: 150 videos of nine sports, with the gaze of 19 observers.'
     HOMEPAGE = 'https://github.com/wenguanwang/DHF1K'
     CITATION = (
