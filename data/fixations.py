@@ -18,6 +18,7 @@ from tqdm import tqdm
 from data import folders, gaze, images, tree
 from data.diem import RELATIVE_SIGMA
 from data.sources import Report
+from data.video_file import frames_of_video
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.files import output_folder, write_atomic
 
@@ -164,7 +165,7 @@ def compare(video: Recorded, output: Path, root: Path) -> str:
 
 
 def _count_frames(film: Path, report: Report) -> int:
-    return sum(1 for _ in folders.frames_of_video(film, report))
+    return max((number for number, _ in frames_of_video(film, report)), default=0)
 
 
 def _numbers(videos: list[str]) -> list[int]:

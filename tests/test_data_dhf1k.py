@@ -17,9 +17,10 @@ from terminal import shown_in_a_terminal
 import data
 from data import images
 from data.dhf1k import Dhf1k
-from data.folders import FolderVideo, frames_of_video
+from data.folders import FolderVideo
 from data.pipeline import train_clips
 from data.sources import Report
+from data.video_file import frames_of_video
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
 
