@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data import folders, gaze, images, tree
-from data.diem import RELATIVE_SIGMA
+from data.diem import RELATIVE_SIGMA, gaze_files
 from data.sources import Report
 from data.video_file import frames_of_video
 from stsa_jax.errors import InputError, exit_cleanly
@@ -76,9 +76,12 @@ def find_dhf1k(root: Path, videos: list[str] | None, report: Report) -> Iterator
     top = tree.find(root, 'exportdata_train') or root
     records: dict[int, list[Path]] = {}
     for viewer in tree.folders(top, root, report):
+        used = []
         for path in tree.entries(viewer, root, report):
             if named := re.fullmatch(r'P\d+_Trail(\d+)\.txt', path.name, re.IGNORECASE):
                 records.setdefault(int(named[1]), []).append(path)
+                used.append(path)
+        tree.note_strays(viewer, root, report, used)
     wanted = _numbers(videos) if videos else sorted(records)
     for number in wanted:
         if number not in records:
@@ -117,7 +120,8 @@ def find_diem(root: Path, videos: list[str] | None, report: Report) -> Iterator[
             raise InputError(f'{root}: no video {wanted!r}; there are {", ".join(sorted(found))}')
         folder, size = found[name]
         events = tree.find(folder, 'event_data')
-        files = [p for p in tree.entries(events, root, report) if p.suffix.lower() == '.txt']
+        files = gaze_files(events, root, report)
+        tree.note_strays(events, root, report, files)
         if not files:
             raise InputError(f'{events}: gaze files (.txt) were expected, found none')
         fixations = gaze.Fixations.together([gaze.read_diem(path, size) for path in files])

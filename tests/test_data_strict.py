@@ -113,3 +113,4 @@ def test_a_few_examples_by_tfds_keep_and_check_problems(copy):
     strict = load_builder('ucf_sports', copy.parent / 'strict', num_workers=1, strict=True)
     with pytest.raises(InputError, match=told):
         strict.download_and_prepare(download_config=config)
+    assert not list((copy.parent / 'strict').glob('*/*/1.0.0'))
