@@ -28,8 +28,8 @@ from benchmarks.limits import Limits
 from data import images, shards
 from data.dhf1k import Dhf1k
 from data.features import serialise
-from data.folders import frames_of_video
 from data.sources import Report
+from data.video_file import frames_of_video
 from data.windows import ClipReader, Window
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.preprocess import IMAGENET, normalise, resize_density, resize_frame

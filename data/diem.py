@@ -43,11 +43,8 @@ def read_viewers(
 
     What is no gaze file is left out and reported, litter of operating systems without a word.
     """
-    paths = [
-        path
-        for path in tree.entries(folder, root, report)
-        if path.suffix.lower() == '.txt' and not tree.is_litter(path)
-    ]
+    paths = gaze_files(folder, root, report)
+    tree.note_strays(folder, root, report, paths)
     return gaze.read_all(paths, lambda path: gaze.read_diem(path, size), report)
 
 
@@ -87,15 +84,29 @@ class RawDiemVideo(FolderVideo):
         return GazeAnnotation(Path(self.maps), Path(self.root), self.size, report)
 
 
+def gaze_files(folder: Path, root: Path, report: Report) -> list[Path]:
+    """The gaze files of a folder `event_data`, one a viewer."""
+    files = tree.entries(folder, root, report)
+    return [p for p in files if p.suffix.lower() == '.txt' and not tree.is_litter(p)]
+
+
 def _raw(root: Path, report: Report) -> dict[str, VideoSource]:
     result = {}
     for folder in tree.folders(root, root, report):
         named = re.fullmatch(r'(.+)_(\d+)x(\d+)', folder.name)
-        events, videos = tree.find(folder, 'event_data'), tree.find(folder, 'video')
-        if not named or events is None:
+        events, videos = (tree.find(folder, n, report=report) for n in ('event_data', 'video'))
+        if not named:
+            report.add(folder, 'is not named <name>_<W>x<H>', 'skipped')
             continue
-        files = [p for p in tree.entries(videos, root, report)] if videos else []
+        if events is None:
+            report.add(folder, 'has no folder event_data', 'skipped')
+            continue
+        files = tree.entries(videos, root, report) if videos else []
         files = [p for p in files if p.suffix.lower() in tree.VIDEOS and not tree.is_litter(p)]
+        tree.note_strays(folder, root, report)
+        tree.note_strays(videos, root, report, files)
+        for path in files[1:]:
+            report.add(path, f'is a second video beside {files[0].name}', 'skipped')
         if not files:
             report.add(folder, 'has gaze files but no video', 'skipped')
             continue
@@ -108,10 +119,16 @@ def _raw(root: Path, report: Report) -> dict[str, VideoSource]:
 
 def _prepared(root: Path, report: Report) -> dict[str, VideoSource]:
     result = {}
-    frames = tree.find(root, 'video_frames', 'DIEM')
+    frames = tree.find(root, 'video_frames', 'DIEM', report=report)
+    annotations = tree.find(root, 'annotations', 'DIEM', report=report)
+    for folder in (frames, annotations):
+        tree.note_strays(folder, root, report)
+    for folder in tree.folders(annotations, root):
+        if frames is None or tree.find(frames, folder.name) is None:
+            report.add(folder, 'is the annotation of a video that is not there', 'left out')
     for folder in tree.folders(frames, root, report):
-        own = tree.find(root, 'annotations', 'DIEM', folder.name)
-        maps = own and tree.find(own, 'maps')
+        own = tree.find(root, 'annotations', 'DIEM', folder.name, report=report)
+        maps = own and tree.find(own, 'maps', report=report)
         if maps is None:
             report.add(folder, 'has no annotation', 'prepared as not annotated')
         both = (str(maps), str(own)) if maps else ()

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from data import diem, folders, gaze, images, tree
 from data.sources import Report
+from data.video_file import frames_of_video
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.files import output_folder, write_atomic
 
@@ -91,9 +92,12 @@ def find_dhf1k(root: Path, videos: list[str] | None, report: Report) -> Iterator
     top = tree.find(root, 'exportdata_train') or root
     records: dict[int, list[Path]] = {}
     for viewer in tree.folders(top, root, report):
+        used = []
         for path in tree.entries(viewer, root, report):
             if named := re.fullmatch(r'P\d+_Trail(\d+)\.txt', path.name, re.IGNORECASE):
                 records.setdefault(int(named[1]), []).append(path)
+                used.append(path)
+        tree.note_strays(viewer, root, report, used)
     wanted = _numbers(videos) if videos else sorted(records)
     if absent := [number for number in wanted if number not in records]:
         there = tree.ranges(records) or 'none'
@@ -207,7 +211,8 @@ def _count_frames(
     film: Path | None, folder: Path, name: str, fixations: gaze.Fixations, report: Report
 ) -> int:
     """As the video has, or else as far as the records go."""
-    if film and (frames := sum(1 for _ in folders.frames_of_video(film, report))):
+    numbers = (number for number, _ in frames_of_video(film, report)) if film else ()
+    if frames := max(numbers, default=0):
         return frames
     frames = int(fixations.frame.max(initial=-1)) + 1
     report.add(

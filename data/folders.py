@@ -13,6 +13,7 @@ import numpy as np
 from data import images, tree
 from data.features import Frame
 from data.sources import Report, VideoSource
+from data.video_file import frames_in_header, frames_of_video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class FolderVideo(VideoSource):
         source = Path(self.frames_from)
         if source.is_dir():
             return sum(1 for _ in tree.images_of(source))
-        return _frames_in_header(source)
+        return frames_in_header(source)
 
     def frames(self, report: Report) -> Iterator[Frame]:
         """Yields every frame that can be read, with its maps."""
@@ -236,47 +237,6 @@ def read_matlab(path: Path, variable: str) -> np.ndarray:
         raise ValueError(f'no variable {variable!r} in it, but {sorted(maps)}')
     values = maps.get(variable, next(iter(maps.values())))
     return values if values.ndim == 2 else values.max(axis=tuple(range(2, values.ndim)))
-
-
-def frames_of_video(path: Path, report: Report) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (number from 1, uint8 RGB (h, w, 3)) of a video file until it ends or breaks off."""
-    import av
-
-    number = 0
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            # One process a core decodes already, and threads cost more than they give.
-            stream.codec_context.thread_count = 1
-            convert = av.video.reformatter.VideoReformatter().reformat
-            for frame in container.decode(stream):
-                number += 1
-                yield number, _pixels(convert(frame, format='rgb24'))
-    except (av.error.FFmpegError, OSError, IndexError) as error:
-        what = f'does not decode beyond frame {number}' if number else 'is not a readable video'
-        reason = getattr(error, 'strerror', None) or error
-        report.add(path, f'{what} ({reason})', 'what precedes is used' if number else 'skipped')
-
-
-def _frames_in_header(path: Path) -> int:
-    """How many frames a video file says it has, or as its duration tells; 0 of what is no video."""
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            rate, duration = stream.average_rate, container.duration
-            return stream.frames or round(float(rate or 0) * (duration or 0) / av.time_base)
-    except (av.error.FFmpegError, OSError, IndexError):
-        return 0
-
-
-def _pixels(frame) -> np.ndarray:
-    """The pixels of an RGB frame of PyAV without the copy that its `to_ndarray` makes."""
-    plane = frame.planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-    used = rows[: frame.height, : 3 * frame.width]  # rows may be padded
-    return used.reshape(frame.height, frame.width, 3)
 
 
 def _images_of_folder(folder: Path, root: Path, report: Report) -> Iterator[tuple[int, np.ndarray]]:

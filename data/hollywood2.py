@@ -12,6 +12,7 @@ class Hollywood2(ShotsBuilder):
     VERSION = '1.0.0'
     TITLE = 'Hollywood-2'
     FOLDER_NAMES = ('hollywood2', 'hollywood-2')
+    SHOT_NAME = r'actionclip(auto)?(train|test)\d+_\d+'
     EXPECTED = """\
     training/actioncliptrain00001_1/images/actioncliptrain00001_00001.png ...
     training/actioncliptrain00001_1/maps/actioncliptrain00001_00001.png ...

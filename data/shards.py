@@ -9,6 +9,7 @@ import concurrent.futures
 import concurrent.futures.process
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -44,9 +45,13 @@ class ShardTask:
     size: tuple[int, int] | None
     encoding: str
 
-    @property
+    @functools.cached_property
     def path(self) -> Path:
-        """Where the records go; beside it, with `.json`, what they are."""
+        """Where the records go; beside it, with `.json`, what they are.
+
+        Found once, by looking at every file of the sources: a file that changes from then on is
+        noticed by the next run.
+        """
         text = '\n'.join([source.identity() for source in self.sources])
         text += f'{self.size} {self.encoding} {images.JPEG_QUALITY}'
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -162,7 +167,8 @@ def write_shards(tasks: Sequence[ShardTask], num_workers: int, label: str) -> li
 
     The progress bar counts frames, those of earlier runs included, within videos too.
     """
-    results = [stored(task) for task in tasks]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # it is waiting for disks, mostly
+        results = list(pool.map(stored, tasks))
     missing = [i for i, result in enumerate(results) if result is None]
     before = sum(result['examples'] for result in results if result is not None)
     with tqdm(
@@ -183,7 +189,7 @@ def write_shards(tasks: Sequence[ShardTask], num_workers: int, label: str) -> li
 def _expected_frames(tasks: Sequence[ShardTask]) -> int | None:
     """About how many frames these shards will hold; None if a source cannot tell."""
     sources = [source for task in tasks for source in task.sources]
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # it is waiting for disks, mostly
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
         counts = list(pool.map(lambda source: source.expected_frames(), sources))
     return None if None in counts else sum(counts)
 

@@ -9,6 +9,7 @@ class UcfSports(ShotsBuilder):
     VERSION = '1.0.0'
     TITLE = 'UCF-Sports'
     FOLDER_NAMES = ('ucf_sports', 'ucf', 'ucf-sports', 'ucfsports')
+    SHOT_NAME = r'[a-z]+(-[a-z]+)*-\d+'
     EXPECTED = """\
     training/Diving-Side-001/images/Diving-Side_001_001.png ...
     training/Diving-Side-001/maps/Diving-Side_001_001.png ...

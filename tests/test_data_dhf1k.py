@@ -10,9 +10,10 @@ from PIL import Image
 import data
 from data import images
 from data.dhf1k import Dhf1k
-from data.folders import FolderVideo, frames_of_video
+from data.folders import FolderVideo
 from data.pipeline import train_clips
 from data.sources import Report
+from data.video_file import frames_of_video
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
 
