@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 import data
+from benchmarks.limits import Limits
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
 from train import train
@@ -17,7 +18,7 @@ from train import train
 LIMIT = 0.02
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--workdir', required=True)
     parser.add_argument('--config', default='configs/tiny.py')
@@ -33,11 +34,15 @@ def main() -> None:
         config.validation.every = options.steps
         history = train(config, str(workdir / dtype))
         if history[-1]['step'] < options.steps:
-            return
+            print('stopped before the end: the same command goes on')
+            return 1
         scores[dtype] = next(e['cc'] for e in history[::-1] if e['kind'] == 'validation')
     ratio = scores['bfloat16'] / scores['float32']
     print(', '.join(f'{dtype}: held-out CC {cc:.4f}' for dtype, cc in scores.items()))
-    print(f'ratio {ratio:.4f} (limit {1 - LIMIT} to {1 + LIMIT})')
+    limits = Limits()
+    verdict = limits.check(f'limit {1 - LIMIT} to {1 + LIMIT}', abs(ratio - 1) <= LIMIT)
+    print(f'ratio {ratio:.4f} ({verdict})')
+    return limits.exit_code
 
 
 if __name__ == '__main__':

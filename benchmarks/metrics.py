@@ -24,6 +24,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from benchmarks.limits import Limits
+from stsa_jax.errors import exit_cleanly
 from stsa_jax.evaluation import PredictionFolder, get_protocol
 from stsa_jax.evaluation.runner import score_source
 from stsa_jax.evaluation.scoring import score
@@ -32,6 +34,7 @@ from stsa_jax.evaluation.truth import GroundTruth
 from stsa_jax.maps import pad_positions
 
 SIZE = (360, 640)
+APART_LIMIT = 1e-4  # of float32 scores up to about 10
 DHF1K_VALIDATION = 60_273
 
 
@@ -197,7 +200,7 @@ def from_files(frames: Frames, root: Path) -> None:
     """Scores the predictions from PNG files and extrapolates; the first video compiles."""
     videos, cores = select(frames), os.cpu_count() or 1
     source = PredictionFolder(root / 'prediction', frames, videos)
-    for number in (1, len(videos) // 4, len(videos) // 2, len(videos)):
+    for number in dict.fromkeys((1, *(max(len(videos) // n, 1) for n in (4, 2, 1)))):
         start, used = time.perf_counter(), time.process_time()
         truth = GroundTruth(frames, videos[:number], seed=0, workers=cores)
         row = score_source('files', source, truth, videos[:number], get_protocol('dhf1k'))
@@ -211,7 +214,7 @@ def from_files(frames: Frames, root: Path) -> None:
         )
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--reference', help='a checkout of WZq975/STSANet')
     parser.add_argument('--frames', type=int, default=8)
@@ -228,16 +231,21 @@ def main() -> None:
         if options.reference:
             scorers['released code'] = released(options.reference, given)
         apart = np.abs(scorers['pysaliency'](0) - scorers['ours, protocol pysaliency'](0)).max()
-        print(f'largest difference to pysaliency: {apart:.1e}')
+        limits = Limits()
+        verdict = limits.check(f'limit {APART_LIMIT:g}', apart <= APART_LIMIT)
+        print(f'largest difference to pysaliency: {apart:.1e} ({verdict})')
         times = best_times(scorers, options.frames, options.repeats)
         for name, seconds in times.items():
             print(f'{name:28s} {1000 * seconds:8.2f} ms a frame, six metrics, one core')
         ratio = times['pysaliency'] / times['ours, protocol pysaliency']
-        print(f'pysaliency / ours (same variants): {ratio:.1f}')
+        verdict = limits.check('limit 1', ratio >= 1)
+        print(f'pysaliency / ours (same variants): {ratio:.1f} ({verdict})')
         if options.reference:
-            print(f'released / ours: {times["released code"] / times["ours, protocol dhf1k"]:.1f}')
+            ratio = times['released code'] / times['ours, protocol dhf1k']
+            print(f'released / ours: {ratio:.1f} ({limits.check("limit 1", ratio >= 1)})')
         from_files(frames, Path(folder))
+    return limits.exit_code
 
 
 if __name__ == '__main__':
-    main()
+    exit_cleanly(main)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.limits import Limits
 from stsa_jax import functional, optimizer, sharding, training
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
@@ -61,7 +62,7 @@ def measured(config, batch_size: int, remat: bool, repeats: int) -> tuple[int, f
     return temporary, min(times)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--config', default='configs/dhf1k.py')
     parser.add_argument('--batch_size', type=int, default=1)
@@ -77,8 +78,13 @@ def main() -> None:
             flush=True,
         )
     (memory, seconds), (less, longer) = results
-    print(f'ratio of the memory: {less / memory:.2f} (limit {MEMORY_LIMIT})')
-    print(f'ratio of the times: {longer / seconds:.2f} (limit {TIME_LIMIT})')
+    limits, ratio, slower = Limits(), less / memory, longer / seconds
+    verdict = limits.check(f'limit {MEMORY_LIMIT}', ratio <= MEMORY_LIMIT)
+    print(f'ratio of the memory: {ratio:.2f} ({verdict})')
+    if options.repeats:
+        verdict = limits.check(f'limit {TIME_LIMIT}', slower <= TIME_LIMIT)
+        print(f'ratio of the times: {slower:.2f} ({verdict})')
+    return limits.exit_code
 
 
 if __name__ == '__main__':

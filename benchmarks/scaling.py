@@ -6,7 +6,11 @@ Compiles the config's step, data parallel, for eight devices that XLA simulates 
 reads its collectives from the compiled program. With other numbers of devices the program differs
 in the size of the groups alone (`--devices=64` shows it), so the bytes follow. Prints a Markdown
 table of the bytes that a device sends and of the efficiency, the speed of a device relative to one
-that works alone. The model of the time, all of it stated here:
+that works alone. Then it compiles the step with the state split over all of these devices (fsdp),
+and compares the bytes of the two programs' arguments on a device, without the batch: parameters,
+BatchNorm's statistics and optimizer state (`--no-fsdp` leaves this out).
+
+The model of the time, all of it stated here:
 
 - A device computes at UTILISATION of its peak of bfloat16 products; a step's operations are three
   times the forward pass's, for `clips` clips a device.
@@ -25,6 +29,10 @@ import os
 import re
 import sys
 from typing import NamedTuple
+
+from benchmarks.limits import Limits
+from stsa_jax.configuration import load_config
+from stsa_jax.errors import exit_cleanly
 
 COUNTS = [2**k for k in range(11)]
 LARGE = 2**20  # bytes; BatchNorm's sums are far smaller, and combined gradients larger
@@ -119,8 +127,8 @@ def efficiency(device: Device, sizes: list[int], n: int, clips: int) -> tuple[fl
     return compute / (compute + small + large), compute / hidden
 
 
-def compiled_step(config, devices: int, clips: int) -> str:
-    """The text of the step's program for so many devices, data parallel."""
+def compiled_step(config, devices: int, clips: int, fsdp: int = 1):
+    """(the step's program for so many devices, bytes of a device's part of the batch)."""
     import jax
     import jax.numpy as jnp
 
@@ -128,7 +136,7 @@ def compiled_step(config, devices: int, clips: int) -> str:
     from stsa_jax.stsanet import STSANet, STSANetConfig
 
     model = STSANetConfig(**config.model)
-    mesh = sharding.make_mesh(devices, 1, jax.devices()[:devices])
+    mesh = sharding.make_mesh(devices // fsdp, fsdp, jax.devices()[:devices])
     graphdef, params, batch_stats = functional.abstract(STSANet, model)
     settings = optimizer.OptimizerConfig(**config.optimizer)
     tx = optimizer.optimizer(settings, 200)
@@ -143,21 +151,27 @@ def compiled_step(config, devices: int, clips: int) -> str:
     step = training.make_train_step(graphdef, tx, rate, mesh)
     # The machine code does not matter: only what the program sends.
     options = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
-    return step.lower(state, batch).compile(compiler_options=options).as_text()
+    compiled = step.lower(state, batch).compile(compiler_options=options)
+    return compiled, sharding.bytes_per_device(batch)
 
 
-def main() -> None:
+def state_bytes(compiled, batch_bytes: int) -> int:
+    """What the program takes on a device besides the batch, by XLA's analysis."""
+    return compiled.memory_analysis().argument_size_in_bytes - batch_bytes
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--config', default='configs/dhf1k.py')
     parser.add_argument('--clips', type=int, default=3, help='a device')
     parser.add_argument('--devices', type=int, default=8, help='that the program is compiled for')
+    parser.add_argument('--fsdp', action=argparse.BooleanOptionalAction, default=True)
     options, overrides = parser.parse_known_args()
     os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={options.devices}'
     os.environ['JAX_PLATFORMS'] = 'cpu'
-    from stsa_jax.configuration import load_config
-
     config = load_config(options.config, overrides)
-    found = collectives(compiled_step(config, options.devices, options.clips))
+    compiled, batch_bytes = compiled_step(config, options.devices, options.clips)
+    found, whole = collectives(compiled.as_text()), state_bytes(compiled, batch_bytes)
     others = {c.kind for c in found} - {'all-reduce'}
     print(f'compiled for {options.devices} devices, {options.clips} clips each:', file=sys.stderr)
     for kind in sorted({c.kind for c in found}):
@@ -180,7 +194,14 @@ def main() -> None:
         print(f'| {n} | {n * options.clips} | {sent:.0f} | {" | ".join(cells)} |')
     if others:
         print(f'(also in the program: {", ".join(sorted(others))})', file=sys.stderr)
+    limits, n = Limits(), options.devices
+    if options.fsdp:
+        held = state_bytes(*compiled_step(config, n, options.clips, fsdp=n))
+        verdict = limits.check(f'limit {n - 1}', whole / held >= n - 1)
+        print(f'state on a device: {whole / 1e6:.1f} MB, with fsdp={n} {held / 1e6:.1f} MB')
+        print(f'ratio: {whole / held:.2f} ({verdict})')
+    return limits.exit_code
 
 
 if __name__ == '__main__':
-    main()
+    exit_cleanly(main)

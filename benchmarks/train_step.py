@@ -1,45 +1,52 @@
 """One training step at full size: time and peak memory, beside the released PyTorch code.
 
     python -m benchmarks.train_step [--reference=CHECKOUT] [--repeats=3] [--batch_size=1]
+        [--config.field=value]
 
 A step is forward, backward and Adam. Each side runs in a process of its own, so that the peak
 memory is its own; the processes run one after the other, with nothing else on the machine the ratio
-is fair. CHECKOUT is a checkout of WZq975/STSANet; without one, the ratio is to three times the
-network's multiply-adds at this machine's matrix-product rate. Weights are random.
+is fair. CHECKOUT is a checkout of WZq975/STSANet, which knows the full size alone; without one, the
+ratio is to three times the network's multiply-adds at this machine's matrix-product rate. Weights
+are random.
 """
 
 import argparse
 import json
 import resource
-import subprocess
 import sys
 
 import numpy as np
 
-from benchmarks.inference import MULTIPLY_ADDS, matrix_product, released_model, timed
+from benchmarks.inference import matrix_product, multiply_adds, released_model, timed
+from benchmarks.limits import Limits
+from benchmarks.processes import in_own_process
+from stsa_jax.configuration import load_config
+from stsa_jax.errors import exit_cleanly
+from stsa_jax.stsanet import STSANetConfig
+
+TIME_LIMIT, MEMORY_LIMIT = 0.7, 1.0  # of the released code's
 
 
-def ours(batch_size: int, repeats: int) -> dict:
+def ours(model: STSANetConfig, options) -> dict:
     """Best time of our step, in this process."""
     import jax
-    from flax import nnx
 
-    from stsa_jax import STSANet, STSANetConfig, optimizer, sharding, training
-    from stsa_jax.functional import split
+    from stsa_jax import optimizer, sharding, training
+    from stsa_jax.initial import initial_weights
 
     config = optimizer.OptimizerConfig(schedule='constant')
     tx = optimizer.optimizer(config, 1)
-    mesh = sharding.make_mesh(1, 1)
-    graphdef, params, batch_stats = split(STSANet(STSANetConfig(), rngs=nnx.Rngs(0)))
+    mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+    graphdef, params, batch_stats = initial_weights(model)
     state = training.create_state(mesh, params, batch_stats, tx)
     del params, batch_stats
     rate = optimizer.learning_rate(config, 1, 1)
     step = training.make_train_step(graphdef, tx, rate, mesh)
-    clip, density = example(batch_size)
+    clip, density = example(model, options.batch_size)
     batch = sharding.put_batch(mesh, {'clip': clip, 'density': density})
     step = step.lower(state, batch).compile()
     times = []
-    for _ in range(repeats + 1):
+    for _ in range(options.repeats + 1):
 
         def run():
             nonlocal state
@@ -47,23 +54,23 @@ def ours(batch_size: int, repeats: int) -> dict:
             jax.block_until_ready((state, metrics))
 
         times.append(timed(run))
-    product, adds = matrix_product()
+    product, adds = matrix_product(options.matrix_size)
     product()
     return {'time': min(times[1:]), 'rate': adds / min(timed(product) for _ in range(3))}
 
 
-def released(batch_size: int, repeats: int, checkout: str) -> dict:
+def released(model: STSANetConfig, options) -> dict:
     """Best time of the released network's step, in this process."""
     import torch
 
-    model = released_model(checkout).train()
-    adam = torch.optim.Adam(model.parameters(), lr=1e-4)
-    clip, density = example(batch_size)
+    network = released_model(options.reference).train()
+    adam = torch.optim.Adam(network.parameters(), lr=1e-4)
+    clip, density = example(model, options.batch_size)
     clip = torch.from_numpy(clip.astype(np.float32) / 64 - 2).permute(0, 4, 1, 2, 3).contiguous()
     density = torch.from_numpy(density)
 
     def run():
-        s, g = model(clip), density
+        s, g = network(clip), density
         p, q = s / s.sum((1, 2), keepdim=True), g / g.sum((1, 2), keepdim=True)
         kl = (q * torch.log(2.2204e-16 + q / (p + 2.2204e-16))).sum((1, 2))
         a, b = s - s.mean((1, 2), keepdim=True), g - g.mean((1, 2), keepdim=True)
@@ -72,53 +79,57 @@ def released(batch_size: int, repeats: int, checkout: str) -> dict:
         (kl - cc).mean().backward()
         adam.step()
 
-    return {'time': min([timed(run) for _ in range(repeats + 1)][1:])}
+    return {'time': min([timed(run) for _ in range(options.repeats + 1)][1:])}
 
 
-def example(batch_size: int):
+def example(model: STSANetConfig, batch_size: int):
     """A uint8 clip and a density map, as the training loop has them."""
     rng = np.random.default_rng(0)
-    clip = rng.integers(0, 256, (batch_size, 32, 224, 384, 3), np.uint8)
-    return clip, rng.uniform(size=(batch_size, 224, 384)).astype(np.float32)
+    clip = rng.integers(0, 256, (batch_size, model.frames, *model.image_size, 3), np.uint8)
+    return clip, rng.uniform(size=(batch_size, *model.image_size)).astype(np.float32)
 
 
-def measured(side: str, options) -> dict:
-    """Runs one side in a process of its own; its times, and its peak memory in bytes."""
-    command = [sys.executable, '-m', 'benchmarks.train_step', f'--side={side}']
-    command += [f'--repeats={options.repeats}', f'--batch_size={options.batch_size}']
-    command += [f'--reference={options.reference}'] if options.reference else []
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--reference', help='a checkout of WZq975/STSANet')
-    parser.add_argument('--repeats', type=int, default=3)
-    parser.add_argument('--batch_size', type=int, default=1)
-    parser.add_argument('--side', choices=('ours', 'released'), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.side:
-        arguments = (options.batch_size, options.repeats)
-        result = (
-            ours(*arguments) if options.side == 'ours' else released(*arguments, options.reference)
-        )
-        result['peak'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps(result))
-        return
-    mine = measured('ours', options)
-    floor = 3 * options.batch_size * MULTIPLY_ADDS / mine['rate']
+def report(mine: dict, theirs: dict | None, floor: float) -> int:
+    """Prints the figures of both sides; returns the exit code."""
+    limits = Limits()
     print(f'ours: {mine["time"]:.2f} s a step, peak memory {mine["peak"] / 1e9:.2f} GB')
     print(f'ratio to the matrix-product floor ({floor:.2f} s): {mine["time"] / floor:.2f}')
-    if options.reference:
-        theirs = measured('released', options)
+    if theirs:
         print(
             f'released code, PyTorch eager: {theirs["time"]:.2f} s a step, peak memory '
             f'{theirs["peak"] / 1e9:.2f} GB'
         )
-        print(f'ratio of the times: {mine["time"] / theirs["time"]:.2f} (limit 0.7)')
-        print(f'ratio of the peaks: {mine["peak"] / theirs["peak"]:.2f} (limit 1)')
+        for name, what, limit in (('time', 'times', TIME_LIMIT), ('peak', 'peaks', MEMORY_LIMIT)):
+            ratio = mine[name] / theirs[name]
+            verdict = limits.check(f'limit {limit:g}', ratio <= limit)
+            print(f'ratio of the {what}: {ratio:.2f} ({verdict})')
+    return limits.exit_code
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--reference', help='a checkout of WZq975/STSANet')
+    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--batch_size', type=int, default=1)
+    parser.add_argument('--config', default='configs/dhf1k.py')
+    parser.add_argument('--matrix_size', type=int, default=4096, help='of the matrix product')
+    parser.add_argument('--side', choices=('ours', 'released'), help=argparse.SUPPRESS)
+    options, overrides = parser.parse_known_args()
+    model = STSANetConfig(**load_config(options.config, overrides).model)
+    if options.side:
+        result = ours(model, options) if options.side == 'ours' else released(model, options)
+        result['peak'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps(result))
+        return 0
+
+    def measured(side: str) -> dict:
+        return in_own_process('benchmarks.train_step', [*sys.argv[1:], f'--side={side}'])
+
+    mine = measured('ours')
+    theirs = measured('released') if options.reference else None
+    floor = 3 * options.batch_size * multiply_adds(model) / mine['rate']
+    return report(mine, theirs, floor)
 
 
 if __name__ == '__main__':
-    main()
+    exit_cleanly(main)

@@ -5,6 +5,8 @@ goes on where an earlier run stopped; with a Beam runner in its DownloadConfig i
 Apache Beam instead. TensorFlow is needed for neither, nor for reading.
 """
 
+import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -24,6 +26,7 @@ from data.features import (
 )
 from data.sources import Problem, Report, VideoSource
 from stsa_jax.errors import InputError
+from stsa_jax.files import write_atomic
 
 
 class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -35,6 +38,8 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     CITATION = ''
     # {split: (videos, frames)} of a complete copy, where it is published.
     KNOWN_FRAMES: dict[str, tuple[int, int]] = {}  # noqa: RUF012
+    # {splits: (videos, {length: how many of them have fewer frames})}, likewise.
+    KNOWN_SHORT: dict[tuple[str, ...], tuple[int, dict[int, int]]] = {}  # noqa: RUF012
 
     def __init__(self, *args, num_workers: int | None = None, strict: bool = False, **kwargs):
         """As every TFDS builder; `num_workers` processes (all cores by default).
@@ -100,6 +105,17 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """As every TFDS builder's; what is written is kept, if interrupted, for the next run."""
         super().download_and_prepare(**options)
         shutil.rmtree(self._parts, ignore_errors=True)
+        self.check_prepared()
+
+    def check_prepared(self) -> None:
+        """With `strict`, raises InputError if it was prepared from a copy with problems."""
+        problems = list(dict(self.info.metadata or {}).get('problems', []))
+        if self.strict and problems:
+            raise InputError(
+                f'{self.data_dir}: {self.name} was prepared without --strict, from a copy with '
+                f'which {len(problems)} things are wrong:{_shown(problems)}\nmend the copy, remove '
+                'this folder and prepare it again'
+            )
 
     @property
     def _parts(self) -> Path:
@@ -149,37 +165,59 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             if sum(len(r['videos']) for r in here) == videos and found != frames:
                 what = f'{found} frames where {frames} are known'
                 self.problems.append(Problem(f'split {split}', what))
+        for splits, (videos, short) in self.KNOWN_SHORT.items():
+            here = [r for task, r in zip(tasks, results) if task.split in splits]
+            lengths = [video['num_frames'] for r in here for video in r['videos']]
+            for limit, known in short.items() if len(lengths) == videos else ():
+                if (found := sum(length < limit for length in lengths)) != known:
+                    what = f'{found} videos below {limit} frames where {known} are known'
+                    self.problems.append(Problem(f'split {" and ".join(splits)}', what))
 
     def _prepare_by_tfds(self, dl_manager, download_config) -> None:
         """TFDS's own way, by Beam or for a few examples; the index of videos is read back."""
         from data.videos import index_split
 
+        shutil.rmtree(self._noted, ignore_errors=True)
         super()._download_and_prepare(dl_manager, download_config)
+        for path in sorted(self._noted.glob('*.json')):
+            self.problems += [Problem(*problem) for problem in json.loads(path.read_text())]
+        self._check_strict()
         self.info.metadata['videos'] = {
             split: index_split(self, split) for split in self.info.splits
         }
 
+    @property
+    def _noted(self) -> Path:
+        """Where processes leave what is wrong inside the videos that they read."""
+        return self._parts / 'problems'
+
     def _split_generators(self, dl_manager):
         return {
-            split: self._generate_examples(videos)
+            split: self._generate_examples(split, videos)
             for split, videos in self._found(dl_manager).items()
         }
 
-    def _generate_examples(self, videos: Sequence[VideoSource]):
+    def _generate_examples(self, split: str, videos: Sequence[VideoSource]):
         numbered = list(enumerate(videos))
+        settings = (self.storage, str(self._noted / split))
         if not self._by_beam:
-            return (item for video in numbered for item in _examples(video, self.storage))
+            return (item for video in numbered for item in _examples(video, *settings))
         beam = tfds.core.lazy_imports.apache_beam
-        return beam.Create(numbered) | beam.FlatMap(_examples, self.storage)
+        return beam.Create(numbered) | beam.FlatMap(_examples, *settings)
 
     def _check_strict(self) -> None:
         if self.strict and self.problems:
-            shown = '\n  '.join(str(problem) for problem in self.problems[:20])
-            more = len(self.problems) - 20
             raise InputError(
                 f'{self.name}: {len(self.problems)} things are wrong with this copy, and --strict '
-                f'allows none:\n  {shown}' + (f'\n  and {more} more' if more > 0 else '')
+                f'allows none:{_shown(self.problems)}'
             )
+
+
+def _shown(problems: Sequence) -> str:
+    """The first problems, a line each."""
+    lines = [str(problem) for problem in problems[:20]]
+    lines += [f'and {len(problems) - 20} more'] if len(problems) > 20 else []
+    return ''.join(f'\n  {line}' for line in lines)
 
 
 def _link_or_move(path: Path, destination: Path) -> None:
@@ -189,9 +227,18 @@ def _link_or_move(path: Path, destination: Path) -> None:
         os.replace(path, destination)
 
 
-def _examples(numbered: tuple[int, VideoSource], storage: FrameStorage):
-    """Yields (key, example); keys are integers in the order of the examples, as TFDS wants them."""
+def _examples(numbered: tuple[int, VideoSource], storage: FrameStorage, noted: str):
+    """Yields (key, example); keys are integers in the order of the examples, as TFDS wants them.
+
+    Leaves what is wrong with the video, if anything, in a file whose name begins with `noted`.
+    """
     position, source = numbered
-    for offset, frame in enumerate(source.frames(Report())):
-        key = position * 10**7 + offset
-        yield key, shards.example_of(frame, source, storage.size, storage.encoding)
+    report = Report()
+    try:
+        for offset, frame in enumerate(source.frames(report)):
+            key = position * 10**7 + offset
+            yield key, shards.example_of(frame, source, storage.size, storage.encoding)
+    finally:
+        if report.problems:
+            problems = [dataclasses.astuple(problem) for problem in report.problems]
+            write_atomic(f'{noted}-{position:05d}.json', json.dumps(problems))

@@ -14,6 +14,7 @@ from data.layouts import Layout, check_counts, choose_layout
 from data.sources import Report, VideoSource
 
 SPLITS = {'train': range(1, 601), 'validation': range(601, 701), 'test': range(701, 1001)}
+ANNOTATIONS = ('annotation', 'train', 'val', 'validation', 'test', 'frames')  # where it may be
 
 EXPECTED = """\
     video/001.AVI ... 1000.AVI              (or frames/0001/images/0001.png,
@@ -28,12 +29,24 @@ def _videos(root: Path, report: Report) -> dict[int, Path]:
     folder = tree.find(root, 'video')
     if folder is None:
         return {}
-    files = [p for p in tree.entries(folder, root, report) if p.is_file() and not tree.is_litter(p)]
-    known = {p for p in files if p.suffix.lower() in tree.VIDEOS and re.fullmatch(r'\d+', p.stem)}
-    stray = [p.name for p in files if p not in known]
-    if stray and known:
-        report.add(folder, f'{len(stray)} stray files ({", ".join(stray[:3])})', 'skipped')
-    return {int(p.stem): p for p in sorted(known)}
+    result, used = {}, []
+    for path in tree.entries(folder, root, report):
+        if not path.is_file() or path.suffix.lower() not in tree.VIDEOS:
+            continue
+        if re.fullmatch(r'\d+', path.stem):
+            used.append(path)
+            _add(result, int(path.stem), path, path, report)
+    if used:
+        tree.note_strays(folder, root, report, used)
+    return result
+
+
+def _add(result: dict[int, Path], number: int, path: Path, frames: Path, report: Report) -> None:
+    """Adds a video; of two with one number the first one is taken."""
+    if number in result:
+        report.add(path, f'has the same number as {result[number]}', 'skipped')
+    else:
+        result[number] = frames
 
 
 def _folders(*parts: str, inner: str = '') -> Callable[[Path, Report], dict[int, Path]]:
@@ -43,9 +56,13 @@ def _folders(*parts: str, inner: str = '') -> Callable[[Path, Report], dict[int,
         result = {}
         for part in parts:
             for path in tree.folders(tree.find(root, part), root, report):
-                frames = tree.find(path, inner) if inner else path
-                if re.fullmatch(r'\d+', path.name) and frames and _has_images(frames):
-                    result.setdefault(int(path.name), frames)
+                if not re.fullmatch(r'\d+', path.name):
+                    continue
+                frames = tree.find(path, inner, report=report) if inner else path
+                if frames and _has_images(frames):
+                    _add(result, int(path.name), path, frames, report)
+                else:
+                    report.add(path, 'has no frames', 'skipped')
         return result
 
     return found
@@ -72,6 +89,7 @@ class Dhf1k(SaliencyBuilder):
         'validation': (100, 60_273),
         'test': (300, 176_192),
     }
+    KNOWN_SHORT = {('train', 'validation', 'test'): (1000, {186: 0})}  # noqa: RUF012
     SUMMARY = 'DHF1K: 1000 videos (640x360, 30 fps) with the free-viewing gaze of 17 observers.'
     HOMEPAGE = 'https://github.com/wenguanwang/DHF1K'
     CITATION = (
@@ -87,6 +105,7 @@ class Dhf1k(SaliencyBuilder):
         self.layout = layout
         for number in sorted(set(found) - set(range(1, 1001))):
             report.add(found.pop(number), 'is none of the videos 1 to 1000', 'skipped')
+        _note_unused(root, found, report)
         result: dict[str, list[VideoSource]] = {}
         for split, numbers in SPLITS.items():
             here = [n for n in numbers if n in found]
@@ -97,10 +116,10 @@ class Dhf1k(SaliencyBuilder):
 
 def _video(root: Path, number: int, frames: Path, split: str, report: Report) -> FolderVideo:
     name = f'{number:04d}'
-    for top in ('annotation', 'train', 'val', 'validation', 'test', 'frames'):
-        folder = tree.find(root, top, name)
-        maps = folder and tree.find(folder, 'maps')
-        fixations = folder and _fixations(folder, root)
+    for top in ANNOTATIONS:
+        folder = tree.find(root, top, name, report=report)
+        maps = folder and tree.find(folder, 'maps', report=report)
+        fixations = folder and _fixations(folder, report)
         if maps and fixations:
             return FolderVideo(name, str(root), str(frames), str(maps), str(fixations))
     if split != 'test':
@@ -111,9 +130,24 @@ def _video(root: Path, number: int, frames: Path, split: str, report: Report) ->
     return FolderVideo(name, str(root), str(frames))
 
 
-def _fixations(folder: Path, root: Path) -> Path | None:
+def _note_unused(root: Path, found: dict[int, Path], report: Report) -> None:
+    """Reports stray files beside the videos' folders, and annotation without a video."""
+    for top in ANNOTATIONS:
+        folder = tree.find(root, top)
+        tree.note_strays(folder, root, report)
+        for path in tree.folders(folder, root):
+            number = int(path.name) if re.fullmatch(r'\d+', path.name) else None
+            if number is None:
+                report.add(path, "is not named as a video's folder, such as 0001", 'skipped')
+            elif number in found:
+                tree.note_strays(path, root, report)
+            elif tree.find(path, 'maps'):
+                report.add(path, 'is the annotation of a video that is not there', 'left out')
+
+
+def _fixations(folder: Path, report: Report) -> Path | None:
     """The folder with the fixation maps: as images in `fixation`, or .mat in `fixation/maps`."""
-    images = tree.find(folder, 'fixation')
+    images = tree.find(folder, 'fixation', report=report)
     if images is not None and not _has_images(images):
         return tree.find(images, 'maps') or images
     return images

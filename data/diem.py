@@ -15,7 +15,6 @@ from data.building import SaliencyBuilder
 from data.folders import Annotation, FolderVideo, Map
 from data.layouts import Layout, choose_layout
 from data.sources import Report, VideoSource
-from stsa_jax.errors import InputError
 
 TEST_II = (
     'BBC_life_in_cold_blood', 'BBC_wildlife_serpent', 'DIY_SOS', 'advert_bbc4_bees',
@@ -37,6 +36,18 @@ EXPECTED = """\
     annotations/DIEM/<name>/fixMap_00001.mat ..."""
 
 
+def read_viewers(
+    folder: Path, root: Path, size: tuple[int, int], report: Report
+) -> list[gaze.Fixations]:
+    """The fixations of every gaze file in `folder`, on frames of `size` (h, w).
+
+    What is no gaze file is left out and reported, litter of operating systems without a word.
+    """
+    paths = gaze_files(folder, root, report)
+    tree.note_strays(folder, root, report, paths)
+    return gaze.read_all(paths, lambda path: gaze.read_diem(path, size), report)
+
+
 class GazeAnnotation(Annotation):
     """Maps made from DIEM's gaze files; frames count from 1."""
 
@@ -44,14 +55,7 @@ class GazeAnnotation(Annotation):
 
     def __init__(self, folder: Path, root: Path, size: tuple[int, int], report: Report):
         self.folder, self.size = folder, size
-        viewers = []
-        for path in tree.entries(folder, root, report):
-            if path.suffix.lower() != '.txt' or tree.is_litter(path):
-                continue
-            try:
-                viewers.append(gaze.read_diem(path, size))
-            except (InputError, OSError) as error:
-                report.add(path, str(error).removeprefix(f'{path}: '), 'this viewer is left out')
+        viewers = read_viewers(folder, root, size, report)
         if not viewers:
             report.add(folder, 'has no gaze file', 'prepared as not annotated')
         self.fixations = gaze.Fixations.together(viewers) if viewers else None
@@ -80,15 +84,29 @@ class RawDiemVideo(FolderVideo):
         return GazeAnnotation(Path(self.maps), Path(self.root), self.size, report)
 
 
+def gaze_files(folder: Path, root: Path, report: Report) -> list[Path]:
+    """The gaze files of a folder `event_data`, one a viewer."""
+    files = tree.entries(folder, root, report)
+    return [p for p in files if p.suffix.lower() == '.txt' and not tree.is_litter(p)]
+
+
 def _raw(root: Path, report: Report) -> dict[str, VideoSource]:
     result = {}
     for folder in tree.folders(root, root, report):
         named = re.fullmatch(r'(.+)_(\d+)x(\d+)', folder.name)
-        events, videos = tree.find(folder, 'event_data'), tree.find(folder, 'video')
-        if not named or events is None:
+        events, videos = (tree.find(folder, n, report=report) for n in ('event_data', 'video'))
+        if not named:
+            report.add(folder, 'is not named <name>_<W>x<H>', 'skipped')
             continue
-        files = [p for p in tree.entries(videos, root, report)] if videos else []
+        if events is None:
+            report.add(folder, 'has no folder event_data', 'skipped')
+            continue
+        files = tree.entries(videos, root, report) if videos else []
         files = [p for p in files if p.suffix.lower() in tree.VIDEOS and not tree.is_litter(p)]
+        tree.note_strays(folder, root, report)
+        tree.note_strays(videos, root, report, files)
+        for path in files[1:]:
+            report.add(path, f'is a second video beside {files[0].name}', 'skipped')
         if not files:
             report.add(folder, 'has gaze files but no video', 'skipped')
             continue
@@ -101,10 +119,16 @@ def _raw(root: Path, report: Report) -> dict[str, VideoSource]:
 
 def _prepared(root: Path, report: Report) -> dict[str, VideoSource]:
     result = {}
-    frames = tree.find(root, 'video_frames', 'DIEM')
+    frames = tree.find(root, 'video_frames', 'DIEM', report=report)
+    annotations = tree.find(root, 'annotations', 'DIEM', report=report)
+    for folder in (frames, annotations):
+        tree.note_strays(folder, root, report)
+    for folder in tree.folders(annotations, root):
+        if frames is None or tree.find(frames, folder.name) is None:
+            report.add(folder, 'is the annotation of a video that is not there', 'left out')
     for folder in tree.folders(frames, root, report):
-        own = tree.find(root, 'annotations', 'DIEM', folder.name)
-        maps = own and tree.find(own, 'maps')
+        own = tree.find(root, 'annotations', 'DIEM', folder.name, report=report)
+        maps = own and tree.find(own, 'maps', report=report)
         if maps is None:
             report.add(folder, 'has no annotation', 'prepared as not annotated')
         both = (str(maps), str(own)) if maps else ()

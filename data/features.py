@@ -107,3 +107,9 @@ class Frame(NamedTuple):
     fixations: bytes | None  # the same, 255 at fixated pixels
     num_fixations: int  # fixated pixels
     size: tuple[int, int]  # (h, w) of the annotation, or of the video if there is none
+    blank: bool = False  # the density map is 0 everywhere, whatever the fixations
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be a target of training."""
+        return self.num_fixations > 0 and not self.blank

@@ -3,7 +3,8 @@
 For DHF1K, reads COPY/exportdata_train/P*/P*_Trail<video>.txt and writes, as the dataset has them,
 DIR/annotation/<video>/{maps,fixation}/<frame>.png. For DIEM, reads <name>_<W>x<H>/event_data/*.txt
 and writes DIR/<name>_<W>x<H>/{maps,fixation}/<frame>.png. With --compare, also says how the result
-agrees with the annotation that COPY has. The mappings are in data.gaze.
+agrees with the annotation that COPY has. A viewer's file that cannot be read is named, counted and
+left out. The mappings are in data.gaze.
 """
 
 import argparse
@@ -15,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from data import folders, gaze, images, tree
-from data.diem import RELATIVE_SIGMA
+from data import diem, folders, gaze, images, tree
 from data.sources import Report
+from data.video_file import frames_of_video
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.files import output_folder, write_atomic
 
@@ -57,17 +58,33 @@ def main(arguments: list[str] | None = None) -> None:
             f'{output}: is the copy itself, whose annotation --compare would overwrite'
         )
     find = find_dhf1k if options.dataset == 'dhf1k' else find_diem
-    report = Report()
+    report, found, failed = Report(), 0, []
     for video in find(root, options.videos, report):
         video = video._replace(
             num_frames=options.num_frames or video.num_frames, sigma=options.sigma or video.sigma
         )
+        found += 1
         write(video, output)
         print(f'{video.name}: {video.num_frames} frames in {output / video.folder}')
         if options.compare:
-            print('  ' + compare(video, output, root))
+            try:
+                print(f'  {compare(video, output, root)}')
+            except InputError as error:
+                print(f'  {error}')
+                failed.append(video.name)
     for problem in report.problems:
         print(f'  note: {problem}')
+    print(f'{found} videos, {len(report.problems)} notes')
+    if not found:
+        raise InputError(
+            f'{root}: no video of {options.dataset} has a record that can be read'
+            + ''.join(f'\n  {problem}' for problem in report.problems[:5])
+        )
+    if failed:
+        raise InputError(
+            f'{len(failed)} of {found} videos were not compared, see above: '
+            + ', '.join(failed[:5])
+        )
 
 
 def find_dhf1k(root: Path, videos: list[str] | None, report: Report) -> Iterator[Recorded]:
@@ -75,24 +92,26 @@ def find_dhf1k(root: Path, videos: list[str] | None, report: Report) -> Iterator
     top = tree.find(root, 'exportdata_train') or root
     records: dict[int, list[Path]] = {}
     for viewer in tree.folders(top, root, report):
+        used = []
         for path in tree.entries(viewer, root, report):
             if named := re.fullmatch(r'P\d+_Trail(\d+)\.txt', path.name, re.IGNORECASE):
                 records.setdefault(int(named[1]), []).append(path)
+                used.append(path)
+        tree.note_strays(viewer, root, report, used)
     wanted = _numbers(videos) if videos else sorted(records)
+    if absent := [number for number in wanted if number not in records]:
+        there = tree.ranges(records) or 'none'
+        raise InputError(
+            f'{top}: no record P*/P*_Trail{absent[0]:03d}.txt; records of videos found: {there}'
+        )
     for number in wanted:
-        if number not in records:
-            there = tree.ranges(records) or 'none'
-            raise InputError(
-                f'{top}: no record P*/P*_Trail{number:03d}.txt; records of videos found: {there}'
-            )
-        fixations = gaze.Fixations.together([gaze.read_dhf1k(path) for path in records[number]])
+        viewers = gaze.read_all(records[number], gaze.read_dhf1k, report)
+        if not viewers:
+            report.add(top, f'no record of video {number} can be read', 'video skipped')
+            continue
+        fixations = gaze.Fixations.together(viewers)
         film = tree.find(root, 'video', f'{number:03d}.AVI')
-        frames = _count_frames(film, report) if film else int(fixations.frame.max(initial=-1)) + 1
-        if not film:
-            report.add(
-                root, f'no video/{number:03d}.AVI to count frames in',
-                f'{frames} frames, as far as the records go; see --num_frames',
-            )  # fmt: skip
+        frames = _count_frames(film, root, f'video/{number:03d}.AVI', fixations, report)
         yield Recorded(
             f'{number:04d}', fixations, frames, gaze.DHF1K_SIZE, gaze.DHF1K_SIGMA,
             f'annotation/{number:04d}',
@@ -110,18 +129,25 @@ def find_diem(root: Path, videos: list[str] | None, report: Report) -> Iterator[
         raise InputError(
             f'{root}: folders <name>_<W>x<H>/event_data were expected; found:\n{tree.outline(root)}'
         )
-    for wanted in videos or sorted(found):
-        name = re.sub(r'_\d+x\d+$', '', wanted)
-        if name not in found:
-            raise InputError(f'{root}: no video {wanted!r}; there are {", ".join(sorted(found))}')
+    names = [re.sub(r'_\d+x\d+$', '', wanted) for wanted in videos or sorted(found)]
+    if absent := [name for name in names if name not in found]:
+        raise InputError(f'{root}: no video {absent[0]!r}; there are {", ".join(sorted(found))}')
+    for name in names:
         folder, size = found[name]
         events = tree.find(folder, 'event_data')
-        files = [p for p in tree.entries(events, root, report) if p.suffix.lower() == '.txt']
-        if not files:
-            raise InputError(f'{events}: gaze files (.txt) were expected, found none')
-        fixations = gaze.Fixations.together([gaze.read_diem(path, size) for path in files])
-        frames = int(fixations.frame.max(initial=-1)) + 1
-        yield Recorded(folder.name, fixations, frames, size, RELATIVE_SIGMA * size[1], folder.name)
+        viewers = diem.read_viewers(events, root, size, report)
+        if not viewers:
+            report.add(events, 'no gaze file (.txt) in it can be read', 'video skipped')
+            continue
+        fixations = gaze.Fixations.together(viewers)
+        films = tree.find(folder, 'video')
+        inside = tree.entries(films, root, report) if films else []
+        film = next((p for p in inside if p.suffix.lower() in tree.VIDEOS
+                     and not tree.is_litter(p)), None)  # fmt: skip
+        frames = _count_frames(film, folder, 'video', fixations, report)
+        yield Recorded(
+            folder.name, fixations, frames, size, diem.RELATIVE_SIGMA * size[1], folder.name
+        )
 
 
 def write(video: Recorded, output: Path) -> None:
@@ -137,34 +163,63 @@ def write(video: Recorded, output: Path) -> None:
 
 
 def compare(video: Recorded, output: Path, root: Path) -> str:
-    """One line: how the written maps agree with those in the copy."""
+    """One line: how the written maps agree with those in the copy.
+
+    Raises InputError if there is no frame of which both have maps that can be read.
+    """
     theirs = tree.find(root, *video.folder.split('/'))
-    if theirs is None or not tree.find(theirs, 'maps'):
-        return f'no annotation of {video.name} in {root} to compare with'
-    report = Report()
-    pairs = []
+    report, pairs = Report(), []
     for base, inside in ((output / video.folder, output), (theirs, root)):
-        found = (
-            tree.numbered(tree.find(base, k), inside, tree.IMAGES, report)
-            for k in ('maps', 'fixation')
-        )
+        here = [base and tree.find(base, kind) for kind in ('maps', 'fixation')]
+        found = [tree.numbered(k, inside, tree.IMAGES, report) if k else {} for k in here]
         pairs.append(folders.FileAnnotation(*found, 'I'))
     common = sorted(pairs[0].numbers & pairs[1].numbers)
-    differing, points, worst = 0, 0, 1.0
+    compared, differing, points, lone, ccs, unread = 0, 0, 0, 0, [], []
     for n in common:
-        (ours, our_fixations), (their, their_fixations) = (side.read(n) for side in pairs)
+        try:
+            (ours, our_fixations), (their, their_fixations) = (side.read(n) for side in pairs)
+            if ours.size != their.size:
+                raise ValueError(f'{their.size[::-1]}, but {ours.size[::-1]} was expected')
+            a, b = ours.values, their.values
+        except (OSError, ValueError) as error:
+            unread.append(f'{pairs[1].path(n)}: {error}')
+            continue
+        compared += 1
         points += np.count_nonzero(their_fixations.values)
         differing += np.count_nonzero(our_fixations.values != their_fixations.values)
-        if np.ptp(ours.values) and np.ptp(their.values):
-            worst = min(worst, float(np.corrcoef(ours.values.ravel(), their.values.ravel())[0, 1]))
-    return (
-        f'{len(common)} frames compared: {differing} of {points} fixated pixels differ, '
-        f'lowest CC of a density map {worst:.6f}'
-    )
+        if np.ptp(a) and np.ptp(b):
+            ccs.append(float(np.corrcoef(a.ravel(), b.ravel())[0, 1]))
+        elif not np.array_equal(a, b):
+            lone += 1
+    if not compared:
+        raise InputError(
+            f'{theirs or root / video.folder}: no frame of {video.name} to compare with; {{maps,'
+            f'fixation}}/<number> of the frames 1 to {video.num_frames} were expected'
+            + (f'; {unread[0]}' if unread else '')
+        )
+    line = f'{compared} frames compared: {differing} of {points} fixated pixels differ, '
+    if lone:
+        line += f'{lone} frames have density in only one of the two, '
+    if unread:
+        line += f'{len(unread)} frames cannot be compared ({unread[0]}), '
+    if not ccs:
+        return line + 'no density map to correlate'
+    return line + f'lowest CC of a density map {min(ccs):.6f}'
 
 
-def _count_frames(film: Path, report: Report) -> int:
-    return sum(1 for _ in folders.frames_of_video(film, report))
+def _count_frames(
+    film: Path | None, folder: Path, name: str, fixations: gaze.Fixations, report: Report
+) -> int:
+    """As the video has, or else as far as the records go."""
+    numbers = (number for number, _ in frames_of_video(film, report)) if film else ()
+    if frames := max(numbers, default=0):
+        return frames
+    frames = int(fixations.frame.max(initial=-1)) + 1
+    report.add(
+        folder, f'no {name} to count frames in',
+        f'{frames} frames, as far as the records go; see --num_frames',
+    )  # fmt: skip
+    return frames
 
 
 def _numbers(videos: list[str]) -> list[int]:

@@ -13,6 +13,7 @@ import numpy as np
 from data import images, tree
 from data.features import Frame
 from data.sources import Report, VideoSource
+from data.video_file import frames_in_header, frames_of_video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +40,13 @@ class FolderVideo(VideoSource):
         source = Path(self.frames_from)
         if source.is_dir():
             return sum(1 for _ in tree.images_of(source))
-        return _frames_in_header(source)
+        return frames_in_header(source)
 
     def frames(self, report: Report) -> Iterator[Frame]:
         """Yields every frame that can be read, with its maps."""
         annotation = self.annotation(report)
-        seen, missing, empty, colour, sizes = [], [], [], [], {}
+        seen, missing, empty, blank, colour, sizes, moved = [], [], [], [], [], {}, {}
+        fits = True
         for number, image in self.images(report):
             seen.append(number)
             sizes.setdefault(image.shape[:2], number)
@@ -54,6 +56,7 @@ class FolderVideo(VideoSource):
                 continue
             try:
                 density, fixations = annotation.read(number)
+                black = density.is_black()
             except (OSError, ValueError) as error:
                 report.add(annotation.path(number), f'its maps cannot be used ({error})',
                            'frame kept as not annotated')  # fmt: skip
@@ -62,10 +65,16 @@ class FolderVideo(VideoSource):
             fixated = int(np.count_nonzero(fixations.values))
             if not fixated:
                 empty.append(number)
+            elif black:
+                blank.append(number)
+            if fixations.merged is not None:
+                moved[number] = fixations.merged
             if density.channels > 1 or fixations.channels > 1:
                 colour.append(number)
-            yield Frame(number, image, density.png(), fixations.png(), fixated, density.size)
-            if not _same_shape(image.shape[:2], density.size) and number == seen[0]:
+            pngs = density.png(), fixations.png()
+            yield Frame(number, image, *pngs, fixated, density.size, black)
+            if fits and not _same_shape(image.shape[:2], density.size):
+                fits = False  # told once for the video
                 report.add(
                     annotation.path(number),
                     f'{_size(density.size)}, but the frames are {_size(image.shape[:2])}',
@@ -75,9 +84,9 @@ class FolderVideo(VideoSource):
             found = ', '.join(f'{w}x{h} from frame {n}' for (h, w), n in sizes.items())
             report.add(self.frames_from, f'frames of different sizes: {found}', 'used as they are')
         if annotation.expected:
-            self._sum_up(report, annotation.numbers, seen, missing, empty, colour)
+            self._sum_up(report, annotation.numbers, seen, missing, empty, blank, colour, moved)
 
-    def _sum_up(self, report, numbers, seen, missing, empty, colour) -> None:
+    def _sum_up(self, report, numbers, seen, missing, empty, blank, colour, moved) -> None:
         def note(which, what: str, done: str) -> None:
             if which:
                 report.add(self.frames_from, f'{len(which)} {what}: {tree.ranges(which)}', done)
@@ -85,7 +94,12 @@ class FolderVideo(VideoSource):
         note(missing, 'frames without both maps', 'kept as not annotated')
         note(set(numbers) - set(seen), 'maps without frame', 'left out')
         note(empty, 'frames without any fixation', 'not used as targets')
+        note(blank, 'frames with fixations but black density', 'not used as targets')
         note(colour, 'maps of several channels', 'taken as one channel')
+        done, merged = "points moved to the density's size", sum(moved.values())
+        if merged:
+            done += f', where {merged} fall on another one and count as one with it'
+        note(moved, 'fixation maps of another size than their density', done)
 
     def images(self, report: Report) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (number, uint8 RGB frame)."""
@@ -122,13 +136,17 @@ class Annotation:
 
 @dataclasses.dataclass(frozen=True)
 class Map:
-    """A density or fixation map: its size (h, w), and its pixels or a PNG to be stored as it is."""
+    """A density or fixation map: its size (h, w), and its pixels or a PNG to be stored as it is.
+
+    `merged` is of fixations moved from a map of another size: how many fell on another one.
+    """
 
     size: tuple[int, int]
     pixels: np.ndarray | None = None  # uint8 (h, w)
     content: bytes | None = None
     channels: int = 1
     lossy: bool = False
+    merged: int | None = None
 
     @classmethod
     def of(cls, pixels: np.ndarray, **options) -> 'Map':
@@ -139,6 +157,10 @@ class Map:
     def values(self) -> np.ndarray:
         """uint8 (h, w). Raises OSError if the file is damaged."""
         return images.decode_map(self.content) if self.pixels is None else self.pixels
+
+    def is_black(self) -> bool:
+        """Whether it is 0 everywhere. Raises OSError if the file is damaged."""
+        return images.is_black(self.content) if self.pixels is None else not self.pixels.any()
 
     def png(self) -> bytes:
         """As a PNG of one 8-bit channel."""
@@ -161,12 +183,17 @@ class FileAnnotation(Annotation):
     def read(self, number: int) -> tuple[Map, Map]:
         """See Annotation."""
         density = read_map(self.maps[number], self.variable)
-        found = read_map(self.fixations[number], self.variable)
-        if density.size != found.size:
+        fixations = binary(read_map(self.fixations[number], self.variable))
+        if density.size == fixations.size:
+            return density, fixations
+        if not _same_shape(density.size, fixations.size):
             raise ValueError(
-                f'density {_size(density.size)}, fixations {_size(found.size)}, should be equal'
+                f'density {_size(density.size)}, fixations {_size(fixations.size)}, should be equal'
             )
-        return density, binary(found)
+        points = images.move_points(fixations.values, density.size)
+        merged = np.count_nonzero(fixations.values) - np.count_nonzero(points)
+        pixels = points.astype(np.uint8) * 255
+        return density, Map.of(pixels, channels=fixations.channels, merged=merged)
 
 
 def binary(found: Map) -> Map:
@@ -210,47 +237,6 @@ def read_matlab(path: Path, variable: str) -> np.ndarray:
         raise ValueError(f'no variable {variable!r} in it, but {sorted(maps)}')
     values = maps.get(variable, next(iter(maps.values())))
     return values if values.ndim == 2 else values.max(axis=tuple(range(2, values.ndim)))
-
-
-def frames_of_video(path: Path, report: Report) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (number from 1, uint8 RGB (h, w, 3)) of a video file until it ends or breaks off."""
-    import av
-
-    number = 0
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            # One process a core decodes already, and threads cost more than they give.
-            stream.codec_context.thread_count = 1
-            convert = av.video.reformatter.VideoReformatter().reformat
-            for frame in container.decode(stream):
-                number += 1
-                yield number, _pixels(convert(frame, format='rgb24'))
-    except (av.error.FFmpegError, OSError, IndexError) as error:
-        what = f'does not decode beyond frame {number}' if number else 'is not a readable video'
-        reason = getattr(error, 'strerror', None) or error
-        report.add(path, f'{what} ({reason})', 'what precedes is used' if number else 'skipped')
-
-
-def _frames_in_header(path: Path) -> int:
-    """How many frames a video file says it has, or as its duration tells; 0 of what is no video."""
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            rate, duration = stream.average_rate, container.duration
-            return stream.frames or round(float(rate or 0) * (duration or 0) / av.time_base)
-    except (av.error.FFmpegError, OSError, IndexError):
-        return 0
-
-
-def _pixels(frame) -> np.ndarray:
-    """The pixels of an RGB frame of PyAV without the copy that its `to_ndarray` makes."""
-    plane = frame.planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-    used = rows[: frame.height, : 3 * frame.width]  # rows may be padded
-    return used.reshape(frame.height, frame.width, 3)
 
 
 def _images_of_folder(folder: Path, root: Path, report: Report) -> Iterator[tuple[int, np.ndarray]]:

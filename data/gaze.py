@@ -10,12 +10,13 @@ video in its middle: x' = x - (1280 - W)/2, y' = y - (960 - H)/2; a fixation is 
 event 1, at the mean of their positions.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from data.sources import Report
 from stsa_jax.errors import InputError
 
 DHF1K_SIZE, DHF1K_SCREEN, DHF1K_FPS = (360, 640), (900, 1440), 30
@@ -118,6 +119,19 @@ def read_diem(
     x = np.rint((table[:, 1] + table[:, 5]) / 2 - left).astype(int)
     y = np.rint((table[:, 2] + table[:, 6]) / 2 - top).astype(int)
     return _inside(table[:, 0].astype(int) - 1, y, x, fixating, size)
+
+
+def read_all(
+    paths: Iterable[Path], read: Callable[[Path], Fixations], report: Report
+) -> list[Fixations]:
+    """`read(path)` of every viewer's file; one that cannot be read is left out and reported."""
+    viewers = []
+    for path in paths:
+        try:
+            viewers.append(read(path))
+        except (InputError, OSError) as error:
+            report.add(path, str(error).removeprefix(f'{path}: '), 'this viewer is left out')
+    return viewers
 
 
 def _inside(frame, y, x, fixating, size) -> Fixations:

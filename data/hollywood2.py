@@ -12,6 +12,7 @@ class Hollywood2(ShotsBuilder):
     VERSION = '1.0.0'
     TITLE = 'Hollywood-2'
     FOLDER_NAMES = ('hollywood2', 'hollywood-2')
+    SHOT_NAME = r'actionclip(auto)?(train|test)\d+_\d+'
     EXPECTED = """\
     training/actioncliptrain00001_1/images/actioncliptrain00001_00001.png ...
     training/actioncliptrain00001_1/maps/actioncliptrain00001_00001.png ...
@@ -19,6 +20,7 @@ class Hollywood2(ShotsBuilder):
     testing/actioncliptest00001_1/..."""
     VIDEOS = {'train': 823, 'test': 884}  # noqa: RUF012
     SHOTS = {'test': 3558}  # noqa: RUF012
+    KNOWN_SHORT = {('test',): (3558, {32: 1613, 10: 714})}  # noqa: RUF012
     SUMMARY = 'Hollywood-2: shots of 1707 film clips, with the gaze of 19 observers.'
     HOMEPAGE = 'https://github.com/wenguanwang/DHF1K'
     CITATION = (

@@ -65,13 +65,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def table(splits: list[VideoDataset]) -> str:
-    """Per split: videos, shortest and longest, frames, those without fixation, sizes."""
-    head = ('split', 'videos', 'frames', 'shortest', 'longest', 'without fixation', 'sizes')
+    """Per split: videos, shortest and longest, frames, those that cannot be targets, sizes."""
+    head = ('split', 'videos', 'frames', 'shortest', 'longest', 'not targets', 'sizes')
     rows = [head]
     for dataset in splits:
         lengths = [v.num_frames for v in dataset.videos]
         sizes = sorted({f'{v.width}x{v.height}' for v in dataset.videos})
-        without = sum(v.num_frames - int(v.with_fixation().sum()) for v in dataset.videos)
+        without = sum(v.num_frames - int(v.usable().sum()) for v in dataset.videos)
         shown = ', '.join(sizes[:3]) + (f' and {len(sizes) - 3} more' if len(sizes) > 3 else '')
         rows.append(
             (dataset.split, len(lengths), sum(lengths), min(lengths), max(lengths), without, shown)
@@ -96,10 +96,11 @@ def sample(dataset: VideoDataset, video: VideoInfo) -> tuple[np.ndarray, list[st
         if density is not None:
             pictures[1] = overlay(frame, density)
             pictures[2] = mark_fixations(frame, fixations)
-            fixated += int(fixations.sum())
-            faint += int((density[fixations] < FAINT).sum())
             if density.shape != fixations.shape:
                 warnings.append(f'frame {dataset.frame_number(i)}: maps of different sizes')
+            else:
+                fixated += int(fixations.sum())
+                faint += int((density[fixations] < FAINT).sum())
             if density.max() == 0 and fixations.any():
                 warnings.append(f'frame {dataset.frame_number(i)}: fixations, but an empty density')
         columns.append(np.pad(np.concatenate(pictures), ((0, 0), (0, 4), (0, 0))))

@@ -35,7 +35,7 @@ def choose_layout(
     if manual_dir is None or not manual_dir.is_dir():
         raise InputError(
             f'{manual_dir}: {title} was expected here, but there is no such folder; name the '
-            f'folder that holds:\n{expected}'
+            f'folder that holds:\n{expected}{_around(manual_dir)}'
         )
     roots = [manual_dir, *(tree.find(manual_dir, name) for name in folder_names)]
     best, noticed = None, []
@@ -52,8 +52,18 @@ def choose_layout(
             f'Expected:\n{expected}\nFound:\n{tree.outline(manual_dir)}'
             + (f'\nNoticed:{"".join(noticed[:5])}' if noticed else '')
         )
+    for folder in dict.fromkeys((manual_dir, best[0])):
+        tree.note_strays(folder, manual_dir, report)
     report.problems += best[3].problems
     return best[:3]
+
+
+def _around(missing: Path | None) -> str:
+    """What there is in place of a folder that is missing."""
+    if missing is None:
+        return ''
+    there = next((parent for parent in missing.parents if parent.is_dir()), None)
+    return f'\nFound, in {there}:\n{tree.outline(there, depth=1)}' if there else ''
 
 
 def check_counts(

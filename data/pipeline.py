@@ -79,8 +79,8 @@ class ClipIterator(grain.DatasetIterator):
     """See `train_clips`. Attributes, besides the iterator's own:
 
     steps_per_epoch: batches until as many clips were drawn as there are videos.
-    summary: for each dataset, what is used: videos, windows, and what was left out for want of a
-      fixation.
+    summary: for each dataset, what is used: videos, windows, and what was left out because the
+      target has no fixation or no density.
     """
 
     def __init__(
@@ -210,9 +210,10 @@ def _checked_weights(weights, datasets) -> list[float]:
 
 
 def _summarise(dataset: VideoDataset, targets: list[np.ndarray], reader: ClipReader) -> dict:
-    candidates = sum(
-        len(candidate_targets(video, reader.frames, reader.offset)) for video in dataset.videos
-    )
+    left_out = 0
+    for video in dataset.videos:
+        candidates = candidate_targets(video, reader.frames, reader.offset)
+        left_out += int(np.count_nonzero(~video.usable()[candidates]))
     used = [len(t) for t in targets if len(t)]
     if not used:
         raise InputError(
@@ -224,5 +225,5 @@ def _summarise(dataset: VideoDataset, targets: list[np.ndarray], reader: ClipRea
         'videos': len(used),
         'videos_without_fixation': len(targets) - len(used),
         'windows': sum(used),
-        'windows_without_fixation': max(candidates - sum(used), 0),
+        'windows_without_fixation': left_out,
     }

@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     builder = load_builder(options.dataset, options.data_dir, **settings)
     if builder.is_prepared():
+        builder.check_prepared()
         print(f'{builder.data_dir}: is prepared already; remove this folder to prepare it anew')
         return
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:

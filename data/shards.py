@@ -7,13 +7,16 @@ hash of its sources, so that a run after an interruption takes over exactly what
 
 import concurrent.futures
 import concurrent.futures.process
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +45,13 @@ class ShardTask:
     size: tuple[int, int] | None
     encoding: str
 
-    @property
+    @functools.cached_property
     def path(self) -> Path:
-        """Where the records go; beside it, with `.json`, what they are."""
+        """Where the records go; beside it, with `.json`, what they are.
+
+        Found once, by looking at every file of the sources: a file that changes from then on is
+        noticed by the next run.
+        """
         text = '\n'.join([source.identity() for source in self.sources])
         text += f'{self.size} {self.encoding} {images.JPEG_QUALITY}'
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -107,7 +114,7 @@ def write_shard(task: ShardTask, advance: Callable[[int], object] = lambda frame
                     record = serialise(example_of(frame, source, task.size, task.encoding))
                     total += len(record)
                     writer.write(record)
-                    index.add(frame.size, frame.number, frame.num_fixations)
+                    index.add(frame.size, frame.number, frame.usable)
                     advance(1)
                 if index.num_frames:
                     videos.append(index.as_dict())
@@ -131,11 +138,11 @@ class VideoIndex:
         self.size, self.first_number = (0, 0), 0
         self.unusable: list[list[int]] = []
 
-    def add(self, size: tuple[int, int], number: int, num_fixations: int) -> None:
-        """Counts one more frame, with its annotation's size and number of fixated pixels."""
+    def add(self, size: tuple[int, int], number: int, usable: bool) -> None:
+        """Counts one more frame, with its annotation's size and whether it can be a target."""
         if not self.num_frames:
             self.size, self.first_number = size, number
-        if not num_fixations:
+        if not usable:
             if self.unusable and self.unusable[-1][1] == self.num_frames:
                 self.unusable[-1][1] += 1
             else:
@@ -143,7 +150,7 @@ class VideoIndex:
         self.num_frames += 1
 
     def as_dict(self) -> dict:
-        """For JSON. `unusable`: ranges [start, stop) of frames without any fixation."""
+        """For JSON. `unusable`: ranges [start, stop) of frames that cannot be targets."""
         return {
             'name': self.name,
             'kind': self.kind,
@@ -160,7 +167,8 @@ def write_shards(tasks: Sequence[ShardTask], num_workers: int, label: str) -> li
 
     The progress bar counts frames, those of earlier runs included, within videos too.
     """
-    results = [stored(task) for task in tasks]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # it is waiting for disks, mostly
+        results = list(pool.map(stored, tasks))
     missing = [i for i, result in enumerate(results) if result is None]
     before = sum(result['examples'] for result in results if result is not None)
     with tqdm(
@@ -181,7 +189,7 @@ def write_shards(tasks: Sequence[ShardTask], num_workers: int, label: str) -> li
 def _expected_frames(tasks: Sequence[ShardTask]) -> int | None:
     """About how many frames these shards will hold; None if a source cannot tell."""
     sources = [source for task in tasks for source in task.sources]
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # it is waiting for disks, mostly
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
         counts = list(pool.map(lambda source: source.expected_frames(), sources))
     return None if None in counts else sum(counts)
 
@@ -195,7 +203,8 @@ def _write_in_parallel(tasks, missing, results, num_workers, label, bar) -> None
     )
     try:
         shown = 0
-        waiting = {pool.submit(_write_counted, tasks[i], i): i for i in missing}
+        with _ctrl_c_ignored():  # by what is started meanwhile, from its first moment on
+            waiting = {pool.submit(_write_counted, tasks[i], i): i for i in missing}
         while waiting:
             done, _ = concurrent.futures.wait(
                 waiting, 0.2, concurrent.futures.FIRST_COMPLETED
@@ -211,6 +220,18 @@ def _write_in_parallel(tasks, missing, results, num_workers, label, bar) -> None
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _start_worker(written) -> None:

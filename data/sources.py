@@ -5,6 +5,7 @@ can prepare any video.
 """
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,11 +61,26 @@ class VideoSource:
 
     def identity(self) -> str:
         """A text that changes when what `frames` yields may change."""
+        return f'{self!r} {[_state(path) for path in self.paths()]}'
+
+
+def _state(path: Path) -> str:
+    """A digest that changes with the file, or with any file directly in the folder.
+
+    A folder's own time does not change when a file in it is overwritten.
+    """
+    digest = hashlib.sha256(str(path).encode())
+    try:
+        stats = [('', path.stat())]
+        if path.is_dir():
+            with os.scandir(path) as found:
+                # A link counts with what it links to, or by itself if that is not there.
+                stats += sorted(
+                    (e.name, e.stat(follow_symlinks=os.path.exists(e.path))) for e in found
+                )
+    except OSError as error:
         stats = []
-        for path in self.paths():
-            try:
-                stat = path.stat()
-                stats.append((str(path), stat.st_mtime_ns, stat.st_size))
-            except OSError:
-                stats.append((str(path), None, None))
-        return f'{self!r} {stats}'
+        digest.update(type(error).__name__.encode())
+    for name, stat in stats:
+        digest.update(f'{name}\0{stat.st_size} {stat.st_mtime_ns}\0'.encode())
+    return digest.hexdigest()

@@ -13,6 +13,10 @@ MATLAB = ('.mat',)
 _LITTER = {'thumbs.db', 'desktop.ini', '.ds_store', '__macosx'}
 
 
+_OUTSIDE = "links to outside of the dataset's folder"
+_COPY_IT = 'skipped; copy what it links to into its place'
+
+
 def entries(folder: Path, root: Path, report: Report | None = None) -> list[Path]:
     """What is in `folder`, sorted by name; a link that leads outside `root` is left out, reported.
 
@@ -23,26 +27,29 @@ def entries(folder: Path, root: Path, report: Report | None = None) -> list[Path
         for entry in found:
             if entry.is_symlink() and not _inside(Path(entry.path), root):
                 if report is not None:
-                    report.add(
-                        entry.path, "links to outside of the dataset's folder",
-                        'skipped; copy what it links to into its place',
-                    )  # fmt: skip
+                    report.add(entry.path, _OUTSIDE, _COPY_IT)
                 continue
             result.append(Path(entry.path))
-    return sorted(result, key=lambda path: _natural(path.name))
+    return sorted(result, key=lambda path: (_natural(path.name), path.name))
 
 
-def find(root: Path, *names: str) -> Path | None:
-    """The path root/names... whatever the case of its parts, or None. It stays inside `root`."""
+def find(root: Path, *names: str, report: Report | None = None) -> Path | None:
+    """The path root/names... whatever the case of its parts, or None.
+
+    It stays inside `root`: a link that leads outside is as if it were not there, and reported.
+    """
     path = root
     for name in names:
         exact = path / name
         if not exact.exists():
             try:
-                exact = next(p for p in entries(path, root) if p.name.lower() == name.lower())
+                there = entries(path, root)
+                exact = next(p for p in there if p.name.lower() == name.lower())
             except (StopIteration, OSError):
                 return None
         if not _inside(exact, root):
+            if report is not None:
+                report.add(exact, _OUTSIDE, _COPY_IT)
             return None
         path = exact
     return path
@@ -53,6 +60,25 @@ def folders(folder: Path | None, root: Path, report: Report | None = None) -> li
     if folder is None or not folder.is_dir():
         return []
     return [p for p in entries(folder, root, report) if p.is_dir() and not is_litter(p)]
+
+
+def note_strays(folder: Path | None, root: Path, report: Report, used: Iterable = ()) -> None:
+    """Reports, once for the folder, its files (and litter of any sort) that are not `used`."""
+    if folder is None or not folder.is_dir():
+        return
+    used = set(used)
+    names = [
+        path.name
+        for path in entries(folder, root)
+        if path not in used and (is_litter(path) or not path.is_dir())
+    ]
+    if names:
+        report.add(folder, _strays(names), 'skipped')
+
+
+def _strays(names: list[str]) -> str:
+    more = ' ...' if len(names) > 3 else ''
+    return f'{len(names)} stray files ({", ".join(names[:3])}{more})'
 
 
 def numbered(
@@ -76,7 +102,7 @@ def numbered(
         else:
             result[number] = path
     if stray:
-        report.add(folder, f'{len(stray)} stray files ({", ".join(stray[:3])})', 'skipped')
+        report.add(folder, _strays(stray), 'skipped')
     return dict(sorted(result.items()))
 
 

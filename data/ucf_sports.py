@@ -9,12 +9,14 @@ class UcfSports(ShotsBuilder):
     VERSION = '1.0.0'
     TITLE = 'UCF-Sports'
     FOLDER_NAMES = ('ucf_sports', 'ucf', 'ucf-sports', 'ucfsports')
+    SHOT_NAME = r'[a-z]+(-[a-z]+)*-\d+'
     EXPECTED = """\
     training/Diving-Side-001/images/Diving-Side_001_001.png ...
     training/Diving-Side-001/maps/Diving-Side_001_001.png ...
     training/Diving-Side-001/fixation/Diving-Side_001_001.png ...
     testing/..."""
     VIDEOS = {'train': 103, 'test': 47}  # noqa: RUF012
+    KNOWN_SHORT = {('train', 'test'): (150, {32: 20})}  # noqa: RUF012
     SUMMARY = 'UCF-Sports: 150 videos of nine sports, with the gaze of 19 observers.'
     HOMEPAGE = 'https://github.com/wenguanwang/DHF1K'
     CITATION = (

@@ -27,8 +27,8 @@ class VideoInfo:
     """One video of a split. Its frames are examples first_example .. first_example+num_frames-1.
 
     `height, width` are those of its annotation (for a video without one, of the video itself);
-    `unusable` are ranges [start, stop), counted from its first frame, of frames without any
-    fixation.
+    `unusable` are ranges [start, stop), counted from its first frame, of frames that cannot be
+    targets of training: without any fixation, or without any density.
     """
 
     name: str
@@ -40,8 +40,8 @@ class VideoInfo:
     first_number: int = 1
     unusable: tuple[tuple[int, int], ...] = ()
 
-    def with_fixation(self) -> np.ndarray:
-        """bool (num_frames,): which frames have at least one fixation."""
+    def usable(self) -> np.ndarray:
+        """bool (num_frames,): which frames can be targets, having a fixation and density."""
         usable = np.ones(self.num_frames, bool)
         for start, stop in self.unusable:
             usable[start:stop] = False
@@ -160,7 +160,8 @@ def index_split(builder: tfds.core.DatasetBuilder, split: str) -> list[dict]:
         if not indexes or indexes[-1].name != example['video']:
             indexes.append(VideoIndex(example['video'], example['kind']))
         fixations = images.decode_map(example['fixations'])
-        indexes[-1].add(fixations.shape, example['frame_number'], int((fixations > 0).sum()))
+        usable = fixations.any() and not images.is_black(example['density'])
+        indexes[-1].add(fixations.shape, example['frame_number'], bool(usable))
     return [index.as_dict() for index in indexes]
 
 

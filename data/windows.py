@@ -3,7 +3,7 @@
 A window is named by its target, the frame whose saliency is learnt: the middle one (the 16th of 32)
 or the last. Frames before the first or after the last one of the video are repetitions of these.
 In a video that is long enough all windows lie inside it, as in the paper; in a shorter one every
-frame can be the target, so that no video is left out. A target has at least one fixation.
+frame can be the target, so that no video is left out. A target has a fixation, and density.
 """
 
 import dataclasses
@@ -33,18 +33,18 @@ def window(target: int, num_frames: int, frames: int, offset: int) -> np.ndarray
 
 
 def candidate_targets(video: VideoInfo, frames: int, offset: int) -> np.ndarray:
-    """int (n,): all targets whose window may be used for training if they have a fixation."""
+    """int (n,): all targets whose window may be used for training, if they are usable."""
     if video.num_frames < frames:
         return np.arange(video.num_frames)
     return np.arange(offset, video.num_frames - frames + offset + 1)
 
 
 def usable_targets(video: VideoInfo, frames: int, offset: int) -> np.ndarray:
-    """The candidates with a fixation; if there is none, any frame of the video with one."""
-    with_fixation = video.with_fixation()
+    """The candidates with fixation and density; if there is none, any such frame of the video."""
+    usable = video.usable()
     candidates = candidate_targets(video, frames, offset)
-    usable = candidates[with_fixation[candidates]]
-    return usable if len(usable) else np.flatnonzero(with_fixation)
+    chosen = candidates[usable[candidates]]
+    return chosen if len(chosen) else np.flatnonzero(usable)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stsa_jax.layers import Conv, LayerNorm, max_pool
+from stsa_jax.layers import Conv, LayerNorm
+from stsa_jax.pooling import max_pool
 from stsa_jax.stsa import STEPS
 
 

@@ -19,8 +19,7 @@ from flax import nnx
 from jax import lax
 
 from stsa_jax.conv2d import conv2d
-
-Triple = tuple[int, int, int]
+from stsa_jax.pooling import Triple, double, upsample_2x
 
 BATCH_NORM_EPS = 1e-3
 BATCH_NORM_MOMENTUM = 0.001  # of the new value, PyTorch's convention; S3D's choice
@@ -168,22 +167,53 @@ class ConvBNReLU(nnx.Module):
                 y = self._convolve(x, self.kernel[...] * factor)
             return jax.nn.relu(y + shift)
         y = self._convolve(x, self.kernel[...])
-        count = math.prod(y.shape[:-1])
-        mean = y.mean(axis=(0, 1, 2, 3))
-        var = jnp.square(y - mean).mean(axis=(0, 1, 2, 3))
+        out, mean, var = _normalised_relu(y, self.scale[...], self.bias[...])
         # PyTorch normalises with the biased variance but remembers the unbiased one.
+        count = math.prod(y.shape[:-1])
         unbiased = var * (count / max(count - 1, 1))
-        for running, new in ((self.mean, mean), (self.var, unbiased)):
-            step = self.momentum * (lax.stop_gradient(new) - running[...])
+        for running, latest in ((self.mean, mean), (self.var, unbiased)):
+            step = self.momentum * (lax.stop_gradient(latest) - running[...])
             running.set_value(running[...] + step)
         self.count.set_value(self.count[...] + 1)
-        factor = self.scale[...] * lax.rsqrt(var + BATCH_NORM_EPS)
-        return jax.nn.relu(y * factor + (self.bias[...] - mean * factor))
+        return out
 
     def _convolve(self, x, kernel):
         narrow = x.astype(self.dtype or x.dtype)
         y = conv3d(narrow, kernel, self.stride, self.padding, short_sums=self.short_sums)
         return y.astype(x.dtype)
+
+
+@jax.custom_vjp
+def _normalised_relu(y, scale, bias):
+    """`(..., C)` normalised over all but C, scaled, shifted, ReLU; and mean and variance `(C,)`.
+
+    The gradient keeps `y` alone: JAX's own would keep the centred features and the sign besides,
+    and pass over them more often. It takes the mean and variance for constants outside.
+    """
+    axes = tuple(range(y.ndim - 1))
+    mean = y.mean(axes)
+    var = jnp.square(y - mean).mean(axes)
+    factor = scale * lax.rsqrt(var + BATCH_NORM_EPS)
+    return jax.nn.relu(y * factor + (bias - mean * factor)), mean, var
+
+
+def _normalised_relu_forward(y, scale, bias):
+    out, mean, var = _normalised_relu(y, scale, bias)
+    return (out, mean, var), (y, scale, bias, mean, var)
+
+
+def _normalised_relu_backward(saved, gradients):
+    y, scale, bias, mean, var = saved
+    inverse = lax.rsqrt(var + BATCH_NORM_EPS)
+    factor = scale * inverse
+    d = jnp.where(y * factor + (bias - mean * factor) > 0, gradients[0], 0)
+    axes, count = tuple(range(y.ndim - 1)), math.prod(y.shape[:-1])
+    d_bias, d_scale = d.sum(axes), (d * (y - mean)).sum(axes) * inverse
+    d_y = factor * (d - d_bias / count - (y - mean) * (inverse * d_scale / count))
+    return d_y, d_scale, d_bias
+
+
+_normalised_relu.defvjp(_normalised_relu_forward, _normalised_relu_backward)
 
 
 class LayerNorm(nnx.Module):
@@ -217,85 +247,6 @@ class LayerNorm(nnx.Module):
         return (x - mean) * lax.rsqrt(var + LAYER_NORM_EPS) * self.scale[...] + self.bias[...]
 
 
-def max_pool(x: jax.Array, window: Triple, stride: Triple, padding: Triple) -> jax.Array:
-    """PyTorch's max_pool3d: padding counts as minus infinity.
-
-    One axis after the other, by comparing strided slices: on ties the first element in
-    (t, h, w) order gets the gradient, as in PyTorch, and XLA fuses the comparisons, which is far
-    faster than its windowed reduction and the scatter in that one's gradient.
-    """
-    for axis in (3, 2, 1):  # w first, so that ties resolve in raster order
-        x = _max_pool_axis(x, axis, window[axis - 1], stride[axis - 1], padding[axis - 1])
-    return x
-
-
-def _max_pool_axis(x, axis, window, stride, padding):
-    if window == 1 and stride == 1:
-        return x
-    length = (x.shape[axis] + 2 * padding - window) // stride + 1
-    if padding:
-        widths = [(0, 0)] * x.ndim
-        widths[axis] = (padding, padding)
-        x = jnp.pad(x, widths, constant_values=-jnp.inf)
-    best = None
-    for offset in range(window):
-        stop = offset + (length - 1) * stride + 1
-        part = lax.slice_in_dim(x, offset, stop, stride, axis)
-        best = part if best is None else jnp.where(part > best, part, best)
-    return best
-
-
-def max_pool_2x2_with_indices(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Spatial max pool 1,2,2 / 1,2,2 keeping where each maximum was.
-
-    `(B, T, H, W, C)` -> values `(B, T, H/2, W/2, C)` and indices of the same shape, int8: 2 * row +
-    column inside the window, of the first maximum in (row, column) order on ties, as in PyTorch.
-    """
-    parts = [x[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
-    best, index = parts[0], jnp.zeros(parts[0].shape, jnp.int8)
-    for k in (1, 2, 3):
-        larger = parts[k] > best
-        best, index = jnp.where(larger, parts[k], best), jnp.where(larger, jnp.int8(k), index)
-    return best, index
-
-
-def max_unpool_2x2(x: jax.Array, index: jax.Array) -> jax.Array:
-    """Puts each value back where its maximum was, zeros elsewhere; H and W double."""
-    b, t, h, w, c = x.shape
-    places = jnp.arange(4, dtype=jnp.int8).reshape(2, 1, 2, 1)
-    spread = jnp.where(index[:, :, :, None, :, None] == places, x[:, :, :, None, :, None], 0)
-    return spread.reshape(b, t, 2 * h, 2 * w, c)
-
-
-def upsample_2x(x: jax.Array) -> jax.Array:
-    """Bilinear in space by 2, half-pixel centres, edges clamped (`align_corners=False`)."""
-    return _double(_double(x, axis=2), axis=3)
-
-
-def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """`(B, T, h, w, C)` to `size` = (H, W): bilinear, half-pixel centres, edges clamped.
-
-    PyTorch's `interpolate(size=..., align_corners=False)`; at twice the size it is `upsample_2x`.
-    """
-    if size == (2 * x.shape[2], 2 * x.shape[3]):
-        return upsample_2x(x)
-    for axis, n in zip((2, 3), size):
-        before, after, weight = bilinear_taps(x.shape[axis], n)
-        weight = np.expand_dims(weight, [i for i in range(x.ndim) if i != axis]).astype(x.dtype)
-        x = (1 - weight) * x.take(before, axis) + weight * x.take(after, axis)
-    return x
-
-
-def bilinear_taps(n: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of `wanted` places along an axis of length `n`: two indices, weight of the second.
-
-    Half-pixel centres, edges clamped. A constant stays constant, and at the same length all stays.
-    """
-    places = np.clip((np.arange(wanted) + 0.5) * n / wanted - 0.5, 0, n - 1)
-    before = places.astype(int)
-    return before, np.minimum(before + 1, n - 1), places - before
-
-
 def conv_of_upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`conv3d` of `upsample_2x(x)` for a 3x3 kernel, at a quarter of the multiply-adds.
 
@@ -309,8 +260,8 @@ def conv_of_upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     taps = kernel.transpose(0, 3, 1, 2, 4).reshape(kt, 1, 1, c, 9 * d)
     x = conv3d(x, taps, (kt, 1, 1), (0, 0, 0))
     x = x.reshape(*x.shape[:-1], 3, 3, d)  # B, T/kt, H, W, kernel row, kernel column, D
-    x = sum(_shift(_double(x[..., i, :], 3), 1 - i, 3) for i in range(3))
-    return sum(_shift(_double(x[..., i, :], 2), 1 - i, 2) for i in range(3))
+    x = sum(_shift(double(x[..., i, :], 3), 1 - i, 3) for i in range(3))
+    return sum(_shift(double(x[..., i, :], 2), 1 - i, 2) for i in range(3))
 
 
 def _shift(x, by, axis):
@@ -318,18 +269,6 @@ def _shift(x, by, axis):
     edges = [(0, 0, 0)] * x.ndim
     edges[axis] = (by, -by, 0)
     return lax.pad(x, jnp.zeros((), x.dtype), edges)
-
-
-def _double(x, axis):
-    n = x.shape[axis]
-    before = jnp.concatenate(
-        [lax.slice_in_dim(x, 0, 1, axis=axis), lax.slice_in_dim(x, 0, n - 1, axis=axis)], axis
-    )
-    after = jnp.concatenate(
-        [lax.slice_in_dim(x, 1, n, axis=axis), lax.slice_in_dim(x, n - 1, n, axis=axis)], axis
-    )
-    pair = jnp.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis + 1)
-    return pair.reshape(*x.shape[:axis], 2 * n, *x.shape[axis + 1 :])
 
 
 def _uniform(rngs: nnx.Rngs, shape, bound):

@@ -25,6 +25,13 @@ PEAK_FLOPS = {
 }
 
 
+def peak_flops(device_kind: str) -> float:
+    """Operations a second of a device of this kind, as JAX names it; 0 if unknown."""
+    # The longest name that fits: 'TPU v5 lite' before 'TPU v5'.
+    names = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
+    return PEAK_FLOPS[max(names, key=len)] if names else 0.0
+
+
 class Meter:
     """Collects the metrics of steps.
 
@@ -102,9 +109,6 @@ class Meter:
         stats = device.memory_stats() or {}  # none on a CPU
         if memory := stats.get('peak_bytes_in_use', self._memory):
             values['device_memory_gib'] = memory / 2**30
-        # The longest name that fits: 'TPU v5 lite' before 'TPU v5'.
-        names = [name for name in PEAK_FLOPS if device.device_kind.startswith(name)]
-        if names and self._flops:
-            peak = PEAK_FLOPS[max(names, key=len)]
+        if (peak := peak_flops(device.device_kind)) and self._flops:
             values['fraction_of_peak'] = self._flops * steps_per_second / peak
         return values

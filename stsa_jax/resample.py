@@ -16,7 +16,7 @@ from flax import traverse_util
 
 from stsa_jax import functional, port
 from stsa_jax.errors import InputError
-from stsa_jax.layers import bilinear_taps
+from stsa_jax.pooling import bilinear_taps
 from stsa_jax.stsa import STEPS
 from stsa_jax.stsanet import STSANet, STSANetConfig
 from stsa_jax.torch_names import torch_name

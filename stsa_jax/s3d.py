@@ -18,7 +18,8 @@ import jax
 from flax import nnx
 
 from stsa_jax.functional import call
-from stsa_jax.layers import Conv, ConvBNReLU, max_pool
+from stsa_jax.layers import Conv, ConvBNReLU
+from stsa_jax.pooling import max_pool
 
 # block: input channels, b0, b1 (reduce, out), b2 (reduce, out), b3
 MIXED = {

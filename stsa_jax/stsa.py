@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stsa_jax.layers import Conv, LayerNorm, max_pool_2x2_with_indices, max_unpool_2x2
+from stsa_jax.layers import Conv, LayerNorm
+from stsa_jax.pooling import max_pool_2x2_with_indices, max_unpool_2x2
 
 STEPS = 4  # time steps of every level after its temporal compression
 ATTENTION = ('pairs', 'steps', 'single')

@@ -29,13 +29,8 @@ from flax import nnx
 from stsa_jax.amsf import AMSF
 from stsa_jax.errors import InputError
 from stsa_jax.functional import call
-from stsa_jax.layers import (
-    BATCH_NORM_MOMENTUM,
-    Conv,
-    resize,
-    set_compute_dtype,
-    upsample_2x,
-)
+from stsa_jax.layers import BATCH_NORM_MOMENTUM, Conv, set_compute_dtype
+from stsa_jax.pooling import resize, upsample_2x
 from stsa_jax.s3d import S3DBackbone, scale_width, stage_channels
 from stsa_jax.stsa import ATTENTION, STEPS, STSAModule
 

@@ -44,11 +44,20 @@ def fixations_of(number: int) -> np.ndarray:
 
 def damage_records(path: Path, **places) -> None:
     """Cuts off the images of these places in a file of records: frame=[3, 4], density=[9]."""
+
+    def damage(examples: list[dict]) -> None:
+        for name, damaged in places.items():
+            for place in damaged:
+                examples[place][name] = examples[place][name][: len(examples[place][name]) // 2]
+
+    change_records(path, damage)
+
+
+def change_records(path: Path, change) -> None:
+    """Writes a file of records again after `change` has altered the list of its examples."""
     records = array_record_data_source.ArrayRecordDataSource([str(path)])
     examples = [features.parse(records[i]) for i in range(len(records))]
-    for name, damaged in places.items():
-        for place in damaged:
-            examples[place][name] = examples[place][name][: len(examples[place][name]) // 2]
+    change(examples)
     path.unlink()
     writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
     for example in examples:
@@ -102,10 +111,11 @@ def write_video(path: Path, frames, codec: str = 'mpeg4') -> None:
 
 
 def dhf1k(
-    root: Path, lengths: dict[int, int], layout: str = 'videos', matlab: bool = False
+    root: Path, lengths: dict[int, int], layout: str = 'videos', matlab: bool | str = False
 ) -> Path:
     """A copy of DHF1K with videos of the given lengths; those above 700 have no annotation.
 
+    matlab: fixations as .mat instead of images, or with 'both' beside them, as published.
     layout: 'videos', or where the frames are: 'frames', 'annotation', 'video', 'train_val'.
     """
     import scipy.io
@@ -137,7 +147,7 @@ def dhf1k(
                 path = top / name / 'fixation' / 'maps' / f'{n:04d}.mat'
                 path.parent.mkdir(parents=True, exist_ok=True)
                 scipy.io.savemat(path, {'I': (fixations_of(code) > 0).astype(np.uint8)})
-            else:
+            if matlab in (False, 'both'):
                 save(top / name / 'fixation' / f'{n:04d}.png', fixations_of(code))
     return root
 

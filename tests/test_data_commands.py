@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import data.fixations
 import data.inspect
@@ -40,6 +40,29 @@ def test_prepare_says_what_it_found_and_what_it_did(tmp_path, capsys):
     assert data.open_split('dhf1k', 'validation', tmp_path / 'out').frame(0).shape == (48, 80, 3)
     data.prepare.main(arguments)
     assert 'is prepared already' in capsys.readouterr().out
+
+
+def small_copy(name: str, folder: Path) -> Path:
+    if name == 'dhf1k':
+        return copies.dhf1k(folder, {1: 5}, 'videos')
+    if name == 'diem':
+        return copies.diem_raw(folder, {'home_movie': (5, 40)})
+    shot, file_name = {
+        'hollywood2': ('actioncliptrain00001_1', copies.hollywood2_file),
+        'ucf_sports': ('Walk-Front-001', copies.ucf_file),
+    }[name]
+    return copies.shots(folder, {('training', shot): (3, 5, 0)}, file_name)
+
+
+@pytest.mark.parametrize('name', ['dhf1k', 'hollywood2', 'ucf_sports', 'diem'])
+def test_prepare_does_every_dataset(tmp_path, capsys, name):
+    copy = small_copy(name, tmp_path / 'copy')
+    options = ['--num_workers=1', '--size=32x64']
+    data.prepare.main([name, f'--source={copy}', f'--data_dir={tmp_path / "out"}', *options])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ['train', '1', '5'] in [line[:3] for line in lines]
+    train = data.open_split(name, 'train', tmp_path / 'out')
+    assert train.frame(4).shape == (32, 64, 3) and train.density(4) is not None
 
 
 def test_prepare_fails_with_code_2_and_no_traceback(tmp_path):
@@ -99,10 +122,53 @@ def test_inspect_writes_a_sheet_and_a_table(tmp_path, capsys):
         assert np.asarray(sheet).std() > 20
 
 
+def test_sheet_has_the_frames_that_its_caption_says_with_density_and_fixations(tmp_path):
+    train = data.open_split('ucf_sports', 'train', prepared(tmp_path, spoil=False))
+    strip, warnings = data.inspect.sample(train, train.videos[1])
+    assert not warnings and strip.shape == (20 + 3 * 120, 4 * 244, 3)
+    numbers = []
+    for column in range(4):
+        shown = strip[20:, column * 244 : column * 244 + 240].astype(int)
+        frame, density, fixations = (shown[row : row + 120] for row in (0, 120, 240))
+        code = copies.number_in(frame)
+        numbers.append(code - 40)
+        # In the middle of each bar, below the full upper part of the density map.
+        on = copies.bits_of(code)
+        columns = (np.arange(copies.BITS) * 20 + 10)[None]
+        differs = (density != frame).any(axis=-1)
+        assert differs[:25].all() and (differs[40:, columns] == on).all()
+        points = np.argwhere(copies.fixations_of(code)) * 2.5 + 0.75
+        y, x = np.argwhere((fixations != frame).any(axis=-1)).T
+        distance = np.hypot(y[:, None] - points[:, 0], x[:, None] - points[:, 1])
+        assert (distance.min(axis=0) <= 3).all()  # a dot at every fixation
+        assert (distance.min(axis=1) <= 4).all()  # and nothing elsewhere
+    assert len(set(numbers)) == 4
+    caption = Image.new('RGB', (4 * 244, 20), 'white')
+    text = f'train: Walk-Front-002, frames {", ".join(map(str, numbers))}'
+    ImageDraw.Draw(caption).text((4, 3), text, 'black')
+    np.testing.assert_array_equal(strip[:20], np.asarray(caption))
+
+
 def test_inspect_warns_of_maps_that_belong_elsewhere(tmp_path, capsys):
     out = prepared(tmp_path, spoil=True)
     data.inspect.main(['ucf_sports', f'--data_dir={out}', f'--output={tmp_path / "sheet.png"}'])
     assert "fixations lie outside the density map's mass" in capsys.readouterr().err
+
+
+def test_inspect_warns_of_maps_of_different_sizes(tmp_path, capsys):
+    out = prepared(tmp_path, spoil=False)
+
+    def shrink(examples: list[dict]) -> None:
+        for example in examples:
+            example['density'] = images.encode_map(copies.density_of(1)[:24])
+
+    for path in out.glob('ucf_sports/*/1.0.0/*array_record*'):
+        copies.change_records(path, shrink)
+    data.inspect.main(['ucf_sports', f'--data_dir={out}', f'--output={tmp_path / "sheet.png"}'])
+    warnings = [
+        line for line in capsys.readouterr().err.splitlines() if 'maps of different' in line
+    ]
+    assert len(warnings) == 3 * 4  # four frames of each video are sampled
 
 
 def test_inspect_warns_of_sizes_and_counts(tmp_path, capsys):
@@ -110,17 +176,17 @@ def test_inspect_warns_of_sizes_and_counts(tmp_path, capsys):
         tmp_path / 'copy', {('training', 'Walk-Front-001'): (1, 12, 0)}, copies.ucf_file
     )
     inside = copy / 'training' / 'Walk-Front-001'
-    for n in range(1, 12):  # of twelve frames, eleven have maps, whose shape is another
+    for n in range(2, 13):  # of twelve frames, eleven have maps, whose shape is another
         for kind in ('maps', 'fixation'):
             path = inside / kind / f'Walk-Front_001_{n:03d}.png'
             copies.save(path, np.full((60, 60), 255, np.uint8))
-    (inside / 'maps' / 'Walk-Front_001_012.png').unlink()
+    (inside / 'maps' / 'Walk-Front_001_001.png').unlink()  # not even the first frame's
     data.prepare_dataset('ucf_sports', tmp_path / 'out', copy, num_workers=1)
     sheet = tmp_path / 'sheet.png'
     data.inspect.main(['ucf_sports', f'--data_dir={tmp_path / "out"}', f'--output={sheet}'])
     warnings = [line for line in capsys.readouterr().err.splitlines() if 'warning' in line]
-    assert any('60x60, but the frames are 96x48' in line for line in warnings)
-    assert any('1 frames without both maps: 12' in line for line in warnings)
+    assert sum('60x60, but the frames are 96x48' in line for line in warnings) == 1
+    assert any('1 frames without both maps: 1' in line for line in warnings)
 
 
 def test_inspect_names_what_is_prepared(tmp_path):
@@ -131,12 +197,12 @@ def test_inspect_names_what_is_prepared(tmp_path):
 
 def test_fixations_command_on_the_real_records(tmp_path, real_data, capsys):
     data.fixations.main(['dhf1k', f'--source={real_data / "dhf1k"}', f'--output={tmp_path}',
-                         '--videos', '2', '--num_frames=12', '--compare'])  # fmt: skip
+                         '--videos', '2', '--num_frames=60', '--compare'])  # fmt: skip
     line = capsys.readouterr().out.splitlines()[1]
-    assert line.startswith('  12 frames compared: 0 of ')
+    assert line.startswith('  60 frames compared: 0 of ')
     assert float(line.split()[-1]) > 0.999
-    written = images.decode_map((tmp_path / 'annotation/0002/fixation/0012.png').read_bytes())
-    given = images.decode_map((real_data / 'dhf1k/annotation/0002/fixation/0012.png').read_bytes())
+    written = images.decode_map((tmp_path / 'annotation/0002/fixation/0060.png').read_bytes())
+    given = images.decode_map((real_data / 'dhf1k/annotation/0002/fixation/0060.png').read_bytes())
     np.testing.assert_array_equal(written, given)
 
 

@@ -185,7 +185,45 @@ def test_complete_copies_have_the_published_splits(tmp_path):
             }
 
 
-def test_diem_test_set_i_is_the_first_300_frames():
+def test_diem_test_sets_of_long_videos_with_their_size_in_the_name(tmp_path):
+    """As prepared copies have it; test set i has the first 300 frames of each video."""
+    videos = {
+        'one_show_96x48': (305, 0),
+        'ami_ib4010_left_96x48': (2, 400),
+        'other_96x48': (2, 500),
+    }
+    copies.diem_prepared(tmp_path / 'copy', videos)
+    prepare('diem', tmp_path)
+    sets = {
+        split: data.open_split('diem', split, tmp_path / 'out').videos
+        for split in ('train', 'test', 'test_i', 'test_ii', 'test_iii')
+    }
+    long, short = ('one_show_96x48', 305), ('ami_ib4010_left_96x48', 2)
+    found = {split: [(v.name, v.num_frames) for v in videos] for split, videos in sets.items()}
+    assert found == {
+        'train': [('other_96x48', 2)],
+        'test': [short, long],
+        'test_i': [short, ('one_show_96x48', 300)],
+        'test_ii': [long],
+        'test_iii': [short, long],
+    }
+
+
+def test_diem_test_sets_have_the_published_names():
+    ii = (
+        'BBC_life_in_cold_blood', 'BBC_wildlife_serpent', 'DIY_SOS', 'advert_bbc4_bees',
+        'advert_bbc4_library', 'advert_iphone', 'harry_potter_6_trailer', 'music_gummybear',
+        'music_trailer_nine_inch_nails', 'nightlife_in_mozambique', 'one_show',
+        'pingpong_angle_shot', 'pingpong_no_bodies', 'sport_scramblers',
+        'sport_wimbledon_federer_final', 'tv_uni_challenge_final',
+        'university_forum_construction_ionic',
+    )  # fmt: skip
+    iii = [*ii, 'ami_ib4010_closeup', 'ami_ib4010_left', 'news_tony_blair_resignation']
+    assert sorted(TEST_II) == sorted(ii) and sorted(TEST_III) == sorted(iii)
+    assert (len(ii), len(iii)) == (17, 20)
+
+
+def test_diem_test_set_i_cuts_what_is_unusable_too():
     from data.videos import VideoInfo, _part_of
 
     long = VideoInfo('a', 0, 400, 10, 10, unusable=((2, 5), (290, 310), (350, 360)))
@@ -193,7 +231,6 @@ def test_diem_test_set_i_is_the_first_300_frames():
     part = _part_of([long, short], {'split': 'test', 'first_frames': 300})
     assert [(v.first_example, v.num_frames) for v in part] == [(0, 300), (400, 20)]
     assert part[0].unusable == ((2, 5), (290, 300))
-    assert len(TEST_II) == 17 and len(set(TEST_III)) == 20
 
 
 def test_unreadable_gaze_file_is_left_out_and_named(tmp_path):

@@ -1,29 +1,21 @@
 """DHF1K: every arrangement in circulation, imperfect copies, and the real sample."""
 
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+import shutil
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
-from terminal import shown_in_a_terminal
 
 import data
 from data import images
 from data.dhf1k import Dhf1k
-from data.folders import FolderVideo, frames_of_video
+from data.folders import FolderVideo
 from data.pipeline import train_clips
 from data.sources import Report
+from data.video_file import frames_of_video
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
-
-ROOT = Path(__file__).parents[1]
 
 
 def code_of(video: str, number: int) -> int:
@@ -33,7 +25,7 @@ def code_of(video: str, number: int) -> int:
 @pytest.mark.parametrize(
     'layout, matlab, told',
     [
-        ('videos', False, 'video/001.AVI'),
+        ('videos', 'both', 'video/001.AVI'),
         ('frames', False, 'frames/0001/images'),
         ('annotation', True, 'annotation/0001/images'),
         ('video', False, 'video/0001'),
@@ -49,6 +41,7 @@ def test_every_layout_carries_frames_maps_and_fixations_of_the_same_number(
         'dhf1k', tmp_path / 'out', tmp_path / 'copy', num_workers=1, size=(32, 64)
     )
     assert told in builder.layout
+    assert not [p for p in builder.problems if 'are not there' not in str(p)]
     train = data.open_split('dhf1k', 'train', tmp_path / 'out')
     assert [(v.name, v.num_frames) for v in train.videos] == [('0003', 40), ('0005', 9)]
     assert copies.check_numbers(train, code_of) == 49
@@ -123,6 +116,32 @@ def test_imperfect_copy_is_reported_by_file_and_only_the_unusable_skipped(tmp_pa
     assert not list((tmp_path / 'strict').glob('dhf1k/*/1.0.0'))
 
 
+def test_fixation_maps_of_another_size_are_moved_as_points(tmp_path):
+    """Annotated at twice and at half the size of the density maps."""
+    copy = copies.dhf1k(tmp_path / 'copy', {1: 3}, 'annotation')
+    folder, points = copy / 'annotation' / '0001' / 'fixation', copies.fixations_of(66)
+    large = np.zeros((2 * copies.HEIGHT, 2 * copies.WIDTH), np.uint8)
+    large[1::2, ::2] = points
+    copies.save(folder / '0002.png', large)
+    close = np.zeros_like(large)
+    close[30:32, 50:53] = close[95, 191] = 255  # 2x3 points become 1x2
+    copies.save(folder / '0003.png', close)
+    small = np.zeros((copies.HEIGHT // 2, copies.WIDTH // 2), np.uint8)
+    small[[3, 23], [0, 47]] = 255
+    copies.save(folder / '0001.png', small)
+    builder = data.prepare_dataset('dhf1k', tmp_path / 'out', copy, num_workers=1)
+    train = data.open_split('dhf1k', 'train', tmp_path / 'out')
+    assert np.argwhere(train.fixations(0)).tolist() == [[7, 1], [47, 95]]
+    np.testing.assert_array_equal(train.fixations(1), points > 0)
+    assert np.argwhere(train.fixations(2)).tolist() == [[15, 25], [15, 26], [47, 95]]
+    assert not train.videos[0].unusable
+    told = [str(p).split(': ', 1)[1] for p in builder.problems if 'another size' in str(p)]
+    assert told == [
+        "3 fixation maps of another size than their density: 1-3; points moved to the density's "
+        'size, where 4 fall on another one and count as one with it'
+    ]
+
+
 def test_a_wrong_folder_is_told_what_is_expected_and_what_was_found(tmp_path):
     (tmp_path / 'holidays' / 'rome').mkdir(parents=True)
     with pytest.raises(InputError, match=r'(?s)video/001.AVI.*Found:.*rome/'):
@@ -191,36 +210,6 @@ def test_interrupted_preparation_goes_on_where_it_stopped(tmp_path, monkeypatch)
     assert not list((tmp_path / 'out' / 'dhf1k' / '224x384').glob('.*'))
 
 
-@pytest.mark.slow
-def test_killed_preparation_is_taken_up_by_the_command(tmp_path):
-    copies.dhf1k(tmp_path / 'copy', {n: 60 for n in range(1, 9)}, 'annotation')
-    command = [sys.executable, '-m', 'data.prepare', 'dhf1k', f'--source={tmp_path / "copy"}',
-               f'--data_dir={tmp_path / "out"}', '--num_workers=2']  # fmt: skip
-    started = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (done := list(tmp_path.glob('out/dhf1k/224x384/.parts*/train*.json'))):
-        assert started.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(started.pid, signal.SIGKILL)
-    started.wait()
-    done = list(tmp_path.glob('out/dhf1k/224x384/.parts*/train*.json'))
-    with pytest.raises(InputError, match='is not prepared here'):
-        data.open_split('dhf1k', 'train', tmp_path / 'out')
-    kept = {path: path.stat().st_ino for path in (p.with_suffix('.array_record') for p in done)}
-    shown = shown_in_a_terminal(command)
-    # The bar counts frames, the kept ones from the start, within videos too, and has an estimate.
-    counts = [(int(n), int(total)) for n, total in re.findall(r'(\d+)/(\d+) \[', shown)]
-    assert counts[0] == (60 * len(done), 480) and counts[-1] == (480, 480)
-    assert any(n % 60 for n, _ in counts) and re.search(r'<\d\d:\d\d', shown)
-    train = data.open_split('dhf1k', 'train', tmp_path / 'out')
-    assert [(v.name, v.num_frames) for v in train.videos] == [(f'{n:04d}', 60) for n in range(1, 9)]
-    # The very files that were complete when it was killed are in the dataset now.
-    now = {path.stat().st_ino for path in tmp_path.glob('out/dhf1k/224x384/1.0.0/*array_record*')}
-    assert set(kept.values()) <= now
-    i = train.videos[7].first_example + 49
-    assert copies.number_in(train.frame(i)) == copies.number_in(train.density(i)) == 8 * 64 + 50
-
-
 @pytest.mark.parametrize('size', [(34, 50), (48, 96), (20, 30)])
 def test_frames_of_a_video_are_what_pyav_makes_of_them(tmp_path, size):
     """Rows of any width, and frames that are still kept when later ones are decoded."""
@@ -261,35 +250,37 @@ def test_lossless_and_original_size_on_request(tmp_path):
 
 
 def test_real_sample(tmp_path, real_data):
-    """A real copy with only a few of its frames' annotation, so that the test is quick."""
-    copy = tmp_path / 'copy'
-    source = real_data / 'dhf1k'
-    with av.open(str(source / 'video' / '002.AVI')) as container:
-        expected = [
-            f.to_ndarray(format='rgb24') for f, _ in zip(container.decode(video=0), range(60))
-        ]
-    for n in range(1, 61):
-        copies.save(copy / 'annotation' / '0002' / 'images' / f'{n:04d}.png', expected[n - 1])
-        for kind in ('maps', 'fixation'):
-            target = copy / 'annotation' / '0002' / kind / f'{n:04d}.png'
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(
-                (source / 'annotation' / '0002' / kind / f'{n:04d}.png').read_bytes()
-            )
-    data.prepare_dataset('dhf1k', tmp_path / 'out', copy, num_workers=1)
+    """The real video; annotation of its first 60 frames, and of the others none."""
+    source, copy = real_data / 'dhf1k', tmp_path / 'copy'
+    (copy / 'video').mkdir(parents=True)
+    shutil.copy(source / 'video' / '002.AVI', copy / 'video')
+    for kind in ('maps', 'fixation'):
+        (copy / 'annotation' / '0002' / kind).mkdir(parents=True)
+        for n in range(1, 61):
+            path = f'annotation/0002/{kind}/{n:04d}.png'
+            shutil.copy(source / path, copy / path)
+    builder = data.prepare_dataset('dhf1k', tmp_path / 'out', copy, num_workers=1)
+    assert 'video/001.AVI' in builder.layout
     train = data.open_split('dhf1k', 'train', tmp_path / 'out')
-    assert len(train) == 60 and (train.videos[0].height, train.videos[0].width) == (360, 640)
+    (video,) = train.videos
+    assert (video.num_frames, video.height, video.width) == (783, 360, 640)
+    assert video.unusable == ((60, 783),)
+    decoded = {}
+    with av.open(str(source / 'video' / '002.AVI')) as container:
+        for i, frame in enumerate(container.decode(video=0)):
+            if i in (0, 31, 59, 782):
+                decoded[i] = Image.fromarray(frame.to_ndarray(format='rgb24'))
+    assert i == 782
+    for i, large in decoded.items():
+        small = np.asarray(large.resize((384, 224), Image.Resampling.BILINEAR))
+        error = np.mean((train.frame(i).astype(float) - small) ** 2)
+        assert 10 * np.log10(255**2 / error) > 40  # dB; 46.8 was measured over the video
+        assert train.frame_number(i) == i + 1
     for i in (0, 31, 59):
-        name = f'{i + 1:04d}.png'
-        annotation = source / 'annotation' / '0002'
+        name, annotation = f'{i + 1:04d}.png', source / 'annotation' / '0002'
         np.testing.assert_array_equal(
             train.density(i) * 255, images.decode_map((annotation / 'maps' / name).read_bytes())
         )
         np.testing.assert_array_equal(
             train.fixations(i), images.decode_map((annotation / 'fixation' / name).read_bytes()) > 0
         )
-        small = np.asarray(
-            Image.fromarray(expected[i]).resize((384, 224), Image.Resampling.BILINEAR)
-        )
-        error = np.mean((train.frame(i).astype(float) - small) ** 2)
-        assert 10 * np.log10(255**2 / error) > 40  # dB; 46.8 was measured over the video

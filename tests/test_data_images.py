@@ -1,6 +1,8 @@
 """Images to and from bytes: exact where promised, and damage noticed."""
 
 import io
+import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -36,6 +38,17 @@ def test_jpeg_decodes_to_the_pixels_that_pillow_gives():
     assert grey.shape == (40, 64, 3) and np.ptp(grey, axis=-1).max() == 0
 
 
+@pytest.mark.parametrize('shape', [(40, 64, 3), (64, 40, 3), (80, 90, 3), (10, 20, 3)])
+def test_jpeg_is_decoded_into_a_buffer_with_room(shape):
+    original = frame()
+    content, buffer = images.encode_frame(original), np.zeros(shape, np.uint8)
+    found = images.decode_frame(content, buffer)
+    np.testing.assert_array_equal(found, images.decode_frame(content))
+    assert np.shares_memory(found, buffer) == (buffer.size >= original.size)
+    with pytest.raises(OSError):
+        images.decode_frame(content[: len(content) // 2], buffer)
+
+
 def test_png_is_lossless():
     original = frame()
     np.testing.assert_array_equal(
@@ -68,6 +81,66 @@ def test_checksums_notice_any_changed_byte_of_a_map(position, value):
     else:
         # Unchanged, or of a bit depth or colour type that are decoded and so checked otherwise.
         assert (not changed) or size is None
+
+
+def test_black_maps_are_told_from_all_others():
+    values = np.zeros((360, 640), np.uint8)
+    pictures = [values, *(values.copy() for _ in range(3))]
+    pictures[1][359, 639], pictures[2][0, 0], pictures[3][200, 100:300] = 1, 255, 4
+    for picture in pictures:
+        for options in ({}, {'compress_level': 0}, {'optimize': True}):
+            content = saved(picture, 'png', **options)
+            assert images.is_black(content) == (not picture.any())
+        for array in (picture > 0, np.stack([picture] * 3, -1)):
+            assert images.is_black(saved(array, 'png')) == (not picture.any())
+    content = images.encode_map(pictures[1])
+    with pytest.raises(OSError):
+        images.is_black(content[: len(content) // 2])
+
+
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.integers(0, 2**32),
+)
+def test_moved_points_lie_where_the_scaled_centres_of_their_pixels_do(size, target, seed):
+    fixations = np.random.default_rng(seed).random(size) < 0.1
+    moved = images.move_points(fixations, target)
+    assert moved.shape == target and moved.dtype == bool
+    # By exact fractions: the pixel that holds the point, edges counting to the next pixel.
+    scale = [Fraction(new, old) for new, old in zip(target, size)]
+    expected = {
+        tuple(math.floor((i + Fraction(1, 2)) * s) for i, s in zip(point, scale))
+        for point in np.argwhere(fixations).tolist()
+    }
+    assert set(map(tuple, np.argwhere(moved).tolist())) == expected
+    if target[0] >= size[0] and target[1] >= size[1]:  # nothing falls together
+        assert moved.sum() == fixations.sum()
+    if target == size:
+        np.testing.assert_array_equal(moved, fixations)
+
+
+def triangle_filter(length: int, wanted: int) -> np.ndarray:
+    """(wanted, length): the weights of antialiased bilinear resizing along one axis, from scratch.
+
+    A triangle over each output pixel's centre, as wide as the pixels of the coarser grid.
+    """
+    scale = length / wanted
+    centres = (np.arange(wanted)[:, None] + 0.5) * scale - 0.5
+    weights = np.clip(1 - abs(np.arange(length) - centres) / max(scale, 1), 0, None)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize('shape, size', [
+    ((360, 640), (224, 384)), ((90, 100), (224, 384)), ((37, 640), (224, 99)),
+])  # fmt: skip
+def test_density_resizes_by_the_triangle_filter(shape, size):
+    density = RNG.random(shape, np.float32)
+    rows, columns = (triangle_filter(*pair) for pair in zip(shape, size))
+    found = resize_density(density, size)
+    assert found.dtype == np.float32
+    # Measured 1e-7: Pillow sums in double precision and rounds each of the two passes to float32.
+    np.testing.assert_allclose(found, rows @ density @ columns.T, atol=1e-6)
 
 
 def test_maps_of_every_sort_are_read():

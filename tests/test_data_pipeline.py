@@ -14,6 +14,7 @@ from data.pipeline import train_clips
 from data.videos import VideoInfo
 from stsa_jax.errors import InputError
 from stsa_jax.preprocess import denormalise, normalise
+from stsa_jax.stsanet import STSANetConfig
 from tests import data_copies as copies
 
 LENGTHS = {1: 30, 2: 22, 3: 18, 4: 5, 5: 1, 6: 25, 7: 20}
@@ -102,16 +103,48 @@ def test_state_goes_through_grains_checkpointing(prepared, tmp_path):
     assert_same(take(fresh, 2), expected)
 
 
+def test_another_seed_gives_another_stream(prepared):
+    drawn = [
+        [(str(v), int(n)) for b in take(clips(prepared, seed=seed), 4)
+         for v, n in zip(b['video'], b['frame'])]
+        for seed in (3, 3, 4)
+    ]  # fmt: skip
+    assert drawn[0] == drawn[1] != drawn[2]
+    # The order of the videos differs, and the windows within them too.
+    assert [v for v, _ in drawn[0]] != [v for v, _ in drawn[2]]
+    windows = [{n for v, n in stream if v == '0001'} for stream in drawn]
+    assert windows[0] != windows[2]
+
+
 @pytest.mark.slow
-def test_stream_does_not_depend_on_the_number_of_workers(prepared):
-    expected = take(clips(prepared), 7)
-    with_workers = clips(prepared, num_workers=2)
-    assert_same(take(with_workers, 5), expected[:5])
-    state = with_workers.get_state()
-    with_workers.close()
-    threads = clips(prepared)
+def test_stream_of_two_datasets_goes_on_with_workers_and_without(prepared, tmp_path):
+    """Process 1 of 3; saved with threads, taken up by processes, and by threads again."""
+    shots = {('training', f'Walk-Front-{i:03d}'): (1, 10, 20 * i) for i in range(1, 4)}
+    copies.shots(tmp_path / 'copy', shots, copies.ucf_file)
+    both = tmp_path / 'both'
+    both.mkdir()
+    (both / 'dhf1k').symlink_to(prepared / 'dhf1k')
+    data.prepare_dataset('ucf_sports', both, tmp_path / 'copy', num_workers=1, size=(32, 64))
+
+    def mixed(**options):
+        return train_clips(
+            ['dhf1k', 'ucf_sports'], [1, 3], data_dir=both, batch_size=2, image_size=(32, 64),
+            frames=16, seed=3, process_index=1, process_count=3, **options,
+        )  # fmt: skip
+
+    threads = mixed()
+    expected = take(threads, 8)
+    names = [str(video) for batch in expected for video in batch['video']]
+    assert {name.startswith('Walk') for name in names} == {True, False}
+    fresh = mixed()
+    take(fresh, 3)
+    workers = mixed(num_workers=2)
+    workers.set_state(json.loads(json.dumps(fresh.get_state())))
+    assert_same(take(workers, 3), expected[3:6])
+    state = workers.get_state()
+    workers.close()
     threads.set_state(state)
-    assert_same(take(threads, 2), expected[5:])
+    assert_same(take(threads, 2), expected[6:])
 
 
 def test_processes_share_the_global_batches_without_overlap(prepared):
@@ -165,6 +198,43 @@ def test_targets_have_fixations_and_what_is_left_out_is_counted(tmp_path):
     assert seen == {('0001', 10), ('0001', 11)} | {('0002', n) for n in range(2, 7)}
 
 
+def test_black_density_is_no_target_whatever_the_fixations(tmp_path):
+    """Its loss would be 0/0. Video 2 has no other target inside, so it gives its last frame."""
+    copy = copies.dhf1k(tmp_path / 'copy', {1: 20, 2: 18}, 'annotation')
+    black = np.zeros((copies.HEIGHT, copies.WIDTH), np.uint8)
+    for video, numbers in {1: [8, 9, 12], 2: range(1, 18)}.items():
+        for n in numbers:
+            copies.save(copy / f'annotation/{video:04d}/maps/{n:04d}.png', black)
+    builder = data.prepare_dataset('dhf1k', tmp_path / 'out', copy, num_workers=1, size=(32, 64))
+    told = [str(problem) for problem in builder.problems if 'black density' in str(problem)]
+    assert [line.split(': ', 1)[1] for line in told] == [
+        '3 frames with fixations but black density: 8-9, 12; not used as targets',
+        '17 frames with fixations but black density: 1-17; not used as targets',
+    ]
+    train = data.open_split('dhf1k', 'train', tmp_path / 'out')
+    assert train.videos[0].unusable == ((7, 9), (11, 12))
+    assert (
+        data.videos.index_split(builder, 'train') == dict(builder.info.metadata)['videos']['train']
+    )
+    iterator = clips(tmp_path / 'out', batch_size=4)
+    # Of 20 frames 5 can be the 8th of 16, of which 3 are black; of 18 all 3 are.
+    (summary,) = iterator.summary
+    assert (summary['windows'], summary['windows_without_fixation']) == (2 + 1, 3 + 3)
+    seen = {(str(v), int(n)) for b in take(iterator, 6) for v, n in zip(b['video'], b['frame'])}
+    assert seen == {('0001', 10), ('0001', 11), ('0002', 18)}
+
+
+def test_fallback_targets_of_one_video_do_not_hide_windows_left_out_of_another(tmp_path):
+    copy = copies.dhf1k(tmp_path / 'copy', {1: 16, 2: 16}, 'annotation')
+    nobody = np.zeros((copies.HEIGHT, copies.WIDTH), np.uint8)
+    for video in (1, 2):  # one window each, whose target has no fixation; video 2 has no other
+        for n in [8] if video == 1 else range(1, 17):
+            copies.save(copy / f'annotation/{video:04d}/fixation/{n:04d}.png', nobody)
+    data.prepare_dataset('dhf1k', tmp_path / 'out', copy, num_workers=1, size=(32, 64))
+    (summary,) = clips(tmp_path / 'out').summary
+    assert (summary['windows'], summary['windows_without_fixation']) == (15, 2)
+
+
 def test_state_of_another_stream_is_refused(prepared):
     iterator = clips(prepared)
     next(iterator)
@@ -210,6 +280,13 @@ def test_damaged_files_are_named(prepared, tmp_path):
     (folder / 'features.json').write_text('{}')
     with pytest.raises(InputError, match='prepare dhf1k again'):
         data.open_split('dhf1k', 'train', copy)
+
+
+def test_middle_of_a_window_is_the_target_of_the_network():
+    """The 16th of 32 frames, which the network's pictures and predictions take for the target."""
+    for target, place in (('middle', 15), ('last', 31)):
+        config = STSANetConfig(target=target)
+        assert windows.target_offset(config.frames, target) == config.target_index == place
 
 
 @given(

@@ -12,6 +12,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 import data
 from data import features, images
 from data.registry import load_builder
+from stsa_jax.errors import InputError
 from tests import data_copies as copies
 
 ROOT = Path(__file__).parents[1]
@@ -20,8 +21,7 @@ LENGTHS = {f'Walk-Front-{i:03d}': 3 + i for i in range(1, 12)}
 
 @pytest.fixture
 def copy(tmp_path):
-    shots = {('training', name): (1, n, 20 * n) for name, n in LENGTHS.items()}
-    return copies.shots(tmp_path / 'copy', shots, copies.ucf_file)
+    return ucf_sports(tmp_path / 'copy')
 
 
 def tfds_build(*arguments: str) -> None:
@@ -100,13 +100,46 @@ def test_records_are_as_tfds_writes_them():
     assert features.parse(theirs) == features.parse(ours) == example
 
 
-def test_beam_prepares_the_same(tmp_path, copy):
+def damaged_dhf1k(root: Path) -> Path:
+    copies.dhf1k(root, {1: 4, 2: 3, 601: 3}, 'annotation')
+    for name in ('0001/maps/0002.png', '0601/images/0003.png'):
+        path = root / 'annotation' / name
+        path.write_bytes(path.read_bytes()[:100])
+    return root
+
+
+def diem(root: Path) -> Path:
+    return copies.diem_prepared(root, {'one_show': (3, 0), 'ami_ib4010_left': (2, 9), 'a': (2, 20)})
+
+
+def ucf_sports(root: Path) -> Path:
+    shots = {('training', name): (1, n, 20 * n) for name, n in LENGTHS.items()}
+    return copies.shots(root, shots, copies.ucf_file)
+
+
+@pytest.mark.parametrize(
+    'make, splits',
+    [
+        (ucf_sports, ['train']),
+        (diem, ['train', 'test', 'test_i', 'test_ii', 'test_iii']),
+        (damaged_dhf1k, ['train', 'validation']),
+    ],
+)
+def test_beam_prepares_the_same(tmp_path, make, splits):
     pytest.importorskip('apache_beam', reason='Apache Beam, an extra, is not installed')
-    builder = load_builder('ucf_sports', tmp_path / 'beam')
+    name, copy = make.__name__.removeprefix('damaged_'), make(tmp_path / 'copy')
+    builder = load_builder(name, tmp_path / 'beam', size=(32, 64))
     config = tfds.download.DownloadConfig(manual_dir=copy, beam_runner='DirectRunner')
     builder.download_and_prepare(download_config=config)
-    by_beam = data.open_split('ucf_sports', 'train', tmp_path / 'beam')
-    data.prepare_dataset('ucf_sports', tmp_path / 'own', copy, num_workers=1)
-    own = data.open_split('ucf_sports', 'train', tmp_path / 'own')
-    assert by_beam.videos == own.videos
-    assert all(by_beam.example(i) == own.example(i) for i in range(len(own)))
+    here = data.prepare_dataset(name, tmp_path / 'own', copy, num_workers=1, size=(32, 64))
+    assert sorted(builder.info.metadata['problems']) == sorted(here.info.metadata['problems'])
+    for split in splits:
+        by_beam = data.open_split(name, split, tmp_path / 'beam')
+        own = data.open_split(name, split, tmp_path / 'own')
+        assert by_beam.videos == own.videos
+        assert all(by_beam.example(i) == own.example(i) for i in range(len(own)))
+    if make is damaged_dhf1k:
+        assert any('0002.png: its maps cannot be used' in str(p) for p in builder.problems)
+        strict = load_builder(name, tmp_path / 'strict', size=(32, 64), strict=True)
+        with pytest.raises(InputError, match='allows none'):
+            strict.download_and_prepare(download_config=config)

@@ -12,7 +12,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stsa_jax import layers
+from stsa_jax import layers, pooling
 
 
 def to_torch(x):
@@ -99,7 +99,7 @@ def test_gradients_of_conv3d(kernel, stride, padding, short_sums):
 @pytest.mark.parametrize('kt', [1, 2])
 def test_conv_of_upsampled(kt):
     x, k = random(2, 4, 5, 7, 6), random(kt, 3, 3, 6, 5, seed=1)
-    direct = layers.conv3d(layers.upsample_2x(x), k, (kt, 1, 1), (0, 1, 1))
+    direct = layers.conv3d(pooling.upsample_2x(x), k, (kt, 1, 1), (0, 1, 1))
     np.testing.assert_allclose(layers.conv_of_upsampled(x, k), direct, atol=2e-5)
 
 
@@ -124,7 +124,7 @@ def test_max_pool_and_its_gradient(window, stride, padding, ties):
         x = np.round(x)
     t = to_torch(x).requires_grad_()
     expected = F.max_pool3d(t, window, stride, padding)
-    found, vjp = jax.vjp(lambda x: layers.max_pool(x, window, stride, padding), x)
+    found, vjp = jax.vjp(lambda x: pooling.max_pool(x, window, stride, padding), x)
     np.testing.assert_array_equal(found, from_torch(expected))
     cotangent = random(*found.shape, seed=2)
     expected.backward(to_torch(cotangent))
@@ -137,11 +137,11 @@ def test_max_pool_and_its_gradient(window, stride, padding, ties):
 )
 def test_bottleneck_pool_keeps_pytorchs_indices(values):
     x = np.array(values, np.float32).reshape(1, 1, 4, 8, 1)
-    pooled, index = layers.max_pool_2x2_with_indices(x)
+    pooled, index = pooling.max_pool_2x2_with_indices(x)
     expected, places = F.max_pool3d(to_torch(x), (1, 2, 2), return_indices=True)
     np.testing.assert_array_equal(pooled, from_torch(expected))
     spread = F.max_unpool3d(2 * expected + 1, places, (1, 2, 2))
-    found = layers.max_unpool_2x2(2 * pooled + 1, index)
+    found = pooling.max_unpool_2x2(2 * pooled + 1, index)
     np.testing.assert_array_equal(found, from_torch(spread))
 
 
@@ -149,7 +149,7 @@ def test_bottleneck_pool_keeps_pytorchs_indices(values):
 def test_max_pool_of_odd_sizes(window, stride, padding):
     x = random(1, 3, 7, 9, 2)
     expected = F.max_pool3d(to_torch(x), window, stride, padding)
-    found = layers.max_pool(x, window, stride, padding)
+    found = pooling.max_pool(x, window, stride, padding)
     np.testing.assert_array_equal(found, from_torch(expected))
 
 
@@ -159,16 +159,16 @@ def test_resize(size):
     frames = torch.from_numpy(x.reshape(4, 3, 5, 4).transpose(0, 3, 1, 2).copy())
     expected = F.interpolate(frames, size, mode='bilinear', align_corners=False)
     expected = expected.numpy().transpose(0, 2, 3, 1).reshape(2, 2, *size, 4)
-    found = layers.resize(x, size)
+    found = pooling.resize(x, size)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     if size == (6, 10):
-        np.testing.assert_array_equal(found, layers.upsample_2x(x))
+        np.testing.assert_array_equal(found, pooling.upsample_2x(x))
 
 
 def test_unpooling_what_was_pooled_keeps_the_maxima_only():
     x = random(1, 2, 4, 6, 3)
-    pooled, index = layers.max_pool_2x2_with_indices(x)
-    back = np.asarray(layers.max_unpool_2x2(pooled, index))
+    pooled, index = pooling.max_pool_2x2_with_indices(x)
+    back = np.asarray(pooling.max_unpool_2x2(pooled, index))
     assert np.array_equal(back[back != 0], x[back != 0])
     assert (back != 0).sum() == pooled.size
 
@@ -178,7 +178,7 @@ def test_upsample():
     expected = F.interpolate(
         to_torch(x), scale_factor=(1, 2, 2), mode='trilinear', align_corners=False
     )
-    np.testing.assert_allclose(layers.upsample_2x(x), from_torch(expected), atol=1e-6)
+    np.testing.assert_allclose(pooling.upsample_2x(x), from_torch(expected), atol=1e-6)
 
 
 @pytest.mark.parametrize('train', [True, False])
@@ -203,6 +203,25 @@ def test_conv_batch_norm_relu(train):
     np.testing.assert_allclose(unit.mean[...], reference.running_mean, rtol=1e-5)
     np.testing.assert_allclose(unit.var[...], reference.running_var, rtol=1e-5)
     assert int(unit.count[...]) == int(reference.num_batches_tracked) == int(train)
+
+
+def test_gradients_of_batch_norm_and_relu_and_what_they_keep():
+    y, d = random(2, 3, 4, 6, 5) * 2 + 1, random(2, 3, 4, 6, 5, seed=1)
+    scale, bias = random(5, seed=2), random(5, seed=3)
+    found, pull = jax.vjp(lambda *a: layers._normalised_relu(*a)[0], y, scale, bias)
+    inputs = [to_torch(y), torch.from_numpy(scale), torch.from_numpy(bias)]
+    for tensor in inputs:
+        tensor.requires_grad_()
+    x, weight, shift = inputs
+    expected = F.batch_norm(x, None, None, weight, shift, training=True, eps=1e-3).relu()
+    expected.backward(to_torch(d))
+    np.testing.assert_allclose(found, from_torch(expected), atol=1e-5)
+    d_y, d_scale, d_bias = pull(d)
+    np.testing.assert_allclose(d_y, from_torch(x.grad), atol=1e-5)
+    np.testing.assert_allclose(d_scale, weight.grad, atol=2e-5)
+    np.testing.assert_allclose(d_bias, shift.grad, atol=2e-5)
+    # Of the arrays as large as the features, the input alone is kept.
+    assert sum(kept.size == y.size for kept in jax.tree.leaves(pull)) == 1
 
 
 def test_layer_norm_over_the_full_shape():

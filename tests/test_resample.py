@@ -15,7 +15,7 @@ from stsa_jax import (
     STSANet,
     STSANetConfig,
     functional,
-    layers,
+    pooling,
     port,
     pretrained,
     stsa,
@@ -233,5 +233,5 @@ def test_a_model_of_another_size_runs(tmp_path, weights, monkeypatch):
 
 def test_resizing_agrees_with_the_networks_own():
     x = np.random.default_rng(0).normal(size=(2, 4, 3, 5, 6)).astype(np.float32)
-    inside = np.asarray(layers.resize(x, (7, 4))).transpose(0, 4, 1, 2, 3)
+    inside = np.asarray(pooling.resize(x, (7, 4))).transpose(0, 4, 1, 2, 3)
     np.testing.assert_allclose(resize(x.transpose(0, 4, 1, 2, 3), (7, 4)), inside, atol=1e-6)

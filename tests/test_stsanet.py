@@ -23,7 +23,7 @@ from stsa_jax import (
     stsa,
     stsanet,
 )
-from stsa_jax.layers import max_pool_2x2_with_indices, max_unpool_2x2
+from stsa_jax.pooling import max_pool_2x2_with_indices, max_unpool_2x2
 
 TINY = STSANetConfig(image_size=(32, 64), frames=16, width=0.125)
 

@@ -1,5 +1,6 @@
 """train.py from the command line's point of view, with a small network in STSA-Net's place."""
 
+import json
 import os
 import random
 import re
@@ -24,7 +25,7 @@ import train
 from data import synthetic
 from stsa_jax.checkpoint import load_weights
 from stsa_jax.configuration import load_config
-from stsa_jax.errors import exit_cleanly
+from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.reporting import read_log
 
 ROOT = Path(__file__).parents[1]
@@ -162,6 +163,36 @@ def test_damaged_frames_are_told_and_counted_and_training_goes_on(
     assert counted == sum(bool(re.match(r'step \d: .*frame (19|20): ', line)) for line in told) > 0
     # Of the held-out clips, which are the same every time, it is told once.
     assert len(told) == counted + 1 and 'split validation' in ''.join(told)
+
+
+def test_several_datasets_are_named_and_weighed_on_the_command_line(
+    prepared, config_file, tmp_path, monkeypatch, capfd
+):
+    both, workdir = tmp_path / 'datasets', tmp_path / 'run'
+    shutil.copytree(prepared, both)
+    shots = {('training', 'Walk-Front-001'): (1, 10, 0)}
+    copy = data_copies.shots(tmp_path / 'copy', shots, data_copies.ucf_file)
+    data.prepare_dataset('ucf_sports', both, copy, num_workers=1, size=(32, 64))
+    fields = ['data.datasets=stsa_synthetic,ucf_sports', 'data.weights=1,3', 'num_steps=2']
+    fields += [f'data.data_dir={both}']
+    monkeypatch.setattr(sys, 'argv', ['train.py', *command(config_file, workdir, *fields)[2:]])
+    with pytest.raises(SystemExit) as end:
+        exit_cleanly(train.main)
+    assert end.value.code == 0
+    told = capfd.readouterr().err
+    assert 'stsa_synthetic: 2 videos, ' in told and 'ucf_sports: 1 videos, 10 windows' in told
+    steps = [entry for entry in read_log(workdir) if entry['kind'] == 'train']
+    assert [entry['step'] for entry in steps] == [1, 2]
+    assert all(np.isfinite(entry['loss']) for entry in steps)
+    # What is saved of the stream of clips depends on its datasets and their weights.
+    meta = json.loads((workdir / 'checkpoints/2/meta/metadata').read_text())
+    names, view = (
+        ['stsa_synthetic', 'ucf_sports'],
+        {'data_dir': both, 'batch_size': 8, 'frames': 16},
+    )
+    data.train_clips(names, [1, 3], **view).set_state(meta['data'][0]['clips'])
+    with pytest.raises(InputError, match='another stream'):
+        data.train_clips(names, **view).set_state(meta['data'][0]['clips'])
 
 
 def test_early_stopping(config_file, tmp_path):

@@ -13,7 +13,7 @@ from flax import traverse_util
 from jax.ad_checkpoint import print_saved_residuals
 from small_network import initial_weights
 
-from stsa_jax import functional, optimizer, sharding, training
+from stsa_jax import cost, functional, optimizer, sharding, training
 from stsa_jax.errors import InputError
 from stsa_jax.initial import random_weights
 from stsa_jax.meter import Meter
@@ -244,3 +244,31 @@ def test_initial_weights_are_pytorchs_defaults_for_every_layer_of_the_model():
     assert all((array == (path[-1] == 'var')).all() for path, array in running.items())
     other, _ = random_weights(shapes, statistics, seed=2)
     assert not np.array_equal(other['readout']['map']['kernel'], flat['readout', 'map', 'kernel'])
+
+
+def test_bfloat16_is_of_products_alone_and_the_state_stays_float32():
+    """The step of a network with every kind of part, traced: nothing is compiled."""
+    parts = {'levels': (3,), 'stsa_levels': (3,), 'amsf_weighting': False}
+    size = {'image_size': (32, 64), 'frames': 16, 'width': 0.125}
+    config = STSANetConfig(**size, **parts, dtype='bfloat16')
+    graphdef, params, batch_stats = functional.abstract(STSANet, config)
+    mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+    tx = optimizer.optimizer(CONSTANT, 10)
+    state = training.abstract_state(mesh, params, batch_stats, tx, ema=True)
+    data = {
+        'clip': jax.ShapeDtypeStruct((1, 16, 32, 64, 3), jnp.uint8),
+        'density': jax.ShapeDtypeStruct((1, 32, 64), jnp.float32),
+    }
+    rate = optimizer.learning_rate(CONSTANT, 10, 100)
+    options = training.StepOptions(ema_decay=0.9)
+    traced = training.make_train_step(graphdef, tx, rate, mesh, options).trace(state, data)
+    products = {
+        equation.invars[1].aval.dtype.name
+        for equation, *_ in cost.equations(traced.jaxpr.jaxpr)
+        if equation.primitive.name == 'conv_general_dilated'
+    }
+    assert products == {'bfloat16', 'float32'}
+    after, _ = traced.out_info
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(after)} == {'float32', 'int32'}
+    kinds = [jax.tree.map(lambda a: (a.shape, a.dtype), tree) for tree in (state, after)]
+    assert kinds[0] == kinds[1]
