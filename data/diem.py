@@ -41,7 +41,7 @@ def read_viewers(
 ) -> list[gaze.Fixations]:
     """The fixations of every gaze file in `folder`, on frames of `size` (h, w).
 
-    What is no gaze file is left out and reported, litter of operating systems without a word.
+    What is no gaze file is left out and reported.
     """
     paths = gaze_files(folder, root, report)
     tree.note_strays(folder, root, report, paths)

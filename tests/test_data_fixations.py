@@ -46,7 +46,7 @@ def test_a_bad_record_is_named_and_the_others_go_on(tmp_path, capsys):
         run('dhf1k', tmp_path, '--videos', '2')
 
 
-def test_diem_litter_is_skipped_and_frames_are_counted_in_the_video(tmp_path, capsys):
+def test_diem_litter_is_named_and_skipped_and_frames_are_counted_in_the_video(tmp_path, capsys):
     copy = copies.diem_raw(tmp_path / 'copy', {'one_show': (5, 40), 'diy_sos': (4, 100)})
     size = f'{copies.WIDTH}x{copies.HEIGHT}'
     events = copy / f'one_show_{size}' / 'event_data'
@@ -58,7 +58,8 @@ def test_diem_litter_is_skipped_and_frames_are_counted_in_the_video(tmp_path, ca
         path.unlink()
     run('diem', tmp_path)
     told = capsys.readouterr().out
-    assert 'notes.txt: is no gaze file of DIEM' in told and '._x.txt' not in told
+    assert 'notes.txt: is no gaze file of DIEM' in told
+    assert '(._x.txt); skipped' in told
     assert frames_in(tmp_path / f'out/one_show_{size}/fixation') == [1, 2, 3, 4, 5]
     assert frames_in(tmp_path / f'out/diy_sos_{size}/fixation') == [1, 2, 3, 4]
     assert f'diy_sos_{size}: no video to count frames in; 4 frames' in told
