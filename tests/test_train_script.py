@@ -64,7 +64,7 @@ def config_file(prepared, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(train, 'initial_weights', small_network.initial_weights)
+    small_network.train_it(monkeypatch.setattr)
 
 
 def run(config_file, workdir, *overrides):
@@ -76,7 +76,7 @@ def run(config_file, workdir, *overrides):
 @pytest.fixture(scope='module')
 def finished(config_file, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, 'initial_weights', small_network.initial_weights)
+        small_network.train_it(patch.setattr)
         workdir = tmp_path_factory.mktemp('runs') / 'run'
         history = run(config_file, workdir, 'validation.every=3', 'validation.clips=3')
     return workdir, history
