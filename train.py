@@ -174,7 +174,7 @@ def train(
                 scores = validation(step, state, report, stopping.requested)
             unvalidated = validating and not scores
             ended = (last or best.is_stale(config.validation.patience)) and not unvalidated
-            stop = stopping.stopped = stopping.stopped and not ended
+            stop = stopping.stopped = stopping.requested() and not ended
             if saving:
                 rest = data_state(clips, best, meter, unvalidated)
                 save(checkpoints, step, state, rest, scores, report, needed=ended or stop)

@@ -1,14 +1,10 @@
 """train.py from the command line's point of view, with a small network in STSA-Net's place."""
 
-import os
-import random
 import re
 import shutil
-import signal
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import data_copies
@@ -171,58 +167,6 @@ def test_early_stopping(config_file, tmp_path):
     history = run(config_file, tmp_path / 'run', *options)
     assert history[-1]['step'] == 3
     assert run(config_file, tmp_path / 'run', *options) == history, 'the same command adds nothing'
-
-
-def command(config_file, workdir, *overrides):
-    script = [sys.executable, str(ROOT / 'tests' / 'small_network.py')]
-    options = [f'--config={config_file}', f'--workdir={workdir}']
-    return script + options + [f'--config.{o}' for o in overrides]
-
-
-@pytest.mark.slow
-def test_killed_and_stopped_anyhow_it_goes_on_as_if_it_had_not_been(
-    config_file, tmp_path, tmp_path_factory
-):
-    """SIGKILL at random moments, SIGTERM once; STSA_JAX_KILLS sets the number of kills."""
-    long = ('num_steps=60', 'checkpoint_every=7', 'validation.every=20', 'validation.clips=3')
-    environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'compiled')}
-    environment['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
-    workdir, rng = tmp_path / 'killed', random.Random(0)
-    kills = int(os.environ.get('STSA_JAX_KILLS', '2'))
-    signals = [signal.SIGKILL] * kills + [signal.SIGTERM]
-    for how in signals:
-        process = subprocess.Popen(
-            [*command(config_file, workdir, *long), '--stopped_exit_code=75'],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        before = last_step(workdir)
-        deadline = time.monotonic() + 300
-        while process.poll() is None and last_step(workdir) <= before + 2:
-            assert time.monotonic() < deadline, 'the run does not get on'
-            time.sleep(0.05)
-        time.sleep(rng.uniform(0, 0.7))
-        process.send_signal(how)
-        _, told = process.communicate(timeout=120)
-        if process.returncode not in (0, 75, -signal.SIGKILL):
-            pytest.fail(f'ended with {process.returncode}: {told[-3000:]}')
-        if how == signal.SIGTERM and last_step(workdir) < 60:
-            assert process.returncode == 75 and 'stopped at step' in told
-    done = subprocess.run(
-        command(config_file, workdir, *long), env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    whole = tmp_path / 'whole'
-    run(config_file, whole, *long)
-    assert_same_weights(load_weights(workdir), load_weights(whole))
-    logs = [[(e['step'], e['kind'], e['loss']) for e in read_log(w)] for w in (workdir, whole)]
-    assert logs[0] == logs[1]
-
-
-def last_step(workdir):
-    log = read_log(workdir)
-    return log[-1]['step'] if log else 0
 
 
 BAD_OVERRIDES = {
