@@ -97,7 +97,8 @@ class Checkpointer:
         )
 
     def amend(self, step: int, data_state, metrics: Mapping[str, float]) -> None:
-        """Replaces what the checkpoint of `step`, which is there, says of data and validation."""
+        """Replaces what the checkpoint of `step` says of the data and of validation."""
+        self.wait()
         path = self._folder / str(step) / 'meta' / 'metadata'
         new = {'data': distributed.gather_json(_as_json(data_state)), 'metrics': dict(metrics)}
         self._best.metas[step] = json.loads(path.read_text()) | new

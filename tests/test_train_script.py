@@ -14,6 +14,7 @@ import pytest
 import small_network
 import yaml
 from tensorboardX.proto import event_pb2
+from tensorboardX.proto.event_pb2 import SessionLog
 
 import data
 import train
@@ -127,17 +128,25 @@ def test_the_same_command_again_finds_the_run_finished(finished, config_file):
 
 
 def test_a_damaged_latest_checkpoint_costs_only_the_steps_since_the_one_before(
-    finished, config_file, tmp_path
+    finished, config_file, tmp_path, monkeypatch, capsys
 ):
     workdir, history = finished
     copy = tmp_path / 'run'
     shutil.copytree(workdir, copy)
-    largest = max((copy / 'checkpoints/6').rglob('d/*'), key=lambda p: p.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[:100])
-    run(config_file, copy, 'validation.every=3', 'validation.clips=3')
+    for path in (copy / 'checkpoints' / '6').rglob('d/*'):
+        path.write_bytes(path.read_bytes()[:100])
+    options = ('--config.validation.every=3', '--config.validation.clips=3')
+    arguments = (f'--config={config_file}', f'--workdir={copy}', *options)
+    monkeypatch.setattr(sys, 'argv', ['train.py', *arguments])
+    assert train.main() == 0
+    told = capsys.readouterr().err
+    assert f'warning: {copy}/checkpoints/6: not a whole checkpoint' in told
+    assert 'continuing at step 4 of 6' in told
     assert_same_weights(load_weights(copy), load_weights(workdir))
     losses = [[e['loss'] for e in log] for log in (history, read_log(copy))]
     assert losses[0] == losses[1], 'the log reads as that of the uninterrupted run'
+    started = [e.step for e in read_events(copy) if e.session_log.status == SessionLog.START]
+    assert started == [5], 'TensorBoard drops what it has of later steps'
 
 
 def test_damaged_frames_are_told_and_counted_and_training_goes_on(
@@ -158,6 +167,25 @@ def test_damaged_frames_are_told_and_counted_and_training_goes_on(
     assert counted == sum(bool(re.match(r'step \d: .*frame (19|20): ', line)) for line in told) > 0
     # Of the held-out clips, which are the same every time, it is told once.
     assert len(told) == counted + 1 and 'split validation' in ''.join(told)
+
+
+def test_weights_to_start_from_are_read_once(finished, config_file, tmp_path, monkeypatch, capsys):
+    source, workdir = tmp_path / 'source', tmp_path / 'run'
+    # The rate is so small that the parameters stay what they were.
+    options = ('num_steps=2', 'checkpoint_every=1', 'optimizer.learning_rate=1e-30')
+    options += (f'init_from={source}',)
+    arguments = [f'--config={config_file}', f'--workdir={workdir}']
+    arguments += [f'--config.{option}' for option in options]
+    fails_cleanly(monkeypatch, capsys, *arguments)
+    assert not workdir.exists()
+    shutil.copytree(finished[0], source)
+    run(config_file, workdir, *options)
+    start = load_weights(finished[0], 'best').params
+    for a, b in zip(jax.tree.leaves(load_weights(workdir).params), jax.tree.leaves(start)):
+        np.testing.assert_array_equal(a, b)
+    shutil.rmtree(source)
+    shutil.rmtree(workdir / 'checkpoints' / '2')
+    assert [entry['step'] for entry in run(config_file, workdir, *options)] == [1, 2]
 
 
 def test_early_stopping(config_file, tmp_path):
@@ -186,6 +214,7 @@ BAD_OVERRIDES = {
     'data.train_split=trian': "no split 'trian'; it has test, train, validation",
     'optimizer.schedule=stairs': "config.optimizer.schedule is 'stairs', expected one of constant",
     'validation.metric=nss': "metric='nss'",
+    'init_from=runs/nowhere': 'runs/nowhere: there is no such folder',
 }
 
 
@@ -209,7 +238,7 @@ def test_bad_fields(override, config_file, tmp_path, monkeypatch, capsys):
         f'--config.{override}',
     )
     assert re.search(BAD_OVERRIDES[override], told), told
-    assert not (workdir / 'config.json').exists(), 'nothing is written'
+    assert not workdir.exists(), 'nothing is written'
 
 
 def test_bad_paths(config_file, finished, tmp_path, monkeypatch, capsys):
