@@ -172,9 +172,10 @@ def train(
             scores = {}
             if validating and not stop:
                 scores = validation(step, state, report, stopping.requested)
+                stop = stopping.requested()
             unvalidated = validating and not scores
             ended = (last or best.is_stale(config.validation.patience)) and not unvalidated
-            stop = stopping.stopped = stopping.requested() and not ended
+            stop = stopping.stopped = stop and not ended
             if saving:
                 rest = data_state(clips, best, meter, unvalidated)
                 save(checkpoints, step, state, rest, scores, report, needed=ended or stop)
