@@ -13,28 +13,36 @@ fields of a config are explained in configs/default.py. `workdir` gets
 
 import argparse
 import contextlib
-import time
+import os
+import sys
 
 import jax
-import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
 import data
 from data.held_out import HeldOutClips
 from data.windows import problem_lines
-from stsa_jax import distributed, files, optimizer, run_config, sharding, training, visualize
-from stsa_jax.checkpoint import Checkpointer, describe
+from stsa_jax import (
+    compiling,
+    distributed,
+    files,
+    functional,
+    optimizer,
+    run_config,
+    sharding,
+    training,
+)
+from stsa_jax.checkpoint import FOLDER, Checkpointer, describe
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.initial import initial_weights
 from stsa_jax.meter import Meter
-from stsa_jax.preprocess import IMAGENET, denormalise
+from stsa_jax.preprocess import IMAGENET
 from stsa_jax.reporting import Reporter
-from stsa_jax.stsanet import STSANetConfig
-from stsa_jax.validation import Best, validate
-
-PROFILED = (10, 15)  # the steps of --profile, counted from where the run starts or goes on
+from stsa_jax.stsanet import STSANet, STSANetConfig
+from stsa_jax.trace import Trace
+from stsa_jax.validation import Best, Validation, weights_to_validate
 
 
 def train(
@@ -48,16 +56,140 @@ def train(
     `profile` is a folder for a trace of a few steps. `stopping` says afterwards whether a signal
     ended the run early. Each dict has `step`, `kind` ('train' or 'validation') and values: loss,
     kl, cc, ... Raises InputError for anything about the config, the data or the workdir that cannot
-    be used.
+    be used, and if the last checkpoint cannot be written.
     """
+    run_config.check_values(config)
+    run_config.check_same(workdir, config.to_dict())
     stopping = stopping or distributed.StopSignal()
-    check_config(config)
-    workdir = files.output_folder(workdir)
-    model_config = STSANetConfig(**config.model)
-    mesh = sharding.make_mesh(**config.mesh)
-    local_batch = sharding.local_batch_size(mesh, config.batch_size, config.accumulate)
-    best = Best(config.validation.metric, config.validation.mode)
-    optimizer_config = optimizer.OptimizerConfig(**config.optimizer)
+    history = []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(stopping)
+        model_config = STSANetConfig(**config.model)
+        mesh = sharding.make_mesh(**config.mesh)
+        optimizer_config = optimizer.OptimizerConfig(**config.optimizer)
+        best = Best(config.validation.metric, config.validation.mode)
+        clips, held_out = open_clips(config, model_config, mesh)
+        stack.callback(clips.close)
+        num_steps = config.num_steps or config.num_epochs * clips.steps_per_epoch
+        for folder in (workdir, os.path.join(workdir, FOLDER)):
+            stack.enter_context(files.folder_if_used(folder))
+
+        graphdef, *shapes = functional.abstract(STSANet, model_config)
+        rate = optimizer.learning_rate(optimizer_config, clips.steps_per_epoch, num_steps)
+        tx = optimizer.optimizer(optimizer_config, clips.steps_per_epoch)
+        ema = config.ema_decay > 0
+        description = describe('stsanet', config.model.to_dict(), IMAGENET)
+        selection = (best.metric, best.mode) if held_out else ()
+        checkpoints = stack.enter_context(
+            Checkpointer(workdir, description, config.keep_checkpoints, *selection)
+        )
+        like = training.abstract_state(mesh, *shapes, tx, ema)
+        found = checkpoints.restore(training.to_items(like))
+        if found is None:
+            _, *weights = initial_weights(model_config, config.seed, config.init_from)
+            state, step = training.create_state(mesh, *weights, tx, ema), 0
+            unvalidated, skipped_in_row = False, 0
+            del weights
+        else:
+            state, step = training.from_items(found.items), found.step
+            clips.set_state(found.data_state['clips'])
+            best.value, best.since = found.data_state['best']
+            unvalidated = found.data_state.get('unvalidated', False)
+            skipped_in_row = found.data_state.get('skipped_in_row', 0)
+            del found
+        run_config.write_config(workdir, config.to_dict())
+
+        report = stack.enter_context(Reporter(workdir, num_steps, step))
+        history = report.history
+        ended = step >= num_steps or best.is_stale(config.validation.patience)
+        if ended and not unvalidated:
+            report.say(f'{workdir}: is trained already, {step} of {num_steps} steps')
+            return history
+        report.say(f'{"continuing at" if step else "starting at"} step {step} of {num_steps}')
+        for used in clips.summary:
+            report.say(
+                f'{used["dataset"]}: {used["videos"]} videos, {used["windows"]} windows; '
+                f'{used["windows_without_fixation"]} windows and '
+                f'{used["videos_without_fixation"]} videos without fixation are left out'
+            )
+
+        options = training.StepOptions(
+            config.accumulate,
+            config.ema_decay,
+            config.freeze_backbone,
+            config.freeze_batch_norm,
+            config.remat,
+        )
+        batch = training.abstract_batch(mesh, config.batch_size, model_config)
+        report.say('compiling the training step')
+        train_step = training.make_train_step(graphdef, tx, rate, mesh, options)
+        train_step = compiling.compiled(train_step.lower(state, batch))
+        needs = training.flops(train_step), training.memory(train_step)
+        meter = Meter(config.batch_size, config.max_skipped, *needs, skipped_in_row)
+        if held_out is not None:
+            eval_step = training.make_eval_step(graphdef, mesh)
+            eval_step = compiling.compiled(eval_step.lower(*weights_to_validate(state), batch))
+            target = model_config.target_index
+            validation = Validation(eval_step, held_out, config.batch_size, mesh, best, target)
+
+        stop = False
+        if unvalidated:  # a signal cut it off
+            scores = validation(step, state, report, stopping.requested)
+            unvalidated = not scores
+            if scores:
+                checkpoints.amend(step, data_state(clips, best, meter), scores)
+            stop = stopping.stopped
+        trace = stack.enter_context(Trace(profile, step, num_steps, report.say))
+        damaged = 0
+        meter.restart()
+        while not (stop or step >= num_steps or best.is_stale(config.validation.patience)):
+            with meter.waiting():
+                batch = next(clips)
+            arrays = sharding.put_batch(mesh, {k: batch[k] for k in ('clip', 'density')})
+            stopping.hold()
+            trace.before(step)
+            state, metrics = train_step(state, arrays)
+            step += 1
+            trace.after(step, state)
+            for line in problem_lines(batch):
+                damaged += 1
+                report.say(f'step {step}: {line}', from_all=True)
+            names = [f'{v} frame {f}' for v, f in zip(batch['video'], batch['frame'])]
+            meter.add(step, metrics, names)
+            report.advance(step)
+
+            last, stop = step == num_steps, stopping.requested()
+            validating = held_out is not None and (step % config.validation.every == 0 or last)
+            saving = last or stop or validating or step % config.checkpoint_every == 0
+            if saving or step % config.log_every == 0:
+                values, problems = meter.read()
+                report.record(step, values | {'damaged_frames': damaged})
+                damaged = 0
+            else:
+                problems = meter.check() if step % config.max_skipped == 0 else []
+            for line in problems:
+                report.say(line)
+            scores = {}
+            if validating and not stop:
+                scores = validation(step, state, report, stopping.requested)
+                stop = stopping.requested()
+            unvalidated = validating and not scores
+            ended = (last or best.is_stale(config.validation.patience)) and not unvalidated
+            stop = stopping.stopped = stop and not ended
+            if saving:
+                rest = data_state(clips, best, meter, unvalidated)
+                save(checkpoints, step, state, rest, scores, report, needed=ended or stop)
+                meter.restart()
+            if stop:
+                checkpoints.wait()
+                report.say(f'stopped at step {step}, saved; the same command continues')
+        if not stop and step < num_steps:
+            report.say(f'stopped early at step {step}: no better {best.metric} for a while')
+    return history
+
+
+def open_clips(config: ConfigDict, model_config: STSANetConfig, mesh) -> tuple:
+    """This process's training clips, and the clips held out for validation or None."""
     view = {
         'data_dir': config.data.data_dir or None,
         'image_size': model_config.image_size,
@@ -68,7 +200,7 @@ def train(
         config.data.datasets,
         config.data.weights or None,
         split=config.data.train_split,
-        batch_size=local_batch,
+        batch_size=sharding.local_batch_size(mesh, config.batch_size, config.accumulate),
         seed=config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -76,163 +208,40 @@ def train(
         normalise=False,  # uint8 to the device, normalised there
         **view,
     )
-    held_out = None
-    if config.validation.every:
-        held_out = HeldOutClips(
-            config.data.eval_datasets or config.data.datasets,
-            config.validation.clips,
-            split=config.data.eval_split,
-            normalisation=None,
-            **view,
-        )
-    num_steps = config.num_steps or config.num_epochs * clips.steps_per_epoch
-    run_config.write_config(workdir, config.to_dict())
-
-    graphdef, *weights = initial_weights(model_config, config.seed, config.init_from)
-    rate = optimizer.learning_rate(optimizer_config, clips.steps_per_epoch, num_steps)
-    tx = optimizer.optimizer(optimizer_config, clips.steps_per_epoch)
-    state = training.create_state(mesh, *weights, tx, ema=config.ema_decay > 0)
-    del weights
-    options = training.StepOptions(
-        config.accumulate,
-        config.ema_decay,
-        config.freeze_backbone,
-        config.freeze_batch_norm,
-        config.remat,
+    if not config.validation.every:
+        return clips, None
+    return clips, HeldOutClips(
+        config.data.eval_datasets or config.data.datasets,
+        config.validation.clips,
+        split=config.data.eval_split,
+        normalisation=None,
+        **view,
     )
-    train_step = training.make_train_step(graphdef, tx, rate, mesh, options)
-    eval_step = training.make_eval_step(graphdef, mesh)
-    description = describe('stsanet', config.model.to_dict(), IMAGENET)
-    selection = (best.metric, best.mode) if held_out else ()
-
-    with contextlib.ExitStack() as stack:
-        stack.callback(clips.close)
-        stack.enter_context(stopping)
-        checkpoints = stack.enter_context(
-            Checkpointer(workdir, description, config.keep_checkpoints, *selection)
-        )
-        step = 0
-        if (found := checkpoints.restore(training.to_items(state))) is not None:
-            state, step = training.from_items(found.items), found.step
-            clips.set_state(found.data_state['clips'])
-            best.value, best.since = found.data_state['best']
-            del found
-        report = stack.enter_context(Reporter(workdir, num_steps, step))
-        if step >= num_steps or best.is_stale(config.validation.patience):
-            report.say(f'{workdir}: is trained already, {step} of {num_steps} steps')
-            return report.history
-        report.say(f'{"continuing at" if step else "starting at"} step {step} of {num_steps}')
-
-        for used in clips.summary:
-            report.say(
-                f'{used["dataset"]}: {used["videos"]} videos, {used["windows"]} windows; '
-                f'{used["windows_without_fixation"]} windows and '
-                f'{used["videos_without_fixation"]} videos without fixation are left out'
-            )
-        meter, compiled, first, damaged, told = None, None, step, 0, 0
-        while step < num_steps:
-            waiting = time.perf_counter()
-            batch = next(clips)
-            waited = time.perf_counter() - waiting
-            arrays = sharding.put_batch(mesh, {k: batch[k] for k in ('clip', 'density')})
-            if compiled is None:
-                report.say('compiling the training step')
-                compiled = train_step.lower(state, arrays).compile()
-                needs = training.flops(compiled), training.memory(compiled)
-                meter = Meter(config.batch_size, config.max_skipped, *needs)
-            if profile and step == first + PROFILED[0]:
-                jax.profiler.start_trace(profile)
-            state, metrics = compiled(state, arrays)
-            step += 1
-            if profile and step == min(first + PROFILED[1], num_steps) > first + PROFILED[0]:
-                jax.block_until_ready(state)
-                jax.profiler.stop_trace()
-            for line in problem_lines(batch):
-                damaged += 1
-                report.say(f'step {step}: {line}', from_all=True)
-            names = [f'{v} frame {f}' for v, f in zip(batch['video'], batch['frame'])]
-            meter.waited(waited)
-            meter.add(step, metrics, names)
-            report.advance(step)
-
-            last, stop = step == num_steps, stopping.requested(step)
-            validating = held_out is not None and (step % config.validation.every == 0 or last)
-            saving = last or stop or validating or step % config.checkpoint_every == 0
-            if saving or step % config.log_every == 0:
-                values, problems = meter.read()
-                for line in problems:
-                    report.say(line)
-                report.record(step, values | {'damaged_frames': damaged})
-                damaged = 0
-            scores = {}
-            if validating and not stop:
-                params = state.params if state.ema is None else state.ema
-                scores, saliency, shown = validate(
-                    eval_step, params, state.batch_stats, held_out, config.batch_size, mesh
-                )
-                for line in held_out.problems[told:]:
-                    report.say(line, from_all=True)
-                told = len(held_out.problems)
-                best.update(scores)
-                report.record(step, scores, 'validation')
-                report.images(step, pictures(shown, saliency, model_config.target_index))
-            if saving:
-                data_state = {'clips': clips.get_state(), 'best': [best.value, best.since]}
-                save(checkpoints, step, state, data_state, scores, report)
-            if stop:
-                checkpoints.wait()
-                report.say(f'stopped at step {step}, saved; the same command continues')
-                break
-            if best.is_stale(config.validation.patience):
-                report.say(f'stopped early at step {step}: no better {best.metric} for a while')
-                break
-        return report.history
 
 
-def save(checkpoints, step: int, state, data_state, scores: dict, report) -> None:
+def data_state(clips, best: Best, meter: Meter, unvalidated: bool = False) -> dict:
+    """What a checkpoint holds besides arrays; `unvalidated`: its validation was cut off."""
+    return {
+        'clips': clips.get_state(),
+        'best': [best.value, best.since],
+        'skipped_in_row': meter.skipped_in_row,
+        'unvalidated': unvalidated,
+    }
+
+
+def save(checkpoints, step: int, state, data, scores: dict, report, needed: bool) -> None:
     """Saves a checkpoint; a failure is reported, and training goes on with the one before.
 
     A second try follows: the first one may have failed of the checkpoint before, which was written
-    in the background.
+    in the background. Raises InputError if this one is `needed` and fails, as no other will follow.
     """
-    for _ in range(2):
+    for final in (False, True):
         try:
-            return checkpoints.save(step, training.to_items(state), data_state, scores)
+            return checkpoints.save(step, training.to_items(state), data, scores)
         except InputError as error:
+            if final and needed:
+                raise
             report.say(f'step {step}: {error}')
-
-
-def pictures(batch: dict, saliency: np.ndarray, target: int, most: int = 4) -> dict:
-    """For TensorBoard: the target frame, the prediction and the ground truth, side by side."""
-    made = {}
-    for i in range(min(most, len(saliency))):
-        frame = batch['clip'][i, target]
-        frame = frame if frame.dtype == np.uint8 else denormalise(frame)
-        name = f'validation/{batch["video"][i]}_{batch["frame"][i]}'
-        made[name] = visualize.side_by_side(frame, saliency[i], batch['density'][i])
-    return made
-
-
-def check_config(config: ConfigDict) -> None:
-    """Raises InputError for values that no run can have."""
-    expected = {
-        'batch_size': (config.batch_size > 0, 'a positive number of clips'),
-        'num_steps': (config.num_steps >= 0, 'a number of steps, or 0 for num_epochs'),
-        'num_epochs': (config.num_epochs > 0, 'a positive number of epochs'),
-        'log_every': (config.log_every > 0, 'a positive number of steps'),
-        'checkpoint_every': (config.checkpoint_every > 0, 'a positive number of steps'),
-        'keep_checkpoints': (config.keep_checkpoints > 0, 'a positive number'),
-        'ema_decay': (0 <= config.ema_decay < 1, 'a number from 0 to below 1'),
-        'max_skipped': (config.max_skipped > 0, 'a positive number of steps'),
-    }
-    for field, (good, what) in expected.items():
-        if not good:
-            raise InputError(f'config.{field} is {config[field]!r}, expected {what}')
-    if not config.data.datasets:
-        raise InputError(
-            'config.data.datasets is empty; name prepared datasets, as in '
-            '--config.data.datasets=dhf1k'
-        )
 
 
 def main() -> int:
@@ -244,7 +253,7 @@ def main() -> int:
     )
     parser.add_argument('--config', required=True, help='a config file, as configs/dhf1k.py')
     parser.add_argument('--workdir', required=True, help='folder for checkpoints and logs')
-    parser.add_argument('--profile', metavar='DIR', help='write a trace of steps 10 to 14 here')
+    parser.add_argument('--profile', metavar='DIR', help='write a trace of five steps here')
     parser.add_argument(
         '--stopped_exit_code',
         type=int,
@@ -262,7 +271,11 @@ def main() -> int:
     distributed.initialise(options.coordinator, options.num_processes, options.process_id)
     stopping = distributed.StopSignal()
     train(config, options.workdir, options.profile, stopping)
-    return options.stopped_exit_code if stopping.stopped else 0
+    code = options.stopped_exit_code if stopping.stopped else 0
+    if compiling.goes_on():
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == '__main__':

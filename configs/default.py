@@ -11,7 +11,9 @@ checkpoint_every: steps between two checkpoints; the last step is always saved.
 keep_checkpoints: how many of the last ones are kept, besides the best one by validation.
 init_from: weights to start from: S3D's (they fill the backbone) or STSA-Net's; a .pth, .pt or
     .safetensors file or the folder of another run; '' for random ones. STSA-Net's may be of another
-    image_size or frames: what depends on them is resampled, and a line says so.
+    image_size or frames: what depends on them is resampled, and a line says so. Of a run it is the
+    best checkpoint by validation, or the latest where there was none; a line says which. Read at
+    the run's first start alone.
 model: the fields of stsa_jax.stsanet.STSANetConfig.
 data
     datasets: names of prepared datasets to train on.

@@ -9,6 +9,7 @@ is all the state there is.
 
 import hashlib
 import math
+import signal
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -140,7 +141,9 @@ class ClipIterator(grain.DatasetIterator):
                 flags.FLAGS.mark_as_parsed()
             one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
             options = grain.MultiprocessingOptions(self._num_workers, per_worker_buffer_size=1)
-            return iter(remaining.to_iter_dataset(one).mp_prefetch(options))
+            return iter(
+                remaining.to_iter_dataset(one).mp_prefetch(options, worker_init_fn=_outlive_sigterm)
+            )
         threads = available_cores()
         return iter(
             remaining.to_iter_dataset(
@@ -182,6 +185,11 @@ class ClipIterator(grain.DatasetIterator):
         if self._iterator is not None:
             self._stop()
             self._iterator = None
+
+
+def _outlive_sigterm(*_) -> None:
+    """A signal to the whole process group is for the main process, which then still needs clips."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _stream(k: int, targets: list[np.ndarray], seed: int) -> grain.MapDataset:

@@ -22,19 +22,12 @@ import flax.traverse_util
 import numpy as np
 import orbax.checkpoint as ocp
 
-from stsa_jax.checkpointer import (
-    FOLDER,
-    Checkpointer,
-    damaged,
-    describe,
-    mismatch,
-    quiet,
-    read_meta,
-)
+from stsa_jax.checkpoint_meta import best_step, damaged, describe, read_meta
+from stsa_jax.checkpointer import FOLDER, Checkpointer, mismatch, quiet
 from stsa_jax.errors import InputError
 from stsa_jax.preprocess import IMAGENET, Normalisation
 
-__all__ = ['Checkpointer', 'Weights', 'describe', 'load_weights', 'save_weights']
+__all__ = ['Checkpointer', 'Weights', 'describe', 'load_weights', 'save_weights', 'step_folder']
 
 
 class Weights(NamedTuple):
@@ -78,12 +71,11 @@ def save_weights(
 def load_weights(path, step: int | str | None = None) -> Weights:
     """Reads the weights of a training run or of a converted model, as numpy arrays.
 
-    `path` is the folder that holds `checkpoints/`, or one step of it; `step` is a number, 'best'
-    (by validation) or None for the latest. Where the run averaged its parameters (EMA), these are
-    the ones read. Raises InputError, naming the file, if there is nothing, or nothing readable.
+    `path` is the folder that holds `checkpoints/`, or one step of it; `step` is as for
+    `step_folder`. Where the run averaged its parameters (EMA), these are the ones read. Raises
+    InputError, naming the file, if there is nothing, or nothing readable.
     """
-    path = Path(path)
-    folder = _step_folder(path, step)
+    folder = step_folder(Path(path), step)
     meta = read_meta(folder)
     read = {}
     for item in ('ema' if (folder / 'ema').is_dir() else 'params', 'batch_stats'):
@@ -98,7 +90,12 @@ def load_weights(path, step: int | str | None = None) -> Weights:
     return Weights(meta['kind'], meta['model'], params, read['batch_stats'], normalisation)
 
 
-def _step_folder(path: Path, step: int | str | None) -> Path:
+def step_folder(path: Path, step: int | str | None = None) -> Path:
+    """The folder of one checkpoint in `path`, as for `load_weights`.
+
+    `step` is a number, 'best' (by validation), 'best if any' (else the latest) or None for the
+    latest. Raises InputError if there is none such.
+    """
     if not path.exists():
         raise InputError(f'{path}: there is no such folder; check the path of the checkpoint')
     if not path.is_dir():
@@ -115,27 +112,16 @@ def _step_folder(path: Path, step: int | str | None) -> Path:
             f'{path}: holds no checkpoint (expected {FOLDER}/<step> in it); give the folder that '
             'was the --workdir of train.py, or one written by `python -m stsa_jax.port`'
         )
-    if step == 'best':
-        step = _best_step(root, steps)
+    if step in ('best', 'best if any'):
+        best = best_step({s: read_meta(root / str(s)) for s in steps})
+        if best is None and step == 'best':
+            raise InputError(f'{root}: the run had no validation, so no best step; give a number')
+        step = best
     if step is None:
         step = steps[-1]
     if int(step) not in steps:
         raise InputError(f'{path}: has no checkpoint of step {step}; there are: {steps}')
     return root / str(int(step))
-
-
-def _best_step(root: Path, steps: list[int]) -> int:
-    """The step with the best value of the metric that the run selected by."""
-    scored = {}
-    for step in steps:
-        meta = read_meta(root / str(step))
-        selection = meta.get('selection', {})
-        if selection.get('metric') in meta['metrics']:
-            sign = -1 if selection.get('mode') == 'min' else 1
-            scored[step] = sign * meta['metrics'][selection['metric']]
-    if not scored:
-        raise InputError(f'{root}: the run had no validation, so no best step; give a step number')
-    return max(scored, key=lambda step: (scored[step], step))
 
 
 def _read_arrays(folder: Path, meta: dict):

@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +14,11 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from stsa_jax import checksums, distributed
+from stsa_jax import checksums, distributed, files
+from stsa_jax.checkpoint_meta import OtherRunError, best_step, check_run, damaged, read_meta
 from stsa_jax.errors import InputError
-from stsa_jax.preprocess import IMAGENET, Normalisation
-from stsa_jax.run_config import to_json
 
 FOLDER = 'checkpoints'
-KINDS = ('stsanet', 's3d')
-_FORMAT = 'stsa-jax checkpoint 1'
 
 
 class Checkpoint(NamedTuple):
@@ -31,18 +28,6 @@ class Checkpoint(NamedTuple):
     items: dict[str, Any]  # 'params', 'batch_stats', 'optimizer' and, if kept, 'ema'
     data_state: Any  # of this process's data iterator
     metrics: dict[str, float]  # of the validation at this step; empty without one
-
-
-def describe(kind: str, model_config: Mapping, normalisation: Normalisation = IMAGENET) -> dict:
-    """The part of a checkpoint's `meta` that says which model its arrays belong to."""
-    if kind not in KINDS:
-        raise ValueError(f'kind must be one of {KINDS}, found {kind!r}')
-    return {
-        'format': _FORMAT,
-        'kind': kind,
-        'model': to_json(model_config),
-        'normalisation': {k: list(map(float, v)) for k, v in normalisation._asdict().items()},
-    }
 
 
 class Checkpointer:
@@ -56,25 +41,18 @@ class Checkpointer:
         """Keeps the last `keep` checkpoints, and the best one by the metric `best` if named."""
         self._folder = Path(workdir).absolute() / FOLDER
         self._description = description | {'selection': {'metric': best, 'mode': mode}}
-        policies = [preservation_policy.LatestN(keep)]
-        if best:
-            policies.append(
-                preservation_policy.BestN(
-                    get_metric_fn=lambda metrics: metrics[best],
-                    reverse=mode == 'min',
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
+        self._best = _TheBest()
+        policies = [preservation_policy.LatestN(keep), self._best]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-            best_fn=(lambda metrics: metrics[best]) if best else None,  # reads metrics back
-            best_mode=mode,
             cleanup_tmp_directories=True,
         )
         if jax.process_index() == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
+        for step in self.steps():
+            with suppress(InputError):
+                self._best.metas[step] = read_meta(self._folder / str(step))
 
     def __enter__(self):
         return self
@@ -89,7 +67,7 @@ class Checkpointer:
         if problems and kind is None:
             raise _not_written(problems[0]) from problems[0]
         if problems:
-            logging.warning('%s', _not_written(problems[0]))  # what ended the run matters more
+            _warn(_not_written(problems[0]))  # what ended the run matters more
 
     def steps(self) -> list[int]:
         """The steps that are there, complete ones only, in order."""
@@ -109,14 +87,24 @@ class Checkpointer:
             'metrics': dict(metrics or {}),
             'checksums': checksums.of_tree(items),
         }
+        self._best.metas[step] = meta
         self._save(
             step,
-            metrics=dict(metrics) if metrics else None,
             args=ocp.args.Composite(
                 meta=ocp.args.JsonSave(meta),
                 **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
             ),
         )
+
+    def amend(self, step: int, data_state, metrics: Mapping[str, float]) -> None:
+        """Replaces what the checkpoint of `step` says of the data and of validation."""
+        self.wait()
+        path = self._folder / str(step) / 'meta' / 'metadata'
+        new = {'data': distributed.gather_json(_as_json(data_state)), 'metrics': dict(metrics)}
+        self._best.metas[step] = json.loads(path.read_text()) | new
+        if jax.process_index() == 0:
+            files.write_atomic(path, json.dumps(self._best.metas[step]))
+        distributed.barrier(f'amend checkpoint {step}')
 
     def _save(self, *args, **kwargs) -> None:
         try:
@@ -135,8 +123,8 @@ class Checkpointer:
         """The newest checkpoint that is whole, laid out like `like`; None where there is none.
 
         `like` maps the items' names to pytrees of arrays or ShapeDtypeStructs with shardings. A
-        damaged checkpoint is named in a warning, set aside as `damaged-<step>`, and the one before
-        is tried. Raises InputError if none of them can be read.
+        damaged checkpoint is named on standard error, set aside as `damaged-<step>`, and the one
+        before is tried. Raises InputError if none of them can be read, or if one is of another run.
         """
         bad = []
         for step in self.steps()[::-1]:
@@ -144,10 +132,10 @@ class Checkpointer:
             found, problem = None, None
             try:
                 meta = read_meta(folder)
-                _check_names(like, meta, folder)
+                check_run(self._description, like, meta, folder)
                 with quiet():
                     found = self._restore(step, like, meta)
-            except _OtherRunError:
+            except OtherRunError:
                 raise
             except Exception as error:  # Orbax and TensorStore raise all kinds
                 problem = damaged(folder, error)
@@ -156,7 +144,7 @@ class Checkpointer:
                 if problem is None:
                     self._set_aside(bad)
                     return found
-            logging.warning('%s', problem or f'{folder}: another process could not read it')
+            _warn(problem or f'{folder}: another process could not read it')
             bad.append(step)
         if bad:
             raise InputError(
@@ -188,49 +176,22 @@ class Checkpointer:
             self._manager.reload()
 
 
+class _TheBest:
+    """Keeps the best checkpoint by validation; `metas` has the record of each step."""
+
+    def __init__(self):
+        self.metas = {}
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        best = best_step({step: self.metas[step] for step in steps if step in self.metas})
+        return [step == best for step in steps]
+
+
 def _not_written(error: Exception) -> InputError:
     return InputError(
         f'a checkpoint could not be written ({str(error).splitlines()[0][:300]}); the ones before '
         'are whole. Is the disk full or read-only? Free some space: the same command then continues'
-    )
-
-
-class _OtherRunError(InputError):
-    """The checkpoint is whole, but its arrays are not those of this run."""
-
-
-def _check_names(like: Mapping[str, Any], meta: dict, folder: Path) -> None:
-    here, there = set(checksums.names(like)), set(meta['checksums'])
-    if here != there:
-        some = sorted(here ^ there)[:3]
-        raise _OtherRunError(
-            f'{folder}: holds other arrays than this run ({len(there - here)} more, '
-            f'{len(here - there)} fewer: {", ".join(some)}, ...): it was written by another config '
-            'or version; continue it with that one, or name another workdir'
-        )
-
-
-def read_meta(folder: Path) -> dict:
-    """The record of one step; raises InputError if it is not one of this project."""
-    path = folder / 'meta' / 'metadata'
-    try:
-        meta = json.loads(path.read_text())
-        if meta.get('format') != _FORMAT:
-            raise ValueError(f'its format is {meta.get("format")!r}, not {_FORMAT!r}')
-        missing = {'kind', 'model', 'normalisation', 'data', 'metrics', 'checksums'} - set(meta)
-        if missing or meta['kind'] not in KINDS:
-            raise ValueError(f'it lacks {sorted(missing)}' if missing else f'kind {meta["kind"]!r}')
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(damaged(path, error)) from error
-    return meta
-
-
-def damaged(path: Path, error) -> str:
-    """The message about a checkpoint that cannot be read."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-    return (
-        f'{path}: not a whole checkpoint of this project ({reason}); '
-        'copy it again, or use an earlier step'
     )
 
 
@@ -244,6 +205,10 @@ def mismatch(items: Mapping[str, Any], meta: dict, folder: Path) -> str | None:
                 f'{expected}): the file is damaged; copy it again, or use an earlier step'
             )
     return None
+
+
+def _warn(line) -> None:
+    print(f'warning: {line}', file=sys.stderr)
 
 
 def _as_json(data_state):

@@ -1,6 +1,7 @@
 """Checksums of arrays that do not depend on how the arrays are laid out over devices."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -11,7 +12,8 @@ from jax.experimental import multihost_utils
 def of_tree(items: Mapping[str, Any]) -> dict[str, int]:
     """Name -> checksum of every array, over all processes; names are the keys joined by '/'."""
     leaves = jax.tree.leaves(dict(items))
-    own = np.array([of_array(leaf) for leaf in leaves], np.uint32)
+    with ThreadPoolExecutor() as pool:  # numpy lets others run while it sums
+        own = np.array(list(pool.map(of_array, leaves)), np.uint32)
     if jax.process_count() > 1:
         own = multihost_utils.process_allgather(own).reshape(-1, len(leaves))
         own = own.sum(axis=0, dtype=np.uint32)

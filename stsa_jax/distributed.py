@@ -76,34 +76,51 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+class Stopped(BaseException):
+    """SIGTERM came while there was nothing to save."""
+
+
 class StopSignal:
     """Notices SIGTERM, which announces preemption, so that the loop can save and end.
 
-    A context manager. Several processes learn of it at the same step through the coordinator.
-    `stopped` says whether a step was told to be the last.
+    A context manager. Until `hold` is called there is nothing to save, and a signal ends the block
+    at once; from then on `requested` tells of it. A second signal changes nothing, so that saving
+    is not cut off. Several processes learn of a signal together through the coordinator, and only
+    by `requested`. `stopped` says afterwards whether a signal ended the run.
     """
 
     def __init__(self):
-        self._seen = self.stopped = False
+        self._seen = self._held = self.stopped = False
+        self._calls = 0
 
     def __enter__(self):
         # Signals can be handled in the main thread alone; elsewhere the process just ends.
-        self._ours = threading.current_thread() is threading.main_thread()
-        if self._ours and jax.process_count() == 1:
+        main = threading.current_thread() is threading.main_thread()
+        self._ours = main and jax.process_count() == 1
+        if self._ours:
             self._before = signal.signal(signal.SIGTERM, self._note)
         return self
 
-    def __exit__(self, *_):
-        if self._ours and jax.process_count() == 1:
+    def __exit__(self, kind, *_):
+        if self._ours:
             signal.signal(signal.SIGTERM, self._before)
+        return kind is Stopped
 
     def _note(self, *_):
-        self._seen = True
+        first, self._seen = not self._seen, True
+        if first and not self._held:
+            self.stopped = True
+            raise Stopped
 
-    def requested(self, step: int) -> bool:
-        """Whether to stop after `step`; the same answer on all processes."""
+    def hold(self) -> None:
+        """From now on there is something to save."""
+        self._held = True
+
+    def requested(self) -> bool:
+        """Whether to stop now; processes that call it equally often get the same answers."""
         if jax.process_count() == 1:
             self.stopped = self._seen
-        else:
-            self.stopped = multihost_utils.reached_preemption_sync_point(step)
+        elif not self.stopped:
+            self._calls += 1
+            self.stopped = multihost_utils.reached_preemption_sync_point(self._calls)
         return self.stopped

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stsa_jax.errors import InputError
@@ -56,6 +56,18 @@ def output_folder(path: str | os.PathLike) -> Path:
     with tempfile.TemporaryFile(dir=path):
         pass
     return path
+
+
+@contextmanager
+def folder_if_used(path: str | os.PathLike) -> Iterator[Path]:
+    """Makes the folder `path`; in the end, what was made of it and is empty goes again."""
+    made = [folder for folder in (Path(path), *Path(path).parents) if not folder.exists()]
+    try:
+        yield output_folder(path)
+    finally:
+        for folder in made:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 @contextmanager

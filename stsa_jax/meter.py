@@ -4,6 +4,7 @@ Reading a step's metrics waits for the step. The loop therefore hands them over 
 device, and reads them all at once when a line is due.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -36,58 +37,76 @@ class Meter:
     """Collects the metrics of steps.
 
     `flops` are the operations of one step on one device, and `memory` the bytes that it takes
-    there, 0 if unknown; `max_skipped` steps in a row whose loss or gradient is not finite raise
-    InputError.
+    there, 0 if unknown. `max_skipped` steps in a row whose loss or gradient is not finite raise
+    InputError; `skipped_in_row` is how many it were last, also before the run was interrupted.
     """
 
-    def __init__(self, batch_size: int, max_skipped: int, flops: float = 0, memory: int = 0):
+    def __init__(
+        self,
+        batch_size: int,
+        max_skipped: int,
+        flops: float = 0,
+        memory: int = 0,
+        skipped_in_row: int = 0,
+    ):
         self._batch_size, self._max_skipped = batch_size, max_skipped
         self._flops, self._memory = flops, memory
-        self._pending = []
-        self._skipped_in_row = 0
-        self._restart()
+        self._pending, self._taken = [], []
+        self.skipped_in_row = skipped_in_row
+        self.restart()
 
-    def _restart(self):
+    def restart(self) -> None:
+        """Starts the clock anew: what was done since the last line is not a part of the steps."""
         self._started, self._waited = time.perf_counter(), 0.0
 
-    def waited(self, seconds: float) -> None:
-        """Adds time spent waiting for data."""
-        self._waited += seconds
+    @contextlib.contextmanager
+    def waiting(self):
+        """What is done inside is waiting for data."""
+        started = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - started
 
     def add(self, step: int, metrics: dict, clips: Sequence[str]) -> None:
         """Takes over the metrics of a step, and the names of this process's clips in it."""
         self._pending.append((step, metrics, clips))
 
-    def read(self) -> tuple[dict[str, float], list[str]]:
-        """(mean values since the last call, lines about steps that were skipped).
+    def check(self) -> list[str]:
+        """Waits for the steps so far; lines about those that were skipped since the last call.
 
         Raises InputError after too many skipped steps in a row.
         """
         pending = [(s, jax.device_get(m), names) for s, m, names in self._pending]
         self._pending = []
-        if not pending:
-            return {}, []
-        seconds = time.perf_counter() - self._started
         lines = [line for entry in pending for line in self._check(*entry)]
-        taken = [m for _, m, _ in pending if not m['skipped']]
+        self._taken += [metrics for _, metrics, _ in pending]
+        return lines
+
+    def read(self) -> tuple[dict[str, float], list[str]]:
+        """(mean values since the last call, lines about steps that were skipped), as `check`."""
+        lines = self.check()
+        steps, self._taken = self._taken, []
+        if not steps:
+            return {}, lines
+        seconds = time.perf_counter() - self._started
+        taken = [m for m in steps if not m['skipped']]
         values = {
             name: float(np.mean([m[name] for m in taken])) if taken else math.nan
             for name in ('loss', 'kl', 'cc', 'grad_norm')
         }
-        values['learning_rate'] = float(pending[-1][1]['learning_rate'])
-        values['skipped'] = len(pending) - len(taken)
-        values['clips_per_second'] = self._batch_size * len(pending) / seconds
-        values['step_seconds'] = seconds / len(pending)
-        values['data_wait_seconds'] = self._waited / len(pending)
-        values |= self._device(len(pending) / seconds)
-        self._restart()
+        values['learning_rate'] = float(steps[-1]['learning_rate'])
+        values['skipped'] = len(steps) - len(taken)
+        values['clips_per_second'] = self._batch_size * len(steps) / seconds
+        values['step_seconds'] = seconds / len(steps)
+        values['data_wait_seconds'] = self._waited / len(steps)
+        values |= self._device(len(steps) / seconds)
+        self.restart()
         return values, lines
 
     def _check(self, step: int, metrics: dict, clips: Sequence[str]) -> list[str]:
         if not metrics['skipped']:
-            self._skipped_in_row = 0
+            self.skipped_in_row = 0
             return []
-        self._skipped_in_row += 1
+        self.skipped_in_row += 1
         first = jax.process_index() * len(clips)
         bad = ~np.isfinite(metrics['losses'][first : first + len(clips)])
         named = [name for name, is_bad in zip(clips, bad) if is_bad or not bad.any()]
@@ -95,9 +114,9 @@ class Meter:
             f'step {step}: skipped, its loss ({metrics["loss"]}) or gradient norm '
             f'({metrics["grad_norm"]}) is not finite; clips: {", ".join(named)}'
         )
-        if self._skipped_in_row >= self._max_skipped:
+        if self.skipped_in_row >= self._max_skipped:
             raise InputError(
-                f'{line}. That was {self._skipped_in_row} steps in a row (config.max_skipped), so '
+                f'{line}. That was {self.skipped_in_row} steps in a row (config.max_skipped), so '
                 'the run ends; its last checkpoint is good. Check these clips, or lower '
                 'config.optimizer.learning_rate'
             )

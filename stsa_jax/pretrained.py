@@ -18,6 +18,7 @@ import numpy as np
 
 from stsa_jax import checkpoint, functional, port
 from stsa_jax.checkpoint import Weights
+from stsa_jax.checkpoint_meta import read_meta
 from stsa_jax.errors import InputError
 from stsa_jax.files import atomic_path
 from stsa_jax.preprocess import (
@@ -193,12 +194,17 @@ def initialise(
     With S3D's weights the backbone is filled and the rest has PyTorch's default initialisation from
     `seed`. So it is with the parts that a variant of the network (`config.structure`) does not
     share with the one that the weights are of. STSA-Net's may be of another input size or clip
-    length: `stsa_jax.resample`. `say` gets lines about what was loaded, resampled, and what not.
+    length: `stsa_jax.resample`. Of a run's folder it is the best checkpoint by validation, if there
+    was any, else the latest. `say` gets lines about what was loaded, resampled, and what not.
     Raises InputError where the weights do not fit the config.
     """
     path = Path(path)
     if path.is_dir():
-        weights = checkpoint.load_weights(path)
+        folder = checkpoint.step_folder(path, 'best if any')
+        metrics = ', '.join(f'{k} {v:.4f}' for k, v in read_meta(folder)['metrics'].items())
+        which = f'the best by validation: {metrics}' if metrics else 'the latest, not validated'
+        say(f'starting from {folder} ({which})')
+        weights = checkpoint.load_weights(folder)
         state_dict = port.to_torch(weights.params, weights.batch_stats)
         fields = weights.model_config if weights.kind == 'stsanet' else {}
     elif path.exists():

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
 from stsa_jax import files
 from stsa_jax.errors import InputError
@@ -23,30 +24,57 @@ FREE = {
 }
 
 
-def write_config(workdir, config: Mapping) -> None:
-    """Writes `workdir/config.json`; where one is there already, checks that it is the same.
+def check_values(config: ConfigDict) -> None:
+    """Raises InputError for values that no run can have."""
+    expected = {
+        'batch_size': (config.batch_size > 0, 'a positive number of clips'),
+        'num_steps': (config.num_steps >= 0, 'a number of steps, or 0 for num_epochs'),
+        'num_epochs': (config.num_epochs > 0, 'a positive number of epochs'),
+        'log_every': (config.log_every > 0, 'a positive number of steps'),
+        'checkpoint_every': (config.checkpoint_every > 0, 'a positive number of steps'),
+        'keep_checkpoints': (config.keep_checkpoints > 0, 'a positive number'),
+        'ema_decay': (0 <= config.ema_decay < 1, 'a number from 0 to below 1'),
+        'max_skipped': (config.max_skipped > 0, 'a positive number of steps'),
+    }
+    for field, (good, what) in expected.items():
+        if not good:
+            raise InputError(f'config.{field} is {config[field]!r}, expected {what}')
+    if not config.data.datasets:
+        raise InputError(
+            'config.data.datasets is empty; name prepared datasets, as in '
+            '--config.data.datasets=dhf1k'
+        )
 
-    Only the fields in FREE may differ. Raises InputError that lists the others that do: a run is
-    not continued under another config.
+
+def check_same(workdir, config: Mapping) -> None:
+    """Raises InputError if `workdir` holds a run of another config, and lists what differs.
+
+    Only the fields in FREE may differ: a run is not continued under another config.
     """
     path = Path(workdir) / 'config.json'
-    new = to_json(config)
-    if path.exists():
-        try:
-            old = json.loads(path.read_text())
-            if not isinstance(old, dict):
-                raise ValueError('it holds no fields')
-        except ValueError as error:
-            raise InputError(f'{path}: not a config of a training run ({error})') from error
-        differing = [x for x in differences(old, new) if x.split(':')[0] not in FREE]
-        if differing:
-            listed = '\n  '.join(differing)
-            raise InputError(
-                f'{workdir}: holds a run of another config. Name another --workdir, or set these '
-                f'back to continue the run:\n  {listed}'
-            )
+    if not path.exists():
+        return
+    try:
+        old = json.loads(path.read_text())
+        if not isinstance(old, dict):
+            raise ValueError('it holds no fields')
+    except ValueError as error:
+        raise InputError(f'{path}: not a config of a training run ({error})') from error
+    differing = [x for x in differences(old, to_json(config)) if x.split(':')[0] not in FREE]
+    if differing:
+        listed = '\n  '.join(differing)
+        raise InputError(
+            f'{workdir}: holds a run of another config. Name another --workdir, or set these '
+            f'back to continue the run:\n  {listed}'
+        )
+
+
+def write_config(workdir, config: Mapping) -> None:
+    """Writes `workdir/config.json`; raises InputError like `check_same`."""
+    check_same(workdir, config)
     if jax.process_index() == 0:
-        files.write_atomic(path, json.dumps(new, indent=2) + '\n')
+        content = json.dumps(to_json(config), indent=2) + '\n'
+        files.write_atomic(Path(workdir) / 'config.json', content)
 
 
 def differences(old: Mapping, new: Mapping, prefix: str = '') -> list[str]:

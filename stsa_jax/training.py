@@ -77,6 +77,19 @@ def abstract_state(mesh: Mesh, params, batch_stats, tx, ema: bool = False) -> Tr
     )
 
 
+def abstract_batch(mesh: Mesh, batch_size: int, config) -> dict[str, jax.ShapeDtypeStruct]:
+    """A global batch of uint8 clips for a model of `config`, with shardings in place of arrays."""
+    place, (height, width) = sharding.batch_sharding(mesh), config.image_size
+    shapes = {
+        'clip': ((batch_size, config.frames, height, width, 3), jnp.uint8),
+        'density': ((batch_size, height, width), jnp.float32),
+    }
+    return {
+        name: jax.ShapeDtypeStruct(shape, kind, sharding=place)
+        for name, (shape, kind) in shapes.items()
+    }
+
+
 def _fresh(params, batch_stats, *, tx, ema):
     return TrainState(
         step=jnp.int32(0),

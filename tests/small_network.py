@@ -13,7 +13,7 @@ from flax import nnx
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from stsa_jax import functional
+from stsa_jax import checkpoint, functional
 from stsa_jax.initial import random_weights
 from stsa_jax.layers import Conv, ConvBNReLU
 
@@ -47,9 +47,24 @@ def initial_weights(config=None, seed=0, init_from=''):
     return graphdef, *random_weights(params, batch_stats, seed)
 
 
+def initialise(path, config=None, seed=0):
+    weights = checkpoint.load_weights(checkpoint.step_folder(Path(path), 'best if any'))
+    return weights.params, weights.batch_stats
+
+
+def train_it(put=setattr):
+    """Makes train.py train it; `put` sets an attribute of a module."""
+    import train
+    from stsa_jax import initial, pretrained
+
+    put(pretrained, 'initialise', initialise)
+    put(train, 'STSANet', SmallNetwork)
+    put(initial, 'STSANet', SmallNetwork)
+
+
 if __name__ == '__main__':
     import train
     from stsa_jax.errors import exit_cleanly
 
-    train.initial_weights = initial_weights
+    train_it()
     exit_cleanly(train.main)

@@ -1,6 +1,8 @@
 """Checkpoints: what goes in comes out on any layout, and damage never goes unnoticed."""
 
+import dataclasses
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -16,8 +18,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from stsa_jax import checksums, run_config, sharding
 from stsa_jax.checkpoint import Checkpointer, describe, load_weights, save_weights
+from stsa_jax.checkpoint_meta import read_meta
 from stsa_jax.errors import InputError
+from stsa_jax.initial import initial_weights
 from stsa_jax.preprocess import KINETICS_KYLEMIN
+from stsa_jax.pretrained import initialise
+from stsa_jax.stsanet import STSANetConfig
 
 MODEL = {'image_size': (64, 96), 'width': 0.25}
 
@@ -119,19 +125,17 @@ def damage(folder, how):
 
 @pytest.mark.parametrize('how', ['truncated', 'one bit', 'meta'])
 def test_a_damaged_latest_checkpoint_is_named_and_the_one_before_used(
-    how, finished, tmp_path, caplog
+    how, finished, tmp_path, capsys
 ):
     workdir = tmp_path / 'run'
     shutil.copytree(finished, workdir)
     damage(workdir / 'checkpoints' / '20', how)
     with pytest.raises(InputError, match=r'checkpoints/20.*(damaged|not a whole)'):
         load_weights(workdir)
-    with (
-        caplog.at_level('WARNING', 'absl'),
-        Checkpointer(workdir, describe('stsanet', MODEL)) as checkpointer,
-    ):
+    with Checkpointer(workdir, describe('stsanet', MODEL)) as checkpointer:
         found = checkpointer.restore(items())
-        assert str(workdir / 'checkpoints' / '20') in caplog.text
+        told = capsys.readouterr().err
+        assert told.startswith(f'warning: {workdir}/checkpoints/20') and told.count('\n') == 1
         assert (found.step, found.data_state) == (10, b'position 10')
         assert_same(found.items, items(10))
         assert (workdir / 'damaged-20').is_dir(), 'kept for whoever wants to look'
@@ -161,6 +165,17 @@ def test_arrays_of_another_run_are_refused(finished):
         checkpointer.restore(other)
 
 
+def test_a_model_of_another_config_is_refused_with_its_fields(finished):
+    with (
+        Checkpointer(finished, describe('stsanet', MODEL | {'width': 0.5})) as checkpointer,
+        pytest.raises(
+            InputError, match=r'another config(.|\n)*model.width: 0.25 in the run, 0.5 now'
+        ),
+    ):
+        checkpointer.restore(items())
+    assert sorted(p.name for p in (finished / 'checkpoints').iterdir()) == ['10', '20']
+
+
 @pytest.mark.parametrize('layout', [(8, 1), (2, 4)])
 def test_a_checkpoint_restores_onto_another_layout(layout, finished):
     mesh = sharding.make_mesh(*layout)
@@ -184,6 +199,40 @@ def test_the_last_few_and_the_best_are_kept(tmp_path):
                 checkpointer.save(step, items(step), metrics={'cc': scores[step]})
     assert checkpointer.steps() == [2, 4, 5]
     assert load_weights(tmp_path, 'best').params['scalar'] == 2
+
+
+def test_a_record_can_be_amended_and_no_number_is_never_the_best(tmp_path):
+    with Checkpointer(tmp_path, describe('stsanet', MODEL), 1, 'cc', 'max') as checkpointer:
+        for step, cc in ((1, math.nan), (2, 0.9), (3, math.nan), (4, 0.1)):
+            checkpointer.save(step, items(step), {'n': step}, metrics={'cc': cc})
+        assert checkpointer.steps() == [2, 4]
+        checkpointer.amend(4, {'n': 44}, {'cc': 0.95})
+        checkpointer.save(5, items(5))
+    assert checkpointer.steps() == [4, 5]
+    with Checkpointer(tmp_path, describe('stsanet', MODEL), 1, 'cc', 'max') as checkpointer:
+        checkpointer.save(6, items(6))
+    assert checkpointer.steps() == [4, 6], 'also after a resumption'
+    assert load_weights(tmp_path, 'best').params['scalar'] == 4
+    meta = read_meta(tmp_path / 'checkpoints' / '4')
+    assert (meta['data'], meta['metrics']) == ([{'n': 44}], {'cc': 0.95})
+
+
+def test_fine_tuning_starts_from_the_best_of_a_run_if_it_has_one(tmp_path):
+    config = STSANetConfig(image_size=(32, 64), frames=16, width=0.125)
+    drawn = [initial_weights(config, seed)[1:] for seed in (1, 2)]
+    description = describe('stsanet', dataclasses.asdict(config))
+    cases = {'validated': ({'cc': 0.5}, {'cc': 0.4}), 'not': (None, None)}
+    for name, metrics in cases.items():
+        with Checkpointer(tmp_path / name, description, 2, 'cc', 'max') as checkpointer:
+            for step, weights, scores in zip((1, 2), drawn, metrics):
+                trees = dict(zip(('params', 'batch_stats'), weights))
+                checkpointer.save(step, trees, metrics=scores)
+        said = []
+        found = initialise(tmp_path / name, config, say=said.append)
+        best = 1 if scores else 2
+        assert_same(found[0], drawn[best - 1][0])
+        assert len(said) == 1 and f'{name}/checkpoints/{best} (' in said[0]
+        assert ('best by validation: cc 0.5000' if scores else 'the latest') in said[0]
 
 
 def test_averaged_parameters_are_the_ones_read(tmp_path):

@@ -2,13 +2,22 @@
 
 import json
 import logging
+import math
+import os
+import pty
 import re
 import resource
+import signal
+import sys
+import termios
+import threading
 import time
+import types
 
 import jax
 import numpy as np
 import pytest
+import small_network
 from test_train_script import (  # noqa: F401 (fixtures)
     assert_same_weights,
     config_file,
@@ -19,9 +28,14 @@ from test_train_script import (  # noqa: F401 (fixtures)
 )
 
 import data
-from stsa_jax import meter, training
-from stsa_jax.checkpoint import load_weights
+from data.held_out import HeldOutClips
+from stsa_jax import checkpoint, functional, meter, sharding, training
+from stsa_jax.checkpoint import Checkpointer, load_weights
+from stsa_jax.checkpoint_meta import read_meta
 from stsa_jax.errors import InputError
+from stsa_jax.reporting import Reporter
+from stsa_jax.trace import Trace
+from stsa_jax.validation import Best, validate
 
 
 @pytest.fixture
@@ -81,13 +95,96 @@ def test_the_loop_says_what_memory_and_which_part_of_the_peak_it_uses(
     assert all(0 < e['fraction_of_peak'] < 1 for e in history)
 
 
-def test_profile(config_file, tmp_path):  # noqa: F811
+def stop_at(steps):
+    """SIGTERM when the batch of one of these steps is read."""
+    return lambda step, _: os.kill(os.getpid(), signal.SIGTERM) if step in steps else None
+
+
+def test_a_trace_is_written_also_of_a_run_that_is_short_or_stopped(
+    config_file,  # noqa: F811
+    tmp_path,
+    on_batch,
+):
     from stsa_jax.configuration import load_config
     from train import train
 
-    settings = load_config(str(config_file), ['--config.num_steps=12'])
+    settings = load_config(str(config_file), ['--config.num_steps=9'])
+    on_batch.append(stop_at({6}))  # of steps 5 to 9
     train(settings, str(tmp_path / 'run'), str(tmp_path / 'trace'))
     assert list((tmp_path / 'trace').rglob('*.xplane.pb')), 'for TensorBoard'
+
+
+def test_a_trace_that_is_not_written_is_told():
+    said = []
+    with Trace('traces', 7, 100, said.append) as trace:
+        trace.before(16)
+        trace.after(17, None)
+    assert said == ['no trace is written: the run ended before step 18']
+    with Trace(None, 7, 100, said.append):
+        pass
+    assert len(said) == 1
+
+
+def test_speed_and_waiting_are_those_of_the_steps_alone(
+    config_file,  # noqa: F811
+    tmp_path,
+    on_batch,
+    monkeypatch,
+    capsys,
+):
+    """By a clock that only reading a batch, validating and saving move on."""
+    now = [0.0]
+
+    def takes(kind, name, seconds):
+        method = getattr(kind, name)
+
+        def slow(*args, **kwargs):
+            now[0] += seconds
+            return method(*args, **kwargs)
+
+        monkeypatch.setattr(kind, name, slow)
+
+    monkeypatch.setattr(meter, 'time', types.SimpleNamespace(perf_counter=lambda: now[0]))
+    on_batch.append(lambda *_: now.__setitem__(0, now[0] + 0.2))
+    takes(HeldOutClips, 'read', 100)
+    takes(Checkpointer, 'save', 1000)
+    options = ('num_steps=4', 'log_every=2', 'validation.every=2', 'validation.clips=1')
+    history = run(config_file, tmp_path / 'run', *options)
+    steps = [entry for entry in history if entry['kind'] == 'train']
+    assert [entry['step'] for entry in steps] == [2, 4]
+    for entry in steps:
+        assert entry['data_wait_seconds'] == pytest.approx(0.2)
+        assert entry['step_seconds'] == pytest.approx(0.2)
+        assert entry['clips_per_second'] == pytest.approx(8 / 0.2)
+    # Where there is no terminal, the progress line is a plain one.
+    told = capsys.readouterr().err
+    (line,) = re.findall(r'^step 4/4 .*$', told, re.MULTILINE)
+    values = r'loss {loss:.3f}  kl {kl:.3f}  cc {cc:.3f}  clips/s 40.00'.format(**steps[1])
+    assert line == f'step 4/4  {values}  time left 00:00'
+
+
+def test_the_progress_line_in_a_terminal(tmp_path, monkeypatch):
+    terminal, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
+    with open(theirs, 'w') as screen, monkeypatch.context() as patch:
+        patch.setattr(sys, 'stderr', screen)
+        with Reporter(tmp_path, 40, 10) as report:
+            report.record(20, {'loss': 1.5, 'kl': 2, 'cc': 0.5, 'clips_per_second': 12})
+            report.advance(20)
+            report.say('between')
+        shown = os.read(terminal, 10**6).decode()
+    os.close(terminal)
+    assert re.search(
+        r'training: +50%.* 20/40 \[.*loss=1.500, kl=2.000, cc=0.500, clips/s=12', shown
+    )
+    assert re.search(r'\rbetween\r\n', shown), 'a line of its own'
+
+
+def test_a_score_that_is_no_number_is_beaten_by_any():
+    best = Best('cc', 'max')
+    assert best.update({'cc': math.nan})
+    assert best.update({'cc': -0.5}) and not best.update({'cc': math.nan})
+    assert (best.value, best.since) == (-0.5, 1)
 
 
 def black_map(steps, named):
@@ -131,6 +228,65 @@ def test_too_many_of_them_end_the_run_with_its_last_checkpoint_good(
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(last[2:4]))
 
 
+def test_they_are_noticed_between_two_lines_of_the_log_and_counted_over_a_stop(
+    config_file,  # noqa: F811
+    tmp_path,
+    on_batch,
+):
+    read = []
+    on_batch += [black_map({2, 3, 4}, []), stop_at({3}), lambda step, _: read.append(step)]
+    options = ('max_skipped=3', 'num_steps=40', 'log_every=40', 'checkpoint_every=40')
+    history = run(config_file, tmp_path / 'run', *options)
+    assert history[-1]['step'] == read[-1] == 3
+    with pytest.raises(InputError, match=r'step 4: skipped.* 3 steps in a row'):
+        run(config_file, tmp_path / 'run', *options)
+    assert read[-1] == 6, 'not only at step 40'
+
+
+@pytest.mark.parametrize('stopped', [False, True])
+def test_a_last_checkpoint_that_cannot_be_written_is_an_error(
+    stopped,
+    config_file,  # noqa: F811
+    tmp_path,
+    on_batch,
+    monkeypatch,
+    capsys,
+):
+    """Also when a signal stops the run: nobody is told that it was saved."""
+
+    def full(*_):
+        raise InputError('a checkpoint could not be written')
+
+    monkeypatch.setattr(Checkpointer, 'save', full)
+    on_batch.append(stop_at({3} if stopped else {}))
+    with pytest.raises(InputError, match='a checkpoint could not be written'):
+        run(config_file, tmp_path / 'run', f'num_steps={9 if stopped else 3}', 'checkpoint_every=2')
+    told = capsys.readouterr().err
+    assert 'step 2: a checkpoint could not be written' in told, 'and training goes on'
+    assert ', saved' not in told
+
+
+def test_checkpoints_are_written_in_the_background(config_file, tmp_path, on_batch):  # noqa: F811
+    """Steps go on while the writer stands still; what it has not finished has another name."""
+    released, seen = threading.Event(), {}
+    workdir = tmp_path / 'run'
+
+    def stand_still(event, args):
+        if event == 'os.rename' and str(args[0]).startswith(f'{workdir}/checkpoints/2.'):
+            released.wait(60)
+
+    def look(step, _):
+        seen[step] = (workdir / 'checkpoints' / '2').exists()
+        if step == 4:
+            released.set()
+
+    sys.addaudithook(stand_still)
+    on_batch.append(look)
+    run(config_file, workdir, 'num_steps=5', 'checkpoint_every=2', 'keep_checkpoints=5', 'seed=7')
+    assert not any(seen[step] for step in (3, 4))
+    assert sorted(p.name for p in (workdir / 'checkpoints').iterdir()) == ['2', '4', '5']
+
+
 def test_training_goes_on_when_the_disk_is_full(config_file, tmp_path, capsys, on_batch):  # noqa: F811
     """A limit on the size of files stands for the disk's end, from the fifth step on.
 
@@ -172,7 +328,8 @@ def test_every_option_of_the_step_is_a_field_of_the_config(config_file, tmp_path
         *('optimizer.clip_norm=0.1', 'optimizer.schedule=plateau', 'optimizer.warmup_steps=3'),
     )
     workdir = tmp_path / 'run'
-    history = run(config_file, workdir, *options, 'batch_size=16', 'num_steps=4')
+    options += ('batch_size=16', 'num_steps=4', 'validation.every=4', 'validation.clips=3')
+    *history, validation = run(config_file, workdir, *options)
     rates = [entry['learning_rate'] for entry in history]
     np.testing.assert_allclose(rates, [1e-3, 2e-3, 3e-3, 3e-3], rtol=1e-5)
     weights = load_weights(workdir)
@@ -181,3 +338,22 @@ def test_every_option_of_the_step_is_a_field_of_the_config(config_file, tmp_path
     assert (workdir / 'checkpoints' / '4' / 'ema').is_dir()
     config = json.loads((workdir / 'config.json').read_text())
     assert training.StepOptions(**{k: config[k] for k in ('accumulate', 'remat')}).accumulate == 2
+
+    # The averaged parameters are the ones validated.
+    mesh = sharding.make_mesh()
+    graphdef, *_ = functional.abstract(small_network.SmallNetwork, None)
+    eval_step = training.make_eval_step(graphdef, mesh)
+    held_out = HeldOutClips(
+        ['stsa_synthetic'],
+        3,
+        data_dir=config['data']['data_dir'],
+        image_size=(32, 64),
+        frames=16,
+        normalisation=None,
+    )
+    scores, *_ = validate(eval_step, weights.params, weights.batch_stats, held_out, 16, mesh)
+    assert scores['kl'] == pytest.approx(validation['kl'], rel=1e-5)
+    folder = workdir / 'checkpoints' / '4'
+    plain = checkpoint._read_arrays(folder / 'params', read_meta(folder))
+    scores, *_ = validate(eval_step, plain, weights.batch_stats, held_out, 16, mesh)
+    assert scores['kl'] != pytest.approx(validation['kl'], rel=1e-5)

@@ -1,15 +1,11 @@
 """train.py from the command line's point of view, with a small network in STSA-Net's place."""
 
 import json
-import os
-import random
 import re
 import shutil
-import signal
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import data_copies
@@ -19,6 +15,7 @@ import pytest
 import small_network
 import yaml
 from tensorboardX.proto import event_pb2
+from tensorboardX.proto.event_pb2 import SessionLog
 
 import data
 import train
@@ -65,7 +62,7 @@ def config_file(prepared, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(train, 'initial_weights', small_network.initial_weights)
+    small_network.train_it(monkeypatch.setattr)
 
 
 def run(config_file, workdir, *overrides):
@@ -77,7 +74,7 @@ def run(config_file, workdir, *overrides):
 @pytest.fixture(scope='module')
 def finished(config_file, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, 'initial_weights', small_network.initial_weights)
+        small_network.train_it(patch.setattr)
         workdir = tmp_path_factory.mktemp('runs') / 'run'
         history = run(config_file, workdir, 'validation.every=3', 'validation.clips=3')
     return workdir, history
@@ -132,17 +129,25 @@ def test_the_same_command_again_finds_the_run_finished(finished, config_file):
 
 
 def test_a_damaged_latest_checkpoint_costs_only_the_steps_since_the_one_before(
-    finished, config_file, tmp_path
+    finished, config_file, tmp_path, monkeypatch, capsys
 ):
     workdir, history = finished
     copy = tmp_path / 'run'
     shutil.copytree(workdir, copy)
-    largest = max((copy / 'checkpoints/6').rglob('d/*'), key=lambda p: p.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[:100])
-    run(config_file, copy, 'validation.every=3', 'validation.clips=3')
+    for path in (copy / 'checkpoints' / '6').rglob('d/*'):
+        path.write_bytes(path.read_bytes()[:100])
+    options = ('--config.validation.every=3', '--config.validation.clips=3')
+    arguments = (f'--config={config_file}', f'--workdir={copy}', *options)
+    monkeypatch.setattr(sys, 'argv', ['train.py', *arguments])
+    assert train.main() == 0
+    told = capsys.readouterr().err
+    assert f'warning: {copy}/checkpoints/6: not a whole checkpoint' in told
+    assert 'continuing at step 4 of 6' in told
     assert_same_weights(load_weights(copy), load_weights(workdir))
     losses = [[e['loss'] for e in log] for log in (history, read_log(copy))]
     assert losses[0] == losses[1], 'the log reads as that of the uninterrupted run'
+    started = [e.step for e in read_events(copy) if e.session_log.status == SessionLog.START]
+    assert 5 in started, 'TensorBoard drops what it has of later steps'
 
 
 def test_damaged_frames_are_told_and_counted_and_training_goes_on(
@@ -175,7 +180,9 @@ def test_several_datasets_are_named_and_weighed_on_the_command_line(
     data.prepare_dataset('ucf_sports', both, copy, num_workers=1, size=(32, 64))
     fields = ['data.datasets=stsa_synthetic,ucf_sports', 'data.weights=1,3', 'num_steps=2']
     fields += [f'data.data_dir={both}']
-    monkeypatch.setattr(sys, 'argv', ['train.py', *command(config_file, workdir, *fields)[2:]])
+    arguments = [f'--config={config_file}', f'--workdir={workdir}']
+    arguments += [f'--config.{field}' for field in fields]
+    monkeypatch.setattr(sys, 'argv', ['train.py', *arguments])
     with pytest.raises(SystemExit) as end:
         exit_cleanly(train.main)
     assert end.value.code == 0
@@ -195,6 +202,25 @@ def test_several_datasets_are_named_and_weighed_on_the_command_line(
         data.train_clips(names, **view).set_state(meta['data'][0]['clips'])
 
 
+def test_weights_to_start_from_are_read_once(finished, config_file, tmp_path, monkeypatch, capsys):
+    source, workdir = tmp_path / 'source', tmp_path / 'run'
+    # The rate is so small that the parameters stay what they were.
+    options = ('num_steps=2', 'checkpoint_every=1', 'optimizer.learning_rate=1e-30')
+    options += (f'init_from={source}',)
+    arguments = [f'--config={config_file}', f'--workdir={workdir}']
+    arguments += [f'--config.{option}' for option in options]
+    fails_cleanly(monkeypatch, capsys, *arguments)
+    assert not workdir.exists()
+    shutil.copytree(finished[0], source)
+    run(config_file, workdir, *options)
+    start = load_weights(finished[0], 'best').params
+    for a, b in zip(jax.tree.leaves(load_weights(workdir).params), jax.tree.leaves(start)):
+        np.testing.assert_array_equal(a, b)
+    shutil.rmtree(source)
+    shutil.rmtree(workdir / 'checkpoints' / '2')
+    assert [entry['step'] for entry in run(config_file, workdir, *options)] == [1, 2]
+
+
 def test_early_stopping(config_file, tmp_path):
     options = ('validation.every=1', 'validation.patience=2', 'validation.clips=1')
     # The rate is so small that nothing gets better after the first validation.
@@ -202,58 +228,6 @@ def test_early_stopping(config_file, tmp_path):
     history = run(config_file, tmp_path / 'run', *options)
     assert history[-1]['step'] == 3
     assert run(config_file, tmp_path / 'run', *options) == history, 'the same command adds nothing'
-
-
-def command(config_file, workdir, *overrides):
-    script = [sys.executable, str(ROOT / 'tests' / 'small_network.py')]
-    options = [f'--config={config_file}', f'--workdir={workdir}']
-    return script + options + [f'--config.{o}' for o in overrides]
-
-
-@pytest.mark.slow
-def test_killed_and_stopped_anyhow_it_goes_on_as_if_it_had_not_been(
-    config_file, tmp_path, tmp_path_factory
-):
-    """SIGKILL at random moments, SIGTERM once; STSA_JAX_KILLS sets the number of kills."""
-    long = ('num_steps=60', 'checkpoint_every=7', 'validation.every=20', 'validation.clips=3')
-    environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'compiled')}
-    environment['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
-    workdir, rng = tmp_path / 'killed', random.Random(0)
-    kills = int(os.environ.get('STSA_JAX_KILLS', '2'))
-    signals = [signal.SIGKILL] * kills + [signal.SIGTERM]
-    for how in signals:
-        process = subprocess.Popen(
-            [*command(config_file, workdir, *long), '--stopped_exit_code=75'],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        before = last_step(workdir)
-        deadline = time.monotonic() + 300
-        while process.poll() is None and last_step(workdir) <= before + 2:
-            assert time.monotonic() < deadline, 'the run does not get on'
-            time.sleep(0.05)
-        time.sleep(rng.uniform(0, 0.7))
-        process.send_signal(how)
-        _, told = process.communicate(timeout=120)
-        if process.returncode not in (0, 75, -signal.SIGKILL):
-            pytest.fail(f'ended with {process.returncode}: {told[-3000:]}')
-        if how == signal.SIGTERM and last_step(workdir) < 60:
-            assert process.returncode == 75 and 'stopped at step' in told
-    done = subprocess.run(
-        command(config_file, workdir, *long), env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    whole = tmp_path / 'whole'
-    run(config_file, whole, *long)
-    assert_same_weights(load_weights(workdir), load_weights(whole))
-    logs = [[(e['step'], e['kind'], e['loss']) for e in read_log(w)] for w in (workdir, whole)]
-    assert logs[0] == logs[1]
-
-
-def last_step(workdir):
-    log = read_log(workdir)
-    return log[-1]['step'] if log else 0
 
 
 BAD_OVERRIDES = {
@@ -273,6 +247,7 @@ BAD_OVERRIDES = {
     'data.train_split=trian': "no split 'trian'; it has test, train, validation",
     'optimizer.schedule=stairs': "config.optimizer.schedule is 'stairs', expected one of constant",
     'validation.metric=nss': "metric='nss'",
+    'init_from=runs/nowhere': 'runs/nowhere: there is no such folder',
 }
 
 
@@ -296,7 +271,7 @@ def test_bad_fields(override, config_file, tmp_path, monkeypatch, capsys):
         f'--config.{override}',
     )
     assert re.search(BAD_OVERRIDES[override], told), told
-    assert not (workdir / 'config.json').exists(), 'nothing is written'
+    assert not workdir.exists(), 'nothing is written'
 
 
 def test_bad_paths(config_file, finished, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,126 @@
+"""Runs of train.py with the small network that a signal hits at a chosen moment.
+
+    python tests/forked.py < attempts.json > results.json
+
+An attempt is {"arguments": of train.py, "signal": a number, "place": a name in PLACES, "count": at
+which time of coming there}; without a place it runs to its end. A result is {"code": the exit code,
+minus the signal's number if that ended it, "seconds": from the signal to the end, "told": standard
+error, "left": the names in checkpoints/ afterwards}. Python imports everything once: each attempt
+is a fork from before JAX starts its threads, which takes a second where a new process takes many.
+"""
+
+import functools
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import jax
+import small_network
+
+import train
+from data.held_out import HeldOutClips
+from data.pipeline import ClipIterator
+from stsa_jax.meter import Meter
+
+
+def before(kind, name, function):
+    """Has `function` called at the beginning of a method."""
+    method = getattr(kind, name)
+
+    @functools.wraps(method)
+    def wrapped(*args, **kwargs):
+        function()
+        return method(*args, **kwargs)
+
+    setattr(kind, name, wrapped)
+
+
+def on_saving(function):
+    """Has it called before each change that Python makes to the names in checkpoints/."""
+
+    def hook(event, args):
+        if event in ('os.mkdir', 'os.rename', 'os.rmdir', 'os.remove') and any(
+            '/checkpoints/' in str(arg) for arg in args
+        ):
+            function()
+
+    sys.addaudithook(hook)
+
+
+def on_compiling(function):
+    """Has it called in a compilation that takes a minute."""
+
+    def compile_slowly():
+        function()
+        time.sleep(60)
+
+    before(jax.stages.Lowered, 'compile', compile_slowly)
+
+
+PLACES = {
+    'batch': functools.partial(before, ClipIterator, '__next__'),
+    'step': functools.partial(before, Meter, 'add'),  # which the device works on at this time
+    'validation': functools.partial(before, HeldOutClips, 'read'),
+    'saving': on_saving,
+    'compiling': on_compiling,
+}
+
+
+def run(attempt: dict, sent: int) -> int:
+    """In the fork: trains, and sends itself the signal; writes the time of it to `sent`."""
+    left = [attempt.get('count', 1)]
+    lock = threading.Lock()
+
+    def here():
+        with lock:
+            left[0] -= 1
+            if left[0] == 0:
+                os.write(sent, str(time.monotonic()).encode())
+                os.kill(os.getpid(), attempt['signal'])
+
+    if attempt.get('place'):
+        PLACES[attempt['place']](here)
+    small_network.train_it()
+    sys.argv[1:] = attempt['arguments']
+    return train.main() or 0
+
+
+def result_of(attempt: dict) -> dict:
+    sent, theirs = os.pipe()
+    with tempfile.TemporaryFile('w+') as told:
+        child = os.fork()
+        if not child:
+            os.dup2(told.fileno(), 2)
+            os.dup2(2, 1)
+            code = 1
+            try:
+                code = run(attempt, theirs)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        os.close(theirs)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        ended = time.monotonic()
+        at = os.read(sent, 100)
+        os.close(sent)
+        told.seek(0)
+        seconds = ended - float(at) if at else None
+        (workdir,) = (a.split('=')[1] for a in attempt['arguments'] if a.startswith('--workdir='))
+        left = [path.name for path in (Path(workdir) / 'checkpoints').glob('*')]
+        return {'code': code, 'seconds': seconds, 'told': told.read(), 'left': left}
+
+
+if __name__ == '__main__':
+    signal.alarm(600)
+    results = [result_of(attempt) for attempt in json.load(sys.stdin)]
+    json.dump(results, sys.stdout)

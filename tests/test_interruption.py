@@ -1,0 +1,129 @@
+"""Runs that signals end, at chosen moments, and that go on as if they had not been interrupted."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from test_train_script import ROOT, config_file, prepared  # noqa: F401 (fixtures)
+
+from stsa_jax import checkpoint, checkpoint_meta
+from stsa_jax.reporting import read_log
+
+FIELDS = {
+    'num_steps': 48,
+    'batch_size': 2,
+    'checkpoint_every': 2,
+    'validation.every': 4,
+    'validation.clips': 5,  # three batches
+    'ema_decay': 0.9,
+    'optimizer.schedule': 'plateau',
+    'optimizer.drop_factor': 0.5,
+}
+
+
+def killed(rng: random.Random) -> list[dict]:
+    """Twenty attempts, each a SIGKILL somewhere else; together they stay below 48 steps."""
+    most = {'step': 4, 'batch': 5, 'validation': 3, 'saving': 40}
+    places = [place for place in most for _ in range(5)]
+    rng.shuffle(places)
+    return [{'place': p, 'count': rng.randint(1, most[p]), 'signal': 9} for p in places]
+
+
+STOPPED = [
+    {'place': 'compiling', 'signal': signal.SIGTERM},
+    {'place': 'step', 'count': 3, 'signal': signal.SIGTERM},
+    {'place': 'validation', 'count': 2, 'signal': signal.SIGTERM},  # of step 4
+    {'place': 'validation', 'count': 1, 'signal': signal.SIGTERM},  # of step 4, made up for
+    {'place': 'step', 'count': 4, 'signal': signal.SIGTERM},  # step 8, which is to be validated
+    {'place': 'validation', 'count': 4, 'signal': signal.SIGTERM},  # of step 12, the last one
+]
+
+
+@pytest.fixture(scope='module')
+def runs(config_file, tmp_path_factory):  # noqa: F811
+    """(folder of the runs, results of the attempts at them)."""
+    folder = tmp_path_factory.mktemp('runs')
+    plan = {'whole': [{}], 'killed': [*killed(random.Random(0)), {}]}
+    plan |= {'whole short': [{}], 'stopped': [*STOPPED, {}]}
+    attempts = []
+    for name, parts in plan.items():
+        fields = FIELDS | ({} if name in ('whole', 'killed') else {'num_steps': 12})
+        arguments = [f'--config={config_file}', f'--workdir={folder / name}']
+        arguments += [f'--config.{field}={value}' for field, value in fields.items()]
+        attempts += [part | {'arguments': arguments, 'run': name} for part in parts]
+    environment = os.environ | {
+        'XLA_FLAGS': '--xla_force_host_platform_device_count=1',
+        'JAX_PLATFORMS': 'cpu',
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    }
+    done = subprocess.run(
+        [sys.executable, str(ROOT / 'tests' / 'forked.py')],
+        input=json.dumps(attempts),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = {name: [] for name in plan}
+    for attempt, result in zip(attempts, json.loads(done.stdout)):
+        results[attempt['run']].append(result)
+    return folder, results
+
+
+def last_checkpoint(workdir: Path) -> tuple[dict, dict]:
+    """Its record, and all its arrays."""
+    folder = checkpoint.step_folder(workdir)
+    meta = checkpoint_meta.read_meta(folder)
+    items = ('params', 'batch_stats', 'optimizer', 'ema')
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        return meta, {item: reader.restore(folder / item) for item in items}
+
+
+def assert_same_end(one: Path, other: Path):
+    (meta, arrays), (meta_of_other, others) = last_checkpoint(one), last_checkpoint(other)
+    assert meta == meta_of_other
+    assert len(jax.tree.leaves(arrays)) == len(meta['checksums']) > 30
+    for a, b in zip(jax.tree.leaves(arrays), jax.tree.leaves(others), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    numbers = ('step', 'kind', 'loss', 'kl', 'cc', 'learning_rate')
+    logs = [[[e.get(k) for k in numbers] for e in read_log(w)] for w in (one, other)]
+    assert logs[0] == logs[1]
+    best = [checkpoint.step_folder(w, 'best').name for w in (one, other)]
+    assert best[0] == best[1]
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_it_ends_as_if_it_had_not_been(runs):
+    folder, results = runs
+    codes = [r['code'] for r in results['killed']]
+    assert codes == [-signal.SIGKILL] * 20 + [0], [r['told'] for r in results['killed']]
+    unfinished = [r for r in results['killed'] if not all(n.isdecimal() for n in r['left'])]
+    assert unfinished, 'some were killed while a temporary checkpoint was there'
+    assert_same_end(folder / 'whole', folder / 'killed')
+    rates = {e['learning_rate'] for e in read_log(folder / 'whole') if e['kind'] == 'train'}
+    assert len(rates) > 1, 'the plateau is a part of what is restored'
+
+
+@pytest.mark.slow
+def test_stopped_anywhere_it_ends_at_once_and_goes_on_as_if_it_had_not_been(runs):
+    folder, results = runs
+    told = [r['told'] for r in results['stopped']]
+    assert [r['code'] for r in results['stopped']] == [0] * 7, told
+    # Compiling takes a minute here, and is not waited for.
+    assert all(r['seconds'] < 30 for r in results['stopped'][:-1])
+    saved = [max(map(int, r['left']), default=None) for r in results['stopped']]
+    assert saved == [None, 3, 4, 4, 8, 12, 12], 'no step is taken after the signal'
+    assert all(f'stopped at step {step}, saved' in told[i] for i, step in ((1, 3), (2, 4), (4, 8)))
+    assert 'is trained already' not in told[-1]
+    assert_same_end(folder / 'whole short', folder / 'stopped')
+    validated = [e['step'] for e in read_log(folder / 'stopped') if e['kind'] == 'validation']
+    assert validated == [4, 8, 12]
