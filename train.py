@@ -86,9 +86,9 @@ def train(
             **view,
         )
     num_steps = config.num_steps or config.num_epochs * clips.steps_per_epoch
+    graphdef, *weights = initial_weights(model_config, config.seed, config.init_from)
     run_config.write_config(workdir, config.to_dict())
 
-    graphdef, *weights = initial_weights(model_config, config.seed, config.init_from)
     rate = optimizer.learning_rate(optimizer_config, clips.steps_per_epoch, num_steps)
     tx = optimizer.optimizer(optimizer_config, clips.steps_per_epoch)
     state = training.create_state(mesh, *weights, tx, ema=config.ema_decay > 0)

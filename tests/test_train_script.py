@@ -25,6 +25,7 @@ from data import synthetic
 from stsa_jax.checkpoint import load_weights
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
+from stsa_jax.initial import initial_weights
 from stsa_jax.reporting import read_log
 
 ROOT = Path(__file__).parents[1]
@@ -268,6 +269,23 @@ def test_bad_fields(override, config_file, tmp_path, monkeypatch, capsys):
     assert not (workdir / 'config.json').exists(), 'nothing is written'
 
 
+def test_weights_to_start_from_that_are_not_there(config_file, tmp_path, monkeypatch, capsys):
+    """The message says what they are, and the folder is free for a second try."""
+    monkeypatch.setattr(train, 'initial_weights', initial_weights)  # the real one
+    workdir = tmp_path / 'run'
+    recipe = load_config(f'{ROOT}/configs/dhf1k.py').init_from
+    told = fails_cleanly(
+        monkeypatch,
+        capsys,
+        f'--config={config_file}',
+        f'--workdir={workdir}',
+        f'--config.init_from={recipe}',
+    )
+    assert 'config.init_from=S3D_kinetics400.pt: there is no such file' in told
+    assert 'https://github.com/kylemin/S3D' in told and '--config.init_from= ' in told
+    assert not (workdir / 'config.json').exists()
+
+
 def test_bad_paths(config_file, finished, tmp_path, monkeypatch, capsys):
     (tmp_path / 'file').write_text('')
     (tmp_path / 'broken.py').write_text('def get_config():\n    return 1 / 0\n')
@@ -294,5 +312,5 @@ def test_the_launch_files_of_the_docs_can_be_used():
     (container,) = job['template']['spec']['template']['spec']['containers']
     command = container['command'] + script[script.index('train.py') :].replace('\\', '').split()
     fields = [part for part in command if part.startswith('--config.')]
-    assert len(fields) == 6
+    assert len(fields) == 8
     load_config(str(ROOT / 'configs' / 'dhf1k.py'), fields)
