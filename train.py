@@ -129,6 +129,8 @@ def train(
                 f'{used["windows_without_fixation"]} windows and '
                 f'{used["videos_without_fixation"]} videos without fixation are left out'
             )
+        for line in clips.notes:
+            report.say(f'note: {line}')
         meter, compiled, first, damaged, told = None, None, step, 0, 0
         while step < num_steps:
             waiting = time.perf_counter()
