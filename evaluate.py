@@ -19,6 +19,7 @@ Prints the table, and writes to --output (default WORKDIR/evaluation, or ./evalu
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from absl import logging
@@ -165,13 +166,17 @@ def collect_models(options) -> dict:
     for given in options.checkpoint:
         name, path = _named(given)
         loaded.append((name, stsa_jax.load(path, **sizes)))
+    noted = set()
+
+    def maps_of(model, dataset):
+        line = dataset.enlarged(model.config.image_size)
+        if line and line not in noted:
+            noted.add(line)
+            print(f'note: {line}', file=sys.stderr)
+        return evaluation.ModelMaps(model, dataset, options.batch_size)
+
     for name, model in loaded:
-        add(
-            name,
-            lambda dataset, videos, model=model: evaluation.ModelMaps(
-                model, dataset, options.batch_size
-            ),
-        )
+        add(name, lambda dataset, videos, model=model: maps_of(model, dataset))
     for given in options.predictions:
         name, path = _named(given)
         add(

@@ -110,8 +110,10 @@ def train(
             report.say(
                 f'{used["dataset"]}: {used["videos"]} videos, {used["windows"]} windows; '
                 f'{used["windows_without_fixation"]} windows and '
-                f'{used["videos_without_fixation"]} videos without fixation are left out'
+                f'{used["videos_without_fixation"]} videos without fixation or density are left out'
             )
+        for line in clips.notes:
+            report.say(f'note: {line}')
 
         options = training.StepOptions(
             config.accumulate,

@@ -1,7 +1,11 @@
 """The paper's recipe on DHF1K: 600 training videos, batches of 3, 200 steps an epoch.
 
-    python train.py --config=configs/dhf1k.py --workdir=runs/dhf1k \\
-        --config.init_from=S3D_kinetics400.pt
+    python train.py --config=configs/dhf1k.py --workdir=runs/dhf1k
+
+starts from S3D's weights trained on Kinetics-400, `S3D_kinetics400.pt` of
+https://github.com/kylemin/S3D, in the working folder; --config.init_from=PATH for another place.
+Without them (--config.init_from=) set --config.model.batch_norm_momentum=0.1 too: the default is
+made for a trained backbone.
 
 The paper (Table I) reports CC 0.529, NSS 3.010, SIM 0.383, AUC-J 0.913 and shuffled AUC 0.723 on
 the held-out test set. On several devices raise batch_size and, in proportion, the learning rate.
@@ -13,6 +17,7 @@ from configs import default
 def get_config():
     """Adam at 1e-4, divided by 10 after 12 epochs and then every 9, from S3D's weights."""
     config = default.get_config()
+    config.init_from = 'S3D_kinetics400.pt'
     config.data.datasets = ('dhf1k',)
     config.batch_size = 3
     config.num_epochs = 30

@@ -82,6 +82,7 @@ class ClipIterator(grain.DatasetIterator):
     steps_per_epoch: batches until as many clips were drawn as there are videos.
     summary: for each dataset, what is used: videos, windows, and what was left out because the
       target has no fixation or no density.
+    notes: lines about datasets whose frames are stored smaller than the clips.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class ClipIterator(grain.DatasetIterator):
         self.summary = [
             _summarise(dataset, chosen, reader) for dataset, chosen in zip(datasets, targets)
         ]
+        self.notes = [line for d in datasets if (line := d.enlarged(reader.image_size))]
         streams = [_stream(k, chosen, seed) for k, chosen in enumerate(targets)]
         stream = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, weights)
         self._batches = (

@@ -97,6 +97,21 @@ class VideoDataset:
         fixations = self._decoded(i, 'fixations', images.decode_map)
         return None if fixations is None else fixations > 0
 
+    def enlarged(self, image_size: tuple[int, int]) -> str:
+        """A line for the user if frames are stored smaller than `image_size` (H, W), else ''.
+
+        Frames stored at their video's own size have no more to give, and need no line.
+        """
+        stored = re.match(r'(\d+)x(\d+)', Path(self.folder).parent.name)
+        if not stored or all(int(n) >= wanted for n, wanted in zip(stored.groups(), image_size)):
+            return ''
+        size = f'{image_size[0]}x{image_size[1]}'
+        return (
+            f'{self.name}: its frames are stored at {stored[0]} and enlarged to {size}; for sharp '
+            f'ones, python -m data.prepare {self.name} --size={size} --source=..., and then name '
+            f'the dataset {self.name}/{size}'
+        )
+
     def frame_number(self, i: int) -> int:
         """The frame's number as the dataset counts."""
         return self.example(i)['frame_number']

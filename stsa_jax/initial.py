@@ -8,11 +8,13 @@ program a shape, which takes minutes for the hundreds of shapes of STSA-Net.
 
 import math
 import zlib
+from pathlib import Path
 
 import numpy as np
 from flax import traverse_util
 
 from stsa_jax import functional
+from stsa_jax.errors import InputError
 from stsa_jax.stsanet import STSANet, STSANetConfig
 
 
@@ -31,6 +33,15 @@ def initial_weights(config: STSANetConfig, seed: int = 0, init_from: str = '') -
     if init_from:
         from stsa_jax import pretrained
 
+        if not Path(init_from).exists():
+            raise InputError(
+                f'config.init_from={init_from}: there is no such file or folder. The recipes start '
+                "from S3D's weights trained on Kinetics-400 (S3D_kinetics400.pt, to be had at "
+                "https://github.com/kylemin/S3D; torchvision's do too) or, to fine-tune, from a "
+                "run of configs/dhf1k.py or STSA-Net's released weights. Give their path by "
+                '--config.init_from=PATH, or train from random weights by --config.init_from= '
+                '--config.model.batch_norm_momentum=0.1'
+            )
         return graphdef, *pretrained.initialise(init_from, config, seed)
     return graphdef, *random_weights(params, batch_stats, seed)
 

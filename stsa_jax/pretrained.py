@@ -272,7 +272,7 @@ def _torch(path):
     except ImportError as error:
         raise InputError(
             f'{path}: PyTorch is needed for .pth and .pt files; install it with '
-            "pip install 'stsa-jax[port]', or use a .safetensors file"
+            "pip install -e '.[port]' in the checkout, or use a .safetensors file"
         ) from error
     return torch
 

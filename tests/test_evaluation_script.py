@@ -1,9 +1,11 @@
 """evaluate.py as a user runs it: on prepared datasets, and where something does not fit."""
 
+import csv
 import json
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -15,6 +17,7 @@ from test_evaluation_paths import Brightness
 import data
 import evaluate
 import stsa_jax
+from stsa_jax import evaluation
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
 
@@ -91,6 +94,50 @@ def test_models_of_another_size(monkeypatch):
     given = ['--checkpoint=a.pth', '--workdir=b', '--image_size=288,512', '--clip_frames=16']
     evaluate.collect_models(evaluate.parser().parse_args(given))
     assert asked == [{'image_size': (288, 512), 'frames': 16}] * 2
+
+
+def test_frames_stored_smaller_than_the_clips_are_told(prepared, monkeypatch, capsys):
+    """Once, by evaluation and by training alike; frames of the clips' size, or larger, are not."""
+    wide = Brightness()
+    wide.config = types.SimpleNamespace(image_size=(96, 192), frames=8, target='middle')
+    monkeypatch.setattr(stsa_jax, 'load', lambda path: wide if 'wide' in path else Brightness())
+    given = [f'--checkpoint={name}.pth' for name in ('small', 'wide', 'also_wide')]
+    models = evaluate.collect_models(evaluate.parser().parse_args(given))
+    dataset = data.open_split('dhf1k', 'validation', prepared[0])
+    for make in models.values():
+        assert isinstance(make(dataset, None), evaluation.ModelMaps)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'dhf1k: its frames are stored at 48x96 and enlarged to 96x192' in line
+    assert 'data.prepare dhf1k --size=96x192' in line
+    options = {'split': 'validation', 'data_dir': prepared[0], 'batch_size': 1, 'frames': 16}
+    for size, notes in (((48, 96), []), ((96, 192), [line.removeprefix('note: ')])):
+        assert data.train_clips('dhf1k', image_size=size, **options).notes == notes
+
+
+def test_two_datasets_in_one_run(prepared, run, monkeypatch, tmp_path):
+    monkeypatch.setattr(stsa_jax, 'load', lambda path: Brightness())
+    shots = {
+        ('testing', 'Diving-Side-001'): (1, 2, 5),
+        ('testing', 'Golf-Swing-Back-003'): (1, 3, 9),
+    }
+    copies.shots(tmp_path / 'ucf', shots, copies.ucf_file)
+    data.prepare_dataset('ucf_sports', prepared[0], tmp_path / 'ucf', num_workers=1, size=(48, 96))
+    written = run('--dataset=diem', '--dataset=ucf_sports', '--split=test', '--checkpoint=ours.pth',
+                  '--no_references', f'--output={tmp_path / "out"}')  # fmt: skip
+    record = json.loads((tmp_path / 'out' / 'results.json').read_text())
+    rows = {row['dataset']: row for row in record['rows']}
+    assert len(record['rows']) == 2 and rows.keys() == {'diem', 'ucf_sports'}
+    videos = {'diem': {'one_show', 'ami_ib4010_left'}, 'ucf_sports': {shot for _, shot in shots}}
+    for name, count in (('diem', 7), ('ucf_sports', 5)):
+        assert f'{name}, test: 2 videos, {count} frames' in written
+        assert {video['video'] for video in rows[name]['videos']} == videos[name]
+    assert rows['diem']['scores']['cc'] != rows['ucf_sports']['scores']['cc']
+    with open(tmp_path / 'out' / 'results.csv') as file:
+        lines = list(csv.DictReader(file))
+    for name, names in videos.items():
+        listed = [line for line in lines if line['dataset'] == name]
+        assert {line['video'] for line in listed} >= names
+        assert len(listed) == len(names) + 1  # and the mean
 
 
 def test_a_trained_model_on_the_datasets_of_its_config(run, monkeypatch, tmp_path):

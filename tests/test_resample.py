@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from flax import nnx, traverse_util
 
 import stsa_jax
+from benchmarks import sizes
 from stsa_jax import (
     InputError,
     STSANet,
@@ -229,6 +230,14 @@ def test_a_model_of_another_size_runs(tmp_path, weights, monkeypatch):
     assert saliency.shape == (1, 112, 192) and 0 < saliency.min() < saliency.max() < 1
     changed = np.asarray(model(clip[None, ::-1]))
     assert np.abs(changed - saliency).max() > 1e-5
+
+
+@pytest.mark.slow
+def test_the_largest_size_runs(tmp_path):
+    """One of the twelve that `python -m benchmarks.sizes` runs."""
+    found = sizes.predict(sizes.write_weights(tmp_path), (448, 768), 64)
+    assert found.shape == (1, 448, 768) and np.isfinite(found).all()
+    assert 0 < found.min() < found.max() - 1e-3 < 1
 
 
 def test_resizing_agrees_with_the_networks_own():

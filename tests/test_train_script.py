@@ -274,6 +274,22 @@ def test_bad_fields(override, config_file, tmp_path, monkeypatch, capsys):
     assert not workdir.exists(), 'nothing is written'
 
 
+def test_weights_to_start_from_that_are_not_there(config_file, tmp_path, monkeypatch, capsys):
+    """The message says what they are, and the folder is free for a second try."""
+    workdir = tmp_path / 'run'
+    recipe = load_config(f'{ROOT}/configs/dhf1k.py').init_from
+    told = fails_cleanly(
+        monkeypatch,
+        capsys,
+        f'--config={config_file}',
+        f'--workdir={workdir}',
+        f'--config.init_from={recipe}',
+    )
+    assert 'config.init_from=S3D_kinetics400.pt: there is no such file' in told
+    assert 'https://github.com/kylemin/S3D' in told and '--config.init_from= ' in told
+    assert not workdir.exists()
+
+
 def test_bad_paths(config_file, finished, tmp_path, monkeypatch, capsys):
     (tmp_path / 'file').write_text('')
     (tmp_path / 'broken.py').write_text('def get_config():\n    return 1 / 0\n')
@@ -300,5 +316,5 @@ def test_the_launch_files_of_the_docs_can_be_used():
     (container,) = job['template']['spec']['template']['spec']['containers']
     command = container['command'] + script[script.index('train.py') :].replace('\\', '').split()
     fields = [part for part in command if part.startswith('--config.')]
-    assert len(fields) == 6
+    assert len(fields) == 8
     load_config(str(ROOT / 'configs' / 'dhf1k.py'), fields)

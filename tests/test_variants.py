@@ -284,6 +284,7 @@ def test_every_row_is_a_config_for_both_recipes():
         for recipe, dataset in (('', 'dhf1k'), (',tiny', 'stsa_synthetic')):
             config = load_config(f'{ROOT}/configs/ablations.py:{row}{recipe}')
             assert config.data.datasets == (dataset,)
+            assert config.init_from == ('' if recipe else 'S3D_kinetics400.pt')
             for field, value in fields.items():
                 assert config.model[field] == value
     assert STSANetConfig(**config.model).target_index == 15  # the last row's recipe: 16 frames
