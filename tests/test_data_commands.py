@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import file_size_limit
 from PIL import Image
 
 import data.fixations
 import data.inspect
 import data.prepare
 from data import images
-from stsa_jax.errors import InputError
+from stsa_jax.errors import InputError, exit_cleanly
 from tests import data_copies as copies
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,21 @@ def test_prepare_says_what_it_found_and_what_it_did(tmp_path, capsys):
     assert data.open_split('dhf1k', 'validation', tmp_path / 'out').frame(0).shape == (48, 80, 3)
     data.prepare.main(arguments)
     assert 'is prepared already' in capsys.readouterr().out
+
+
+def test_prepare_on_a_full_disk(tmp_path, capsys):
+    """The writer of the records does not raise OSError."""
+    copies.dhf1k(tmp_path / 'copy', {1: 5, 650: 4}, 'frames')
+    arguments = ['dhf1k', f'--source={tmp_path / "copy"}', f'--data_dir={tmp_path / "out"}',
+                 '--num_workers=1', '--size=48x80']  # fmt: skip
+    with file_size_limit(1000), pytest.raises(SystemExit) as ended:
+        exit_cleanly(lambda: data.prepare.main(arguments))
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and told.startswith(f'error: {tmp_path / "out"}'), told
+    assert 'free some space' in told and '.array_record: ' in told
+    assert not list((tmp_path / 'out').rglob('*array_record*'))
+    data.prepare.main(arguments)
+    assert len(data.open_split('dhf1k', 'train', tmp_path / 'out')) == 5
 
 
 def test_prepare_fails_with_code_2_and_no_traceback(tmp_path):
