@@ -108,6 +108,13 @@ def test_progress_is_shown_in_a_terminal_alone(prepared, tmp_path):
     assert done.returncode == 0 and '%|' not in done.stderr
 
 
+def test_other_weights_are_no_saliency_model(run, tmp_path, not_saliency_models):
+    for words, path in not_saliency_models.items():
+        with pytest.raises(InputError, match=words):
+            run('--dataset=dhf1k', f'--checkpoint={path}', f'--output={tmp_path / "out"}')
+    assert not (tmp_path / 'out').exists()
+
+
 def test_models_of_another_size(monkeypatch):
     asked = []
     monkeypatch.setattr(evaluate.stsa_jax, 'load', lambda *_, **sizes: asked.append(sizes))

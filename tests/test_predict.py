@@ -318,6 +318,15 @@ def test_wrong_checkpoints(tmp_path, film):
     assert not (tmp_path / 'out').exists()
 
 
+def test_other_weights_are_no_saliency_model(tmp_path, film, not_saliency_models, capsys):
+    for words, path in not_saliency_models.items():
+        for flag in ('--nooverlay', '--gradient'):
+            assert run_main(*flags_for(tmp_path, film, checkpoint=path), flag) == 2
+            message = capsys.readouterr().err
+            assert message.startswith(f'error: {path}: ') and words in message
+    assert not (tmp_path / 'out').exists()
+
+
 def test_output_below_a_file(tmp_path, film, model, capsys):
     (tmp_path / 'file').write_text('mine')
     assert run_main(*flags_for(tmp_path, film, output=tmp_path / 'file' / 'out')) == 2
