@@ -20,6 +20,7 @@ from stsa_jax import InputError, STSANet, STSANetConfig, amsf, functional, port,
 from stsa_jax.configuration import load_config
 from stsa_jax.pretrained import initialise
 from stsa_jax.stsanet import Branch
+from stsa_jax.torch_names import torch_name
 
 ROOT = Path(__file__).parents[1]
 TINY = {'image_size': (32, 64), 'frames': 16, 'width': 0.125}
@@ -385,6 +386,11 @@ def test_full_weights_load_into_a_variant_for_what_they_share(full_file, row):
     text = '\n'.join(said)
     assert all(name in text for name in new)
     assert ('initialised at random' in text) == bool(new)
+    unused = [n for n, a in full.items() if n not in params or params[n].shape != a.shape]
+    told = [line for line in said if line.startswith('  not in the model, left out: ')]
+    assert len(told) == bool(unused)
+    for name in unused:
+        assert torch_name(name, 'stsanet')[0].split('.')[0] in told[0]
     # And back: a variant's own weights survive PyTorch's names.
     tree = traverse_util.unflatten_dict(params)
     again, _ = port.from_torch(port.to_torch(tree, batch_stats), config)
