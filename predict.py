@@ -203,9 +203,10 @@ def save_picture(kind: str) -> None:
     pixel = () if whole else parse_place(kind, info)
     number = FLAGS.frame or (info.num_frames + 1) // 2
     name = '-'.join([kind, f'{number:04d}', *map(str, pixel)]) + '.png'
+    if output.exists():
+        output_folder(output)
     if not FLAGS.overwrite:
         check_free(output, [name])
-    output_folder(output)
     model = load_model()
     target = inference.target_index(model.config)
     windows = inference.windows(frames, model.config.frames, target)
@@ -218,13 +219,16 @@ def save_picture(kind: str) -> None:
     size = info.width, info.height
     place = None if whole else tuple((at + 0.5) / n for at, n in zip(pixel, size))
     gradient = attention_maps.input_gradient(model, clip, place)
-    if kind == 'gradient':
-        attention_maps.gradient_figure(output / name, window, gradient, place, target)
-    else:
+    if kind == 'attention':
         _, taps = model(clip[None], return_intermediates=True)
         step = attention_maps.target_step(model.config.frames, target)
         maps = attention_maps.attention_maps(taps, model.config.image_size, place, step)
-        attention_maps.attention_figure(output / name, window, maps, place, target, gradient)
+    with staged_folder(output, [name], overwrite=FLAGS.overwrite) as staging:
+        path = staging / name
+        if kind == 'attention':
+            attention_maps.attention_figure(path, window, maps, place, target, gradient)
+        else:
+            attention_maps.gradient_figure(path, window, gradient, place, target)
     where = 'the whole map' if whole else f'pixel {pixel[0]},{pixel[1]}'
     print(f'{info.path}, frame {number}, {where}: {output / name}')
 

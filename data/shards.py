@@ -26,7 +26,7 @@ from data import images
 from data.features import Frame, FrameStorage, serialise
 from data.sources import Problem, Report, VideoSource
 from stsa_jax.errors import InputError
-from stsa_jax.files import atomic_path, write_atomic
+from stsa_jax.files import atomic_path, write_atomic, writer_errors
 from stsa_jax.preprocess import resize_frame
 
 MAX_SHARDS = 256  # a split; few enough files, and little is lost at an interruption
@@ -113,13 +113,15 @@ def write_shard(task: ShardTask, advance: Callable[[int], object] = lambda frame
                 for frame in source.frames(report):
                     record = serialise(example_of(frame, source, task.size, task.encoding))
                     total += len(record)
-                    writer.write(record)
+                    with writer_errors(task.path, RuntimeError):
+                        writer.write(record)
                     index.add(frame.size, frame.number, frame.usable)
                     advance(1)
                 if index.num_frames:
                     videos.append(index.as_dict())
         finally:
-            writer.close()
+            with writer_errors(task.path, RuntimeError):
+                writer.close()
     result = {
         'videos': videos,
         'problems': [dataclasses.astuple(problem) for problem in report.problems],

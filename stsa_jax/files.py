@@ -35,6 +35,22 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def writer_errors(path: str | os.PathLike, *errors: type[Exception]) -> Iterator[None]:
+    """Turns `errors`, as a library raises where it cannot write, into InputError that names `path`.
+
+    For writers that do not raise `OSError` on a full disk.
+    """
+    try:
+        yield
+    except errors as error:
+        reason = str(error).strip().split('\n')[0].split(';')[0] or repr(error)
+        raise InputError(
+            f'{path}: could not be written whole ({reason}); free some space on the disk, or write '
+            'to another place'
+        ) from error
+
+
 def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
     """Writes `content` to `path` (text as UTF-8), whole or not at all."""
     content = content.encode() if isinstance(content, str) else content

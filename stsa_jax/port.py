@@ -52,6 +52,11 @@ def recognise(state_dict: StateDict, source: str = 'the state dict') -> str:
     )
 
 
+def is_backbone(state_dict: StateDict) -> bool:
+    """Whether nothing of STSA-Net after its backbone is there; so it is of S3D's weights."""
+    return not any(_in_head(name.removeprefix('module.')) for name in state_dict)
+
+
 def infer_config(state_dict: StateDict, naming: str) -> STSANetConfig | S3DConfig:
     """The config that a state dict's shapes belong to, with the defaults where they do not say."""
     shapes = {name.removeprefix('module.'): np.shape(a) for name, a in state_dict.items()}
@@ -90,8 +95,8 @@ def from_torch(
     PyTorch's default initialisation from `seed`. `module.` prefixes are understood.
 
     Between variants of the network (other parts, see `STSANetConfig.structure`) give a list as
-    `shared`: then what both have is taken, the backbone at the least, the rest is initialised, and
-    the list is filled with lines that say what was and was not loaded.
+    `shared`: then what both have is taken, the backbone at the least, and the rest is initialised.
+    The list is filled with lines that say what was and was not loaded, of a backbone alone too.
 
     Args:
         state_dict: name -> array or tensor.
@@ -113,10 +118,8 @@ def from_torch(
     wanted = traverse_util.flatten_dict({'params': params, 'batch_stats': batch_stats})
     backbone = {path: a for path, a in wanted.items() if path[1] == 'backbone'}
     rest = {path: a for path, a in wanted.items() if path[1] != 'backbone'}
-    if target == 'stsanet' and not any(_in_head(name) for name in arrays):
-        wanted = backbone
-        head_of_s3d = ('fc.', 'classifier.')
-        arrays = {name: a for name, a in arrays.items() if not name.startswith(head_of_s3d)}
+    if target == 'stsanet' and is_backbone(arrays):
+        wanted, arrays = _backbone(arrays, backbone, rest, source, shared)
     elif shared is not None:
         wanted, arrays = _shared(arrays, backbone, rest, source, shared)
     found = _match(arrays, wanted, naming, source)
@@ -174,6 +177,18 @@ def _match(arrays, wanted, naming, source):
     return found
 
 
+def _backbone(arrays, backbone, rest, source, lines):
+    """Of S3D's weights, or those of a backbone: the paths wanted, and the arrays for them."""
+    unused = [name for name in arrays if name.startswith(('fc.', 'classifier.'))]
+    if lines is not None:
+        lines.append(
+            f'{source}: loaded the backbone: {_parameters(backbone):,} of the '
+            f"model's {_parameters(backbone | rest):,} parameters"
+        )
+        lines += _left(list(dict.fromkeys(path[1] for path in rest)), unused)
+    return backbone, {name: a for name, a in arrays.items() if name not in unused}
+
+
 def _shared(arrays, backbone, rest, source, lines):
     """What a variant and a state dict have both: the paths wanted, and the arrays for them."""
     wanted, new = dict(backbone), []
@@ -191,11 +206,18 @@ def _shared(arrays, backbone, rest, source, lines):
         f'{source}: loaded what both models have: {_parameters(wanted):,} of the '
         f"model's {_parameters(backbone | rest):,} parameters"
     )
+    lines += _left(new, unused)
+    return wanted, arrays
+
+
+def _left(new, unused) -> list[str]:
+    """Lines on the parts that were not in the file, and on the entries not in the model."""
+    lines = []
     if new:
         lines.append(f'  not in the file, initialised at random: {_listed(new)}')
     if unused:
         lines.append(f'  not in the model, left out: {_listed(n.split(".")[0] for n in unused)}')
-    return wanted, arrays
+    return lines
 
 
 def _parameters(paths) -> int:

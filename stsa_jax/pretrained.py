@@ -4,10 +4,8 @@ model = load('STSANet_DHF1K.pth')      # or .pt, .safetensors, or a checkpoint d
 saliency = model(clip)                 # (B, 32, 224, 384, 3) -> (B, 224, 384)
 """
 
-import argparse
 import dataclasses
 import functools
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -17,29 +15,19 @@ import jax
 import numpy as np
 
 from stsa_jax import checkpoint, functional, port
-from stsa_jax.checkpoint import Weights
 from stsa_jax.checkpoint_meta import read_meta
 from stsa_jax.errors import InputError
-from stsa_jax.files import atomic_path
-from stsa_jax.preprocess import (
-    IMAGENET,
-    KINETICS_KYLEMIN,
-    KINETICS_TORCHVISION,
-    Normalisation,
-    normalise,
-    resize_frame,
-)
+from stsa_jax.preprocess import IMAGENET, Normalisation, normalise, resize_frame
 from stsa_jax.resample import resample
-from stsa_jax.s3d import S3DConfig
 from stsa_jax.stsanet import STSANet, STSANetConfig
-
-_TORCH = ('.pth', '.pt')
-_SAFETENSORS = '.safetensors'
-_NORMALISATION = {
-    'stsanet': IMAGENET,
-    's3d_kinetics': KINETICS_KYLEMIN,
-    's3d_torchvision': KINETICS_TORCHVISION,
-}
+from stsa_jax.weight_files import (
+    config_from,
+    convert,
+    read_state_dict,
+    read_weights,
+    recorded_config,
+    save,
+)
 
 
 class SaliencyModel:
@@ -96,10 +84,17 @@ def _check_range(clip) -> None:
         )
     # Any RGB frame, normalised with any of the field's means, lies well within +-10.
     # A clip on a device is looked at there: one number comes back.
-    extreme = max(float(clip.max()), -float(clip.min())) if clip.size else 0.0
+    low, high = (float(clip.min()), float(clip.max())) if clip.size else (0.0, 0.0)
+    extreme = max(high, -low)
     if not extreme <= 10:
         raise InputError(
             f'the clip has values up to {extreme:g}: expected normalised frames, about -3 to 3; '
+            'make it from uint8 frames with model.preprocess(frames)'
+        )
+    # Normalised frames of the same contrast reach from -2 to 2.5; a grey screen lies in between.
+    if 0 <= low < 0.05 and 0.95 < high <= 1:
+        raise InputError(
+            'the clip has values from 0 to 1, scaled but not normalised: expected about -3 to 3; '
             'make it from uint8 frames with model.preprocess(frames)'
         )
 
@@ -122,7 +117,7 @@ def load(
     if weights.kind != 'stsanet':
         raise InputError(
             f"{path}: holds S3D's Kinetics classifier, not a saliency model; give STSA-Net's "
-            'weights, or train from these with --config.init_from'
+            'weights, or train from these with train.py --config.init_from'
         )
     own = STSANetConfig(**weights.model_config)
     wanted = dataclasses.replace(
@@ -146,41 +141,13 @@ def _fitted(
     say: Callable[[str], None] = _note,
     shared: list[str] | None = None,
 ):
-    """`port.from_torch` of weights that may be of another size; says what was resampled."""
+    """`port.from_torch` of weights that may be of another size; says what it did."""
     state_dict, resampled = resample(state_dict, config, source)
     trees = port.from_torch(state_dict, config, seed=seed, source=source, shared=shared)
     for line in (resampled, *(shared or ())):
         if line:
             say(line)
     return trees
-
-
-def read_weights(path: str | os.PathLike, step: int | str | None = None) -> Weights:
-    """Weights of whatever kind `path` holds; raises InputError naming it if there are none."""
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f'{path}: there is no such file or folder; check the path of the weights')
-    if path.is_dir():
-        return checkpoint.load_weights(path, step)
-    if step is not None:
-        raise InputError(f'{path}: is a file of weights, but step {step} of a folder was asked for')
-    state_dict, metadata = read_state_dict(path)
-    naming = port.recognise(state_dict, str(path))
-    if 'model' in metadata:
-        kind = STSANetConfig if naming == 'stsanet' else S3DConfig
-        config = kind(**json.loads(metadata['model']))
-        normalisation = Normalisation(*map(tuple, json.loads(metadata['normalisation'])))
-    else:
-        config = port.infer_config(state_dict, naming)
-        normalisation = _NORMALISATION[naming]
-    params, batch_stats = port.from_torch(state_dict, config, source=str(path))
-    return Weights(
-        'stsanet' if naming == 'stsanet' else 's3d',
-        dataclasses.asdict(config),
-        params,
-        batch_stats,
-        normalisation,
-    )
 
 
 def initialise(
@@ -206,138 +173,18 @@ def initialise(
         say(f'starting from {folder} ({which})')
         weights = checkpoint.load_weights(folder)
         state_dict = port.to_torch(weights.params, weights.batch_stats)
-        fields = weights.model_config if weights.kind == 'stsanet' else {}
+        fields = weights.model_config
     elif path.exists():
         state_dict, metadata = read_state_dict(path)
-        fields = json.loads(metadata.get('model', '{}'))
-        fields = {} if 'num_classes' in fields else fields
+        fields = recorded_config(metadata)
     else:
         raise InputError(f'{path}: there is no such file or folder; check the path of the weights')
-    same = STSANetConfig(**fields).structure == config.structure
-    return _fitted(state_dict, config, str(path), seed, say, shared=None if same else [])
-
-
-def read_state_dict(path: str | os.PathLike) -> tuple[dict, dict[str, str]]:
-    """A .pth, .pt or .safetensors file -> {name: array or tensor}, and its metadata if it has any.
-
-    PyTorch files are read with `weights_only=True`: nothing in them is run. Raises InputError.
-    """
-    path = Path(path)
-    if path.suffix == _SAFETENSORS:
-        return _read_safetensors(path)
-    if path.suffix not in _TORCH:
-        raise InputError(
-            f'{path}: expected a .pth, .pt or .safetensors file or a checkpoint folder, found a '
-            f'file ending in {path.suffix or "nothing"!r}'
-        )
-    return _read_torch(path), {}
-
-
-def _read_safetensors(path):
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework='numpy') as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, TypeError) as error:
-        raise InputError(
-            f'{path}: not a whole safetensors file ({error}); copy or download it again'
-        ) from error
-
-
-def _read_torch(path):
-    torch = _torch(path)
-    try:
-        found = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch raises all kinds for a damaged file
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
-        raise InputError(
-            f'{path}: not a whole PyTorch file of weights alone ({reason}); copy or download it '
-            'again; a file that needs code to be read is refused'
-        ) from error
-    for key in ('state_dict', 'model_state_dict', 'model'):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not all(torch.is_tensor(v) for v in found.values()):
-        raise InputError(
-            f'{path}: expected a state dict (name -> tensor), found {type(found).__name__}; save '
-            'one with torch.save(model.state_dict(), PATH)'
-        )
-    return found
-
-
-def _torch(path):
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError(
-            f'{path}: PyTorch is needed for .pth and .pt files; install it with '
-            "pip install -e '.[port]' in the checkout, or use a .safetensors file"
-        ) from error
-    return torch
-
-
-def save(path: str | os.PathLike, weights: Weights, naming: str | None = None) -> None:
-    """Writes weights: .pth, .pt and .safetensors in PyTorch's names, else a checkpoint folder.
-
-    `naming` is for S3D in a file; by default that of the implementation the weights came from.
-    """
-    path = Path(path)
-    if path.suffix not in (*_TORCH, _SAFETENSORS):
-        if path.suffix and not path.is_dir():
-            raise InputError(
-                f'{path}: cannot tell what to write: expected a name that ends in .pth, .pt or '
-                '.safetensors, or a folder name without an ending'
-            )
-        config, normalisation = weights.model_config, weights.normalisation
-        checkpoint.save_weights(
-            path, weights.kind, config, weights.params, weights.batch_stats, normalisation
-        )
-        return
-    if path.is_dir():
-        raise InputError(f'{path}: is a folder, but a file was to be written; name another')
-    torchvision = weights.normalisation == KINETICS_TORCHVISION
-    if weights.kind == 's3d' and naming is None and torchvision:
-        naming = 's3d_torchvision'
-    state_dict = port.to_torch(weights.params, weights.batch_stats, naming=naming)
-    if path.suffix == _SAFETENSORS:
-        from safetensors.numpy import save_file
-
-        metadata = {
-            'model': json.dumps(weights.model_config),
-            'normalisation': json.dumps(weights.normalisation),
-        }
-        with atomic_path(path) as temporary:
-            save_file(state_dict, temporary, metadata)
+    if port.recognise(state_dict, str(path)) != 'stsanet':  # S3D's: the backbone alone
+        strict = False
     else:
-        torch = _torch(path)
-        with atomic_path(path) as temporary:
-            # Copies: a parameter shares no memory with ours, and 0-d arrays stay 0-d.
-            torch.save({k: torch.tensor(v) for k, v in state_dict.items()}, temporary)
-
-
-def convert(arguments: list[str] | None = None) -> None:
-    """The command `python -m stsa_jax.port SOURCE DEST`."""
-    parser = argparse.ArgumentParser(
-        prog='python -m stsa_jax.port',
-        description='Converts weights between PyTorch (.pth, .pt), safetensors and checkpoints.',
-    )
-    parser.add_argument('source', help='a .pth, .pt or .safetensors file, or a checkpoint folder')
-    parser.add_argument('dest', help='what to write: its ending says what')
-    parser.add_argument(
-        '--naming',
-        choices=('s3d_kinetics', 's3d_torchvision'),
-        help="how to name S3D's classifier in a file (default: as where it came from)",
-    )
-    options = parser.parse_args(arguments)
-    weights = read_weights(options.source)
-    if options.naming and weights.kind != 's3d':
-        raise InputError(f'{options.source}: --naming is for S3D, but this is {weights.kind}')
-    save(options.dest, weights, options.naming)
-    count = port.parameter_count(weights.params)
-    print(f'{options.source} -> {options.dest}: {weights.kind}, {count:,} parameters')
-    fields = ', '.join(f'{key}={value}' for key, value in weights.model_config.items())
-    print(f'  {fields}')
+        own = config_from('stsanet', fields, path)
+        strict = own.structure == config.structure and not port.is_backbone(state_dict)
+    return _fitted(state_dict, config, str(path), seed, say, shared=None if strict else [])
 
 
 __all__ = ['SaliencyModel', 'convert', 'initialise', 'load', 'read_weights', 'save']

@@ -22,7 +22,7 @@ from stsa_jax.pooling import max_pool_2x2_with_indices, max_unpool_2x2
 
 STEPS = 4  # time steps of every level after its temporal compression
 ATTENTION = ('pairs', 'steps', 'single')
-# Weights of one attention matrix held at once, for one example: 128 MiB in float32. At 224x384 the
+# Attention weights held at once, for one example: 128 MiB in float32. At 224x384 the
 # largest has 2688 x 2688, a fifth of it; at 448x768 it would be 10752 x 10752.
 LARGEST_MATRIX = 2**25
 
@@ -37,15 +37,19 @@ def attention_matrix(query: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def attend(
-    query: jax.Array, key: jax.Array, value: jax.Array, keep_matrix: bool = False
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    keep_matrix: bool = False,
+    matrices: int = 1,
 ) -> tuple[jax.Array, jax.Array | None]:
     """DA(q, k, v) of `(B, N, E)`, `(B, M, E)`, `(B, M, C)`: `(B, N, C)` and the `(B, N, M)` matrix.
 
     Multiplies in the dtype of its arguments; both results are float32.
     A matrix above `LARGEST_MATRIX` is never there as a whole, and None is returned in its place,
-    unless `keep_matrix` asks for it.
+    unless `keep_matrix` asks for it. `matrices` of them belong to one example and count together.
     """
-    blocks = -(-query.shape[1] * key.shape[1] // LARGEST_MATRIX)
+    blocks = -(-matrices * query.shape[1] * key.shape[1] // LARGEST_MATRIX)
     if blocks == 1 or keep_matrix:
         matrix = attention_matrix(query, key)
         return (matrix.astype(value.dtype) @ value).astype(matrix.dtype), matrix
@@ -62,7 +66,7 @@ def _attend_within_steps(query, key, value, steps, keep_matrix):
     """`attend` in each of `steps` equal parts of the positions; the matrix is `(B, T, HW, HW)`."""
     b, n, c = value.shape
     parts = (x.reshape(b * steps, n // steps, -1) for x in (query, key, value))
-    out, matrix = attend(*parts, keep_matrix)
+    out, matrix = attend(*parts, keep_matrix, matrices=steps)
     if matrix is not None:
         matrix = matrix.reshape(b, steps, *matrix.shape[1:])
     return out.reshape(b, n, c), matrix

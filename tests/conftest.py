@@ -1,6 +1,9 @@
-"""Shared by all tests: golden data, and eight host devices so that sharding is really exercised."""
+"""Shared by all tests: golden data, eight host devices so that sharding is really exercised, and no
+network.
+"""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -26,9 +29,46 @@ def same_verbosity():
     logging.set_verbosity(before)
 
 
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """A test that connects to another machine fails, whatever the code makes of the error."""
+    for name in ('connect', 'connect_ex'):
+        connect = getattr(socket.socket, name)
+
+        def guarded(self, address, connect=connect):
+            if self.family in (socket.AF_INET, socket.AF_INET6):
+                host = str(address[0])
+                if not (host.startswith('127.') or host in ('localhost', '::1')):
+                    pytest.fail(f'tests run offline, and this one connects to {address}')
+            return connect(self, address)
+
+        monkeypatch.setattr(socket.socket, name, guarded)
+
+
 @pytest.fixture(scope='session')
 def golden_dir() -> Path:
     return DATA
+
+
+@pytest.fixture(scope='session')
+def not_saliency_models(tmp_path_factory) -> dict[str, Path]:
+    """By what a message says of it: files with an S3D classifier, and a backbone alone."""
+    from safetensors.numpy import save_file
+
+    from stsa_jax import S3D, S3DConfig, functional, port
+    from stsa_jax.initial import random_weights
+
+    config = S3DConfig(num_classes=2, width=0.125)
+    params, batch_stats = random_weights(*functional.abstract(S3D, config)[1:])
+    folder = tmp_path_factory.mktemp('weights')
+    files = {
+        "S3D's Kinetics classifier, not a saliency model": folder / 's3d.safetensors',
+        'a backbone alone': folder / 'backbone.safetensors',
+    }
+    classifier, backbone = files.values()
+    save_file(port.to_torch(params, batch_stats), classifier)
+    save_file(port.to_torch({'backbone': params['backbone']}, batch_stats), backbone)
+    return files
 
 
 @pytest.fixture(scope='session')

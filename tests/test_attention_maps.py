@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stsa_jax import InputError, attention_maps, functional, initial, stsa
+from stsa_jax import (
+    InputError,
+    STSANet,
+    STSANetConfig,
+    attention_maps,
+    functional,
+    initial,
+    stsa,
+)
 from stsa_jax.layers import Conv
 
 SIZE = (64, 96)
@@ -89,6 +97,32 @@ def test_against_the_layers_own_queries_and_keys():
     wanted = np.exp(logits) / np.exp(logits).sum()
     np.testing.assert_allclose(maps[2].ravel(), wanted, rtol=1e-5)  # float32
     np.testing.assert_allclose(maps[:2].sum(), 1, rtol=1e-5)
+
+
+def test_the_networks_own_matrices_at_every_level():
+    """From the taps of a tiny STSA-Net after its backbone, for every time step."""
+    config = STSANetConfig(image_size=(64, 96), frames=16, width=0.125)
+    graphdef, *shapes = functional.abstract(STSANet, config)
+    state = initial.random_weights(*shapes)
+    rng = np.random.default_rng(0)
+    sizes = (8, 16, 24, 24), (8, 8, 12, 60), (4, 4, 6, 104), (2, 2, 3, 128)
+    stages = [rng.random((1, *size), np.float32) for size in sizes]
+
+    def run(state, stages):
+        taps, network = {}, nnx.merge(graphdef, *state)
+        for level, stage in enumerate(stages):
+            getattr(network, f'branch{level}')(stage, taps, f'branch{level}')
+        return {name: array for name, array in taps.items() if '_to_' in name}
+
+    taps = jax.jit(run)(state, stages)
+    for step in range(4):
+        maps = attention_maps.attention_maps(taps, config.image_size, (0.6, 0.3), step)
+        assert {level: looks.shape[1:] for level, looks in maps.items()} == GRIDS
+        half = slice(2, 4) if step < 2 else slice(0, 2)
+        for looks in maps.values():
+            np.testing.assert_allclose(looks[step ^ 1].sum(), 1, rtol=1e-5)
+            np.testing.assert_allclose(looks[half].sum(), 1, rtol=1e-5)
+            assert not looks[step].any() and looks.min() >= 0
 
 
 def test_levels_without_attention_are_left_out():

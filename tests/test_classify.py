@@ -1,11 +1,17 @@
 """The classifier's clips, labels and averages; its logits are checked against the reference's."""
 
+import functools
+
+import golden_rule as rule
+import jax
 import numpy as np
 import pytest
+import torch
+from test_predict import moving_square, run_main
 
-from stsa_jax import classify
+from stsa_jax import S3D, classify, functional, initial, port, video
 from stsa_jax.kinetics400 import LABELS
-from stsa_jax.preprocess import KINETICS_KYLEMIN
+from stsa_jax.preprocess import KINETICS_KYLEMIN, KINETICS_TORCHVISION
 from stsa_jax.s3d import S3DConfig
 
 
@@ -108,3 +114,30 @@ def test_a_classifier_from_a_file(tmp_path):
 
         save_file({'x': np.zeros(1, np.float32)}, tmp_path / 'w.safetensors')
         classify.load_classifier(tmp_path / 'w.safetensors')
+
+
+@pytest.mark.slow
+def test_a_torchvision_file_through_the_command(tmp_path, capsys):
+    """The five lines are those of the classes with the largest logits of a narrow S3D."""
+    shapes = functional.abstract(S3D, S3DConfig(width=0.25))[1:]
+    zeros = port.to_torch(*initial.random_weights(*shapes), naming='s3d_torchvision')
+    state_dict = {name: rule.tensor(name, a.shape, 0) for name, a in zeros.items()}
+    torch.save({name: torch.tensor(a) for name, a in state_dict.items()}, tmp_path / 's3d.pt')
+    film = tmp_path / 'film.mp4'
+    video.write_video(film, moving_square(20, (48, 80)), 25)
+    flags = ['--classify', f'--checkpoint={tmp_path / "s3d.pt"}', f'--video={film}']
+    assert run_main(*flags) == 0
+    told = capsys.readouterr().out.splitlines()
+
+    classifier = classify.load_classifier(tmp_path / 's3d.pt')
+    assert classifier.normalisation == KINETICS_TORCHVISION
+    frames = [classifier.preprocess(frame) for frame in video.read_frames(film)[1]]
+    clip = np.stack(frames + frames[-1:] * 44)
+    params, batch_stats = port.from_torch(state_dict)
+    graphdef, *_ = functional.abstract(S3D, S3DConfig(width=0.25))
+    (logits,) = jax.jit(functools.partial(functional.apply, graphdef))(
+        params, batch_stats, clip[None]
+    )
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    best = np.argsort(-probabilities)[:5]
+    assert told == [str(film), *(f'  {probabilities[i]:6.1%}  {LABELS[i]}' for i in best)]

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import file_size_limit
 from PIL import Image, ImageDraw
 
 import data.fixations
 import data.inspect
 import data.prepare
 from data import images
-from stsa_jax.errors import InputError
+from stsa_jax.errors import InputError, exit_cleanly
 from tests import data_copies as copies
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +64,21 @@ def test_prepare_does_every_dataset(tmp_path, capsys, name):
     assert ['train', '1', '5'] in [line[:3] for line in lines]
     train = data.open_split(name, 'train', tmp_path / 'out')
     assert train.frame(4).shape == (32, 64, 3) and train.density(4) is not None
+
+
+def test_prepare_on_a_full_disk(tmp_path, capsys):
+    """The writer of the records does not raise OSError."""
+    copies.dhf1k(tmp_path / 'copy', {1: 5, 650: 4}, 'frames')
+    arguments = ['dhf1k', f'--source={tmp_path / "copy"}', f'--data_dir={tmp_path / "out"}',
+                 '--num_workers=1', '--size=48x80']  # fmt: skip
+    with file_size_limit(1000), pytest.raises(SystemExit) as ended:
+        exit_cleanly(lambda: data.prepare.main(arguments))
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and told.startswith(f'error: {tmp_path / "out"}'), told
+    assert 'free some space' in told and '.array_record: ' in told
+    assert not list((tmp_path / 'out').rglob('*array_record*'))
+    data.prepare.main(arguments)
+    assert len(data.open_split('dhf1k', 'train', tmp_path / 'out')) == 5
 
 
 def test_prepare_fails_with_code_2_and_no_traceback(tmp_path):

@@ -6,11 +6,13 @@ import re
 import subprocess
 import sys
 import types
+import tempfile
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from full_disk import file_size_limit
 from terminal import shown_in_a_terminal
 from test_evaluation_paths import Brightness
 
@@ -18,7 +20,7 @@ import data
 import evaluate
 import stsa_jax
 from stsa_jax import evaluation
-from stsa_jax.errors import InputError
+from stsa_jax.errors import InputError, exit_cleanly
 from tests import data_copies as copies
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +76,27 @@ def test_maps_of_a_prepared_dataset(prepared, run, tmp_path):
         run(*arguments, f'--predictions={prepared[1] / "7"}')
 
 
+@pytest.mark.parametrize('limit', [100, 20_000])
+def test_a_full_disk(prepared, tmp_path, monkeypatch, capsys, limit):
+    """While videos are scored, and in the report; files that are there after it are whole."""
+    arguments = ['evaluate.py', f'--data_dir={prepared[0]}', '--dataset=dhf1k', '--every=16']
+    arguments += [f'--predictions=maps={prepared[1] / "6"}', f'--output={tmp_path / "out"}']
+    monkeypatch.setattr(sys, 'argv', arguments)
+    (tmp_path / 'temporary').mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'temporary'))
+    with file_size_limit(limit), pytest.raises(SystemExit) as ended:
+        exit_cleanly(evaluate.main)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.startswith(f'error: {tmp_path}/'), told
+    assert told.rstrip().endswith('the file would be larger than the system allows')
+    left = [p for p in (tmp_path / 'out').rglob('*') if p.is_file()]
+    assert not [p.name for p in left if p.name.startswith('.') or p.name == 'report.html']
+    assert bool(left) == (limit > 100) and not list((tmp_path / 'temporary').iterdir())
+    for path in left:
+        if path.suffix == '.json':
+            json.loads(path.read_text())
+
+
 @pytest.mark.slow
 def test_progress_is_shown_in_a_terminal_alone(prepared, tmp_path):
     command = [sys.executable, 'evaluate.py', f'--data_dir={prepared[0]}', '--dataset=dhf1k']
@@ -86,6 +109,13 @@ def test_progress_is_shown_in_a_terminal_alone(prepared, tmp_path):
     quiet = [*command, f'--output={tmp_path / "b"}']
     done = subprocess.run(quiet, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and '%|' not in done.stderr
+
+
+def test_other_weights_are_no_saliency_model(run, tmp_path, not_saliency_models):
+    for words, path in not_saliency_models.items():
+        with pytest.raises(InputError, match=words):
+            run('--dataset=dhf1k', f'--checkpoint={path}', f'--output={tmp_path / "out"}')
+    assert not (tmp_path / 'out').exists()
 
 
 def test_models_of_another_size(monkeypatch):

@@ -1,6 +1,8 @@
 """Weights in and out: bit-identical round trips, strictness, and every kind of file."""
 
+import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx, traverse_util
+from full_disk import file_size_limit
+from safetensors.numpy import save_file
 
 import stsa_jax
 from stsa_jax import InputError, STSANet, STSANetConfig, functional, port, pretrained
-from stsa_jax.pretrained import convert, initialise, read_weights, save
+from stsa_jax.errors import exit_cleanly
+from stsa_jax.pretrained import convert, initialise, read_weights
 from stsa_jax.s3d import S3DConfig
 
 TINY = STSANetConfig(image_size=(32, 64), frames=16, width=0.125)
@@ -123,6 +128,37 @@ def test_a_backbone_with_a_hole_is_an_error(tiny):
         port.from_torch(source, TINY)
 
 
+def s3d_of(tiny, naming):
+    """The state dict of an S3D classifier of two classes with the tiny model's backbone."""
+    params, batch_stats = tiny
+    head = {'kernel': np.ones((1, 1, 1, 128, 2), np.float32), 'bias': np.ones(2, np.float32)}
+    s3d = {'backbone': params['backbone'], 'classifier': head}
+    return port.to_torch(s3d, batch_stats, naming=naming)
+
+
+def backbone_of(tiny):
+    return port.to_torch({'backbone': tiny[0]['backbone']}, tiny[1])
+
+
+@pytest.mark.parametrize('kind', ['s3d_kinetics', 's3d_torchvision', 'backbone of stsanet'])
+@pytest.mark.parametrize('fields', [{}, {'stsa_levels': ()}])
+def test_what_a_backbone_gives_and_what_not_is_said(tiny, tmp_path, kind, fields):
+    source = backbone_of(tiny) if 'of' in kind else s3d_of(tiny, kind)
+    path, said = tmp_path / 'x.safetensors', []
+    save_file(source, path)
+    config = dataclasses.replace(TINY, **fields)
+    initialise(path, config, say=said.append)
+    loaded = port.parameter_count(tiny[0]['backbone'])
+    whole = port.parameter_count(functional.abstract(STSANet, config)[1])
+    assert said[0] == f"{path}: loaded the backbone: {loaded:,} of the model's {whole:,} parameters"
+    rest = 'branch0, branch1, branch2, branch3, lateral, amsf0, amsf1, amsf2, readout'
+    new = said[1].removeprefix('  not in the file, initialised at random: ').split(', ')
+    assert sorted(new) == sorted(rest.split(', '))
+    left = {'s3d_kinetics': 'fc', 's3d_torchvision': 'classifier'}.get(kind)
+    wanted = [f'  not in the model, left out: {left} (2 arrays)'] if left else []
+    assert said[2:] == wanted
+
+
 @pytest.fixture(scope='module')
 def files(tiny, tmp_path_factory):
     """The tiny weights as a .pth, a .safetensors and a checkpoint folder, by the command."""
@@ -180,6 +216,11 @@ def test_model_as_a_library(files):
         model(np.full((1, 16, 32, 64, 3), 255, np.float32))
     with pytest.raises(InputError, match='nan'):
         model(np.full((1, 16, 32, 64, 3), np.nan, np.float32))
+    with pytest.raises(InputError, match='from 0 to 1, scaled but not normalised'):
+        model(np.stack([frames]).astype(np.float32)[:, :, :32, :64] / 255)
+    grey = model.preprocess(np.full((16, 32, 64, 3), 128, np.uint8))[None]
+    assert grey.min() > 0 and grey.max() < 1
+    assert np.isfinite(model(grey)).all()
     with pytest.raises(InputError, match='uint8 RGB'):
         model.preprocess(frames[..., 0])
 
@@ -189,7 +230,7 @@ class Evil:
         return (Path.write_text, (Path('evil'), 'x'))
 
 
-def damaged(tmp_path, files) -> dict[str, tuple[Path, str]]:
+def damaged(tmp_path, files, tiny) -> dict[str, tuple[Path, str]]:
     whole = (files / 'a.pth').read_bytes()
     tensors = (files / 'b.safetensors').read_bytes()
     cases = {
@@ -202,7 +243,10 @@ def damaged(tmp_path, files) -> dict[str, tuple[Path, str]]:
         'code': (tmp_path / 'evil.pth', 'refused'),
         'a list': (tmp_path / 'list.pth', 'expected a state dict'),
         'an empty folder': (tmp_path / 'empty', 'holds no checkpoint'),
+        'a backbone': (tmp_path / 'backbone.pth', 'a backbone alone .*--config.init_from'),
     }
+    backbone = {f'module.{n}': torch.tensor(a) for n, a in backbone_of(tiny).items()}
+    torch.save(backbone, cases['a backbone'][0])
     cases['truncated'][0].write_bytes(whole[: len(whole) // 2])
     cases['truncated safetensors'][0].write_bytes(tensors[: len(tensors) // 2])
     cases['not weights'][0].write_text('hello')
@@ -214,28 +258,61 @@ def damaged(tmp_path, files) -> dict[str, tuple[Path, str]]:
     return cases
 
 
-def test_bad_files_are_named(files, tmp_path, monkeypatch):
+def test_bad_files_are_named(files, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, (path, message) in damaged(tmp_path, files).items():
+    for name, (path, message) in damaged(tmp_path, files, tiny).items():
         with pytest.raises(InputError, match=message) as error:
             stsa_jax.load(path)
         assert str(path) in str(error.value), name
     assert not (tmp_path / 'evil').exists()
+    with pytest.raises(InputError, match='a backbone alone'):  # nor is it made into a whole model
+        convert([str(tmp_path / 'backbone.pth'), str(tmp_path / 'whole.safetensors')])
+    assert not (tmp_path / 'whole.safetensors').exists()
 
 
-def test_nothing_is_left_behind_when_writing_fails(files, tmp_path, monkeypatch):
-    weights = read_weights(files / 'a.pth')
-    target = tmp_path / 'out.safetensors'
-    target.write_text('what was there')
+def test_metadata_of_another_program(files, tiny, tmp_path):
+    """A safetensors file may say anything in it; where it is no config, the names and shapes do."""
+    state_dict, path = port.to_torch(*tiny), tmp_path / 'x.safetensors'
+    for foreign in ({'model': 'vit'}, {'model': '"stsanet"'}, {'format': 'pt'}):
+        save_file(state_dict, path, foreign)
+        assert stsa_jax.load(path).config == TINY
+        assert_same(initialise(path, TINY)[0], tiny[0])
+    for damaged, words in (
+        ({'model': '{"layers": 12}'}, "none of STSANetConfig: .*'layers'"),
+        ({'model': '{"image_size": 5}'}, 'none of STSANetConfig'),
+        ({'model': '{"frames": 17}'}, 'config.model.frames is 17'),
+        ({'normalisation': '[1, 2]'}, r"'normalisation' is '\[1, 2\]', expected mean and std"),
+    ):
+        save_file(state_dict, path, damaged)
+        for read in (stsa_jax.load, lambda path: initialise(path, TINY)):
+            if 'normalisation' in damaged and read is not stsa_jax.load:
+                continue
+            with pytest.raises(InputError, match=words) as error:
+                read(path)
+            assert str(path) in str(error.value)
+    meta = tmp_path / 'c' / 'checkpoints' / '0' / 'meta' / 'metadata'
+    shutil.copytree(files / 'checkpoint', tmp_path / 'c')
+    meta.write_text(meta.read_text().replace('"width"', '"depth"'))
+    for read in (stsa_jax.load, lambda path: initialise(path, TINY)):
+        with pytest.raises(InputError, match=r"c: the config recorded .*'depth'"):
+            read(tmp_path / 'c')
 
-    def fail(*_):
-        raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr('os.replace', fail)  # the last step of the writing
-    with pytest.raises(OSError, match='No space'):
-        save(target, weights)
-    assert [p.name for p in tmp_path.iterdir()] == ['out.safetensors']
-    assert target.read_text() == 'what was there'
+@pytest.mark.parametrize('name', ['out.safetensors', 'out.pth'])
+@pytest.mark.parametrize('existing', [False, True])
+def test_nothing_is_left_behind_when_writing_fails(files, tmp_path, capsys, name, existing):
+    target = tmp_path / name
+    if existing:
+        target.write_text('what was there')
+    with file_size_limit(20_000), pytest.raises(SystemExit) as ended:
+        exit_cleanly(lambda: convert([str(files / 'a.pth'), str(target)]))
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.startswith(f'error: {target}: '), told
+    assert 'free some space' in told
+    if existing:
+        assert target.read_text() == 'what was there'
+        target.unlink()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command(files, tmp_path):

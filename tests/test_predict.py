@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import file_size_limit
 from PIL import Image
 
 import predict
@@ -252,15 +252,9 @@ def test_read_only_disk(tmpfs, film, model, capsys):
 
 def test_file_size_limit_names_the_file_of_the_user(tmp_path, film, model, capsys):
     """Runs where mounting is not allowed: writing fails midway through the overlay."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     out = tmp_path / 'out'
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
+    with file_size_limit(1500):
         code = run_main('--checkpoint=c', f'--video={film}', f'--output={out}')
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
     message = capsys.readouterr().err
     assert code == 2 and f'{out}/overlay.mp4: the file would be larger' in message
     assert not out.exists()
@@ -324,6 +318,15 @@ def test_wrong_checkpoints(tmp_path, film):
     assert not (tmp_path / 'out').exists()
 
 
+def test_other_weights_are_no_saliency_model(tmp_path, film, not_saliency_models, capsys):
+    for words, path in not_saliency_models.items():
+        for flag in ('--nooverlay', '--gradient'):
+            assert run_main(*flags_for(tmp_path, film, checkpoint=path), flag) == 2
+            message = capsys.readouterr().err
+            assert message.startswith(f'error: {path}: ') and words in message
+    assert not (tmp_path / 'out').exists()
+
+
 def test_output_below_a_file(tmp_path, film, model, capsys):
     (tmp_path / 'file').write_text('mine')
     assert run_main(*flags_for(tmp_path, film, output=tmp_path / 'file' / 'out')) == 2
@@ -371,6 +374,20 @@ def test_attention_of_a_pixel(tmp_path, film, monkeypatch, capsys):
         assert run_main(*flags, *wrong.split()) == 2
         assert words in capsys.readouterr().err
     assert len(tree(out)) == 2
+
+
+@pytest.mark.parametrize('kind', ['--attention=20,24', '--gradient'])
+def test_a_picture_that_fails_leaves_no_folder(tmp_path, film, monkeypatch, capsys, kind):
+    out = tmp_path / 'new' / 'out'
+    flags = [f'--video={film}', f'--output={out}', kind]
+    assert run_main(f'--checkpoint={tmp_path / "no.pth"}', *flags) == 2
+    assert 'no.pth: there is no such file' in capsys.readouterr().err
+    monkeypatch.setattr(stsa_jax, 'load', lambda path: AttentiveModel())
+    assert run_main('--checkpoint=c', *flags, '--frame=18') == 2
+    with file_size_limit(1000):
+        assert run_main('--checkpoint=c', *flags, '--frame=2') == 2
+    assert f'error: {out}/{kind[2:].split("=")[0]}' in capsys.readouterr().err
+    assert not out.parent.exists()
 
 
 def test_gradient_of_a_pixel_and_of_the_map(tmp_path, film, monkeypatch, capsys):

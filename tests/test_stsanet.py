@@ -243,6 +243,19 @@ def test_memory_of_blocked_attention_is_bounded(monkeypatch):
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * 2**20
 
 
+def test_attention_within_steps_counts_the_matrices_of_all_steps(monkeypatch):
+    inputs = [x.reshape(1, 72, -1) for x in attention_inputs(36, 36, 6, 6)]
+    expected, matrix = stsa._attend_within_steps(*inputs, 2, False)
+    assert matrix.shape == (1, 2, 36, 36)
+    monkeypatch.setattr(stsa, 'LARGEST_MATRIX', 36 * 36)  # half of it
+    run = lambda *inputs: stsa._attend_within_steps(*inputs, 2, False)  # noqa: E731
+    found = cost.equations(jax.make_jaxpr(run)(*inputs).jaxpr)
+    assert max(math.prod(v.aval.shape) for e, *_ in found for v in e.outvars) == 36 * 36
+    blocked, none = run(*inputs)
+    assert none is None
+    np.testing.assert_allclose(blocked, expected, atol=1e-6)  # float32 sums of 36 terms
+
+
 def test_the_published_size_takes_the_direct_path():
     places = 2 * 28 * 48  # of layer II on levels 0 and 1
     assert places**2 <= stsa.LARGEST_MATRIX < (4 * places) ** 2  # in blocks at 448x768

@@ -20,6 +20,7 @@ from stsa_jax import InputError, STSANet, STSANetConfig, amsf, functional, port,
 from stsa_jax.configuration import load_config
 from stsa_jax.pretrained import initialise
 from stsa_jax.stsanet import Branch
+from stsa_jax.torch_names import torch_name
 
 ROOT = Path(__file__).parents[1]
 TINY = {'image_size': (32, 64), 'frames': 16, 'width': 0.125}
@@ -144,6 +145,26 @@ def test_without_temporal_relations_no_step_sees_another(pairs):
     assert relations(random_params(full)).all()  # by the norm, whatever the attention relates
 
 
+@pytest.mark.parametrize('level', [0, 1])
+def test_no_step_sees_another_in_the_module_of_the_row(level):
+    """Layer I, middle convolution and layer II, with the bottleneck on level 0, as configured."""
+
+    def sees(row):
+        config = STSANetConfig(**TINY, **ablations.ROWS[row])
+        module = random_params(Branch(level, config, rngs=nnx.Rngs(0)).stsa)
+        assert module.layer_1.bottleneck == module.layer_2.bottleneck == (level == 0)
+        x = np.abs(features(4, *((8, 16, 24), (4, 8, 60))[level]))
+        changed = np.stack([x] * 5)  # the last one is as it was
+        for step in range(4):
+            changed[step, step] = np.abs(features(*x.shape[1:], seed=1 + step))
+        out = np.asarray(jax.jit(module)(changed))
+        difference = np.abs(out[:4] - out[4]).max(axis=(2, 3, 4))
+        return difference / np.abs(out).max() > 1e-5  # step changed, step of the output
+
+    np.testing.assert_array_equal(sees('without_temporal_relations'), np.eye(4, dtype=bool))
+    assert sees('full').all()
+
+
 def test_without_temporal_relations_is_each_steps_own_attention():
     """Figure 6a with the embeddings spelt out: q, k and v of the same step."""
     pair = stsa.Pair(4, 3, within_steps=True, rngs=nnx.Rngs(0))
@@ -219,23 +240,51 @@ def test_a_removed_layer_equals_one_that_adds_nothing(level, layers):
     assert np.abs(fewer(x) - full(x)).max() > 0.1
 
 
-def test_removing_stsa_from_the_whole_network():
-    """Remove STSA 1 to 4, with what is left at the full model's weights."""
-    graphdef, params, batch_stats = functional.split(
-        STSANet(STSANetConfig(**TINY), rngs=nnx.Rngs(0))
-    )
-    clip = features(1, 16, 32, 64, 3)
-    run = jax.jit(lambda p: functional.apply(graphdef, p, batch_stats, clip))
-    for row in ('remove_stsa_2', 'unet_amsf'):
-        config = STSANetConfig(**TINY, **ablations.ROWS[row])
-        variant, like, _ = functional.abstract(STSANet, config)
-        gone = [f'branch{i}' for i in range(4) if i not in config.stsa_levels]
-        expected = run(without_update(params, *gone))
-        found = jax.jit(lambda p, v=variant: functional.apply(v, p, batch_stats, clip))(
-            only(params, like)
-        )
-        np.testing.assert_allclose(found, expected, atol=1e-6)
-        assert np.abs(found - run(params)).max() > 1e-4
+@pytest.fixture(scope='module')
+def program():
+    """`program(config, change)`: the traced network after the backbone, which no variant changes.
+
+    A function of all the full model's weights. `change` is done to the network before it runs.
+    """
+    _, params, batch_stats = functional.abstract(STSANet, STSANetConfig(**TINY))
+    sizes = (8, 8, 16, 24), (8, 4, 8, 60), (4, 2, 4, 104), (2, 1, 2, 128)
+    stages = [jax.ShapeDtypeStruct((1, *size), jnp.float32) for size in sizes]
+    clip = np.zeros((1, 16, 32, 64, 3), np.float32)
+
+    def trace(config, change=lambda network: None):
+        graphdef, like, _ = functional.abstract(STSANet, config)
+
+        def run(params, stages):
+            network = nnx.merge(graphdef, only(params, like), batch_stats)
+            network.backbone = lambda clip, **_: stages
+            change(network)
+            return network(clip)
+
+        return str(jax.make_jaxpr(run)(params, stages))
+
+    return trace
+
+
+REMOVED = {f'remove_stsa_{n + 1}': ([n], [1, 2]) for n in range(4)} | {
+    'unet_amsf': (range(4), [1, 2]),
+    'without_stsa_layer_1': (range(4), [1]),
+    'without_stsa_layer_2': (range(4), [2]),
+}
+
+
+@pytest.mark.parametrize('row', REMOVED)
+def test_a_row_is_the_whole_network_with_these_layers_taken_out(program, row):
+    """The same program of the same weights; that a layer may be taken out is shown above."""
+
+    def take_out(network):
+        levels, layers = REMOVED[row]
+        for level in levels:
+            for layer in layers:
+                setattr(getattr(network, f'branch{level}').stsa, f'layer_{layer}', None)
+
+    full = STSANetConfig(**TINY)
+    found = program(STSANetConfig(**TINY, **ablations.ROWS[row]))
+    assert found == program(full, take_out)
 
 
 def test_fusion_without_parts():
@@ -338,6 +387,11 @@ def test_full_weights_load_into_a_variant_for_what_they_share(full_file, row):
     text = '\n'.join(said)
     assert all(name in text for name in new)
     assert ('initialised at random' in text) == bool(new)
+    unused = [n for n, a in full.items() if n not in params or params[n].shape != a.shape]
+    told = [line for line in said if line.startswith('  not in the model, left out: ')]
+    assert len(told) == bool(unused)
+    for name in unused:
+        assert torch_name(name, 'stsanet')[0].split('.')[0] in told[0]
     # And back: a variant's own weights survive PyTorch's names.
     tree = traverse_util.unflatten_dict(params)
     again, _ = port.from_torch(port.to_torch(tree, batch_stats), config)

@@ -6,16 +6,21 @@ viewers both the prediction and the truth are noisier than with all, so the row 
 ceiling: a model that reaches it predicts a group as well as another group of that size does.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data import gaze
 from stsa_jax.errors import InputError
 from stsa_jax.evaluation.selection import Selected
 from stsa_jax.evaluation.truth import frame_seed
+
+if TYPE_CHECKING:  # the library imports without the datasets
+    from data import gaze
 
 NAME = 'inter-observer'
 
@@ -27,6 +32,8 @@ class HalfOfViewers:
         self, dataset, viewers: Mapping[str, Sequence[gaze.Fixations]], seed: int, half: int
     ):
         """`viewers`: video -> fixations of each viewer; `half`: 0 or 1, of a seeded split."""
+        from data import gaze
+
         self._dataset, self._half = dataset, half
         self.name, self.split, self.folder = dataset.name, dataset.split, dataset.folder
         self.videos = [v for v in dataset.videos if v.name in viewers]
@@ -50,6 +57,8 @@ class HalfOfViewers:
 
     def density(self, i: int) -> np.ndarray:
         """float32 (h, w): fixations of this half, blurred."""
+        from data import gaze
+
         video, _ = self._where[i]
         sigma = blur(self.name, video.width)
         return gaze.density_map(self.fixations(i), sigma).astype(np.float32)
@@ -73,6 +82,8 @@ def blur(dataset: str, width: int) -> float:
         from data.synthetic import BLUR
 
         return BLUR
+    from data import gaze
+
     return gaze.DHF1K_SIGMA * width / gaze.DHF1K_SIZE[1]
 
 
@@ -83,6 +94,8 @@ def read_viewers(dataset, root=None) -> dict[str, list[gaze.Fixations]]:
     `<video>/event_data/*.txt`. The embedded dataset renders its viewers again. Raises InputError
     if nothing fits.
     """
+    from data import gaze
+
     if dataset.name == 'stsa_synthetic':
         return _synthetic(dataset)
     if root is None or dataset.name not in ('dhf1k', 'diem'):
@@ -110,7 +123,7 @@ def read_viewers(dataset, root=None) -> dict[str, list[gaze.Fixations]]:
 
 
 def _synthetic(dataset) -> dict[str, list[gaze.Fixations]]:
-    from data import scenes, synthetic
+    from data import gaze, scenes, synthetic
 
     found = {}
     for video in dataset.videos:
