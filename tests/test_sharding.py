@@ -1,5 +1,6 @@
 """The mesh: the same numbers on any layout, and the right things sent between the devices."""
 
+import dataclasses
 import re
 
 import jax
@@ -145,6 +146,40 @@ def test_meshes():
     for data, fsdp in ((3, 1), (-1, 3), (4, 4), (-1, 0)):
         with pytest.raises(InputError, match=f'data={data}, fsdp={fsdp} does not fit 8 devices'):
             sharding.make_mesh(data, fsdp)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What a mesh asks of a device."""
+
+    id: int
+    process_index: int
+    slice_index: int = 0
+    platform: str = 'gpu'
+    device_kind: str = 'NVIDIA H100'
+
+
+@pytest.mark.parametrize('data, fsdp', [(16, 1), (4, 4), (2, 8), (1, 16)])
+@pytest.mark.parametrize('order', ['nodes of GPUs', 'ring of a TPU slice'])
+def test_the_rows_of_a_process_follow_one_another(order, data, fsdp):
+    if order == 'nodes of GPUs':  # each is a slice of its own
+        devices = [Device(i, i // 4, i // 4) for i in range(16)]
+    else:  # `jax.devices` of a slice of 4 x 4 chips is in the order of the chips, not of the hosts
+        hosts = [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]
+        devices = [Device(i, host) for i, host in enumerate(hosts)]
+    mesh = sharding.make_mesh(data, fsdp, devices)
+    assert dict(mesh.shape) == {'data': data, 'fsdp': fsdp}
+    places = sharding.batch_sharding(mesh).devices_indices_map((32, 7))
+    for process in range(4):
+        mine = [rows for device, (rows, _) in places.items() if device.process_index == process]
+        held = sorted(row for rows in mine for row in range(rows.start or 0, rows.stop or 32))
+        assert held == list(range(8 * process, 8 * process + 8))
+
+
+def test_processes_with_different_numbers_of_devices():
+    devices = [Device(i, process) for i, process in enumerate([0, 0, 0, 1])]
+    with pytest.raises(InputError, match='same number of devices; found 3 in process 0, 1 in'):
+        sharding.make_mesh(devices=devices)
 
 
 @pytest.mark.parametrize(
