@@ -271,7 +271,7 @@ def _accumulated(gradient, params, batch_stats, batch, parts: int):
     """(mean gradient, batch statistics, per-example scores) of a batch worked on in `parts`.
 
     Part j holds the examples j, j + parts, ...: with the batch split over the devices in blocks,
-    each device then has its share of every part, and nothing is sent around.
+    each device then has its share of every part, on any layout, and nothing is sent around.
     """
     if parts == 1:
         grads, (batch_stats, scores) = gradient(params, batch_stats, batch)
