@@ -22,6 +22,9 @@ from stsa_jax.run_config import to_json
 FOLDER = 'checkpoints'
 KINDS = ('stsanet', 's3d')
 _FORMAT = 'stsa-jax checkpoint 1'
+# So long the background may take to write. Of several processes, those that could write wait until
+# then for one that could not.
+WRITE_SECONDS = 600
 
 
 class Checkpoint(NamedTuple):
@@ -71,6 +74,7 @@ class Checkpointer:
             best_fn=(lambda metrics: metrics[best]) if best else None,  # reads metrics back
             best_mode=mode,
             cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(timeout_secs=WRITE_SECONDS),
         )
         if jax.process_index() == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +104,8 @@ class Checkpointer:
 
         `items` maps names to pytrees of arrays; `data_state` is this process's iterator state
         (JSON or bytes). Raises InputError if this one or the one before could not be written, as on
-        a full disk; those before stay as they are, and saving can be tried again later.
+        a full disk of one process: on all processes, so that they go on alike. Those before stay as
+        they are, and saving can be tried again later.
         """
         self.wait()
         meta = self._description | {
@@ -109,7 +114,8 @@ class Checkpointer:
             'metrics': dict(metrics or {}),
             'checksums': checksums.of_tree(items),
         }
-        self._save(
+        self._together(
+            self._manager.save,
             step,
             metrics=dict(metrics) if metrics else None,
             args=ocp.args.Composite(
@@ -118,18 +124,23 @@ class Checkpointer:
             ),
         )
 
-    def _save(self, *args, **kwargs) -> None:
-        try:
-            self._manager.save(*args, **kwargs)
-        except Exception as error:  # Orbax and TensorStore raise all kinds
-            raise _not_written(error) from error
-
     def wait(self) -> None:
-        """Returns when what was saved is on the disk; raises InputError if it could not be."""
+        """Returns when what was saved is on the disk; raises InputError if it could not be.
+
+        All processes call together, and it is raised on all.
+        """
+        self._together(self._manager.wait_until_finished)
+
+    def _together(self, act, *args, **kwargs) -> None:
+        problem = None
         try:
-            self._manager.wait_until_finished()
+            act(*args, **kwargs)
         except Exception as error:  # Orbax and TensorStore raise all kinds
-            raise _not_written(error) from error
+            problem = error
+        if distributed.all_agree(problem is None):
+            return
+        told = distributed.gather_json(problem and str(problem))
+        raise _not_written(next(text for text in told if text is not None)) from problem
 
     def restore(self, like: Mapping[str, Any]) -> Checkpoint | None:
         """The newest checkpoint that is whole, laid out like `like`; None where there is none.
@@ -188,9 +199,10 @@ class Checkpointer:
             self._manager.reload()
 
 
-def _not_written(error: Exception) -> InputError:
+def _not_written(error: Exception | str) -> InputError:
+    reason = (str(error).strip() or 'no reason given').splitlines()[0][:300]
     return InputError(
-        f'a checkpoint could not be written ({str(error).splitlines()[0][:300]}); the ones before '
+        f'a checkpoint could not be written ({reason}); the ones before '
         'are whole. Is the disk full or read-only? Free some space: the same command then continues'
     )
 
