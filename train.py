@@ -138,7 +138,7 @@ def train(
             if compiled is None:
                 report.say('compiling the training step')
                 compiled = train_step.lower(state, arrays).compile()
-                needs = training.flops(compiled), training.memory(compiled)
+                needs = training.flops(compiled, config.accumulate), training.memory(compiled)
                 meter = Meter(config.batch_size, config.max_skipped, *needs)
             if profile and step == first + PROFILED[0]:
                 jax.profiler.start_trace(profile)
@@ -162,7 +162,7 @@ def train(
                 values, problems = meter.read()
                 for line in problems:
                     report.say(line)
-                report.record(step, values | {'damaged_frames': damaged})
+                report.record(step, values | {'damaged_frames': distributed.total(damaged)})
                 damaged = 0
             scores = {}
             if validating and not stop:

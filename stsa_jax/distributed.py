@@ -98,6 +98,13 @@ def all_agree(ok: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(ok)).all())
 
 
+def total(count: int) -> int:
+    """The sum of the processes' counts; all call together."""
+    if jax.process_count() == 1:
+        return count
+    return int(multihost_utils.process_allgather(np.array(count)).sum())
+
+
 def barrier(name: str) -> None:
     """Returns once every process is here."""
     if jax.process_count() > 1:
