@@ -95,7 +95,7 @@ def run(config: str, workdir: Path, *overrides: str, on_batch=None) -> None:
 
 
 def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 600
     while not path.exists():
         assert time.monotonic() < deadline, path
         time.sleep(0.1)
@@ -121,6 +121,7 @@ def alone(config: str, folder: Path) -> None:
 
 def together(config: str, folder: Path) -> None:
     """One of two tasks of SLURM, with two devices each."""
+    distributed._HEARTBEAT_SECONDS = 300  # nobody dies, but the machine may be busy
     distributed.initialise()
     assert (jax.process_count(), jax.device_count()) == (2, 4)
     visible = jax.config.values['jax_cuda_visible_devices']
