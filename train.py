@@ -126,7 +126,7 @@ def train(
         report.say('compiling the training step')
         train_step = training.make_train_step(graphdef, tx, rate, mesh, options)
         train_step = compiling.compiled(train_step.lower(state, batch))
-        needs = training.flops(train_step), training.memory(train_step)
+        needs = training.flops(train_step, config.accumulate), training.memory(train_step)
         meter = Meter(config.batch_size, config.max_skipped, *needs, skipped_in_row)
         if held_out is not None:
             eval_step = training.make_eval_step(graphdef, mesh)
@@ -165,7 +165,7 @@ def train(
             saving = last or stop or validating or step % config.checkpoint_every == 0
             if saving or step % config.log_every == 0:
                 values, problems = meter.read()
-                report.record(step, values | {'damaged_frames': damaged})
+                report.record(step, values | {'damaged_frames': distributed.total(damaged)})
                 damaged = 0
             else:
                 problems = meter.check() if step % config.max_skipped == 0 else []

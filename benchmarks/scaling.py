@@ -38,7 +38,8 @@ COUNTS = [2**k for k in range(11)]
 LARGE = 2**20  # bytes; BatchNorm's sums are far smaller, and combined gradients larger
 UTILISATION = 0.4
 FORWARD = 2 * 192.75e9  # operations of one clip, see benchmarks/inference.py
-_BYTES = {'f32': 4, 's32': 4, 'u32': 4, 'bf16': 2, 'f16': 2, 'pred': 1, 's8': 1, 'u8': 1}
+_BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2}
+_BYTES |= {'s32': 4, 'u32': 4, 'f32': 4, 's64': 8, 'u64': 8, 'f64': 8}
 
 
 class Device(NamedTuple):
@@ -87,7 +88,6 @@ def collectives(text: str) -> list[Collective]:
         size = sum(
             _BYTES[dtype] * math.prod(int(n) for n in shape.split(',') if n)
             for dtype, shape in re.findall(r'\b(\w+)\[([\d,]*)\]', result)
-            if dtype in _BYTES
         )
         if kind == 'reduce-scatter':
             size *= group
@@ -102,7 +102,7 @@ def _group_size(text: str) -> int:
         return int(iota[1])
     if listed := re.search(r'replica_groups=\{\{([\d,]+)\}', text):
         return listed[1].count(',') + 1
-    if named := re.search(r'replica_groups=mesh\[(.*?)\] \{(.*?)\}', text):
+    if named := re.search(r'replica_groups=mesh\[(.*?)\][^{]*\{(.*?)\}', text):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
     return 1

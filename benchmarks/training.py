@@ -69,7 +69,7 @@ class Bare:
 class Ready:
     """Batches in memory, in the place of `data.train_clips`; times the windows of the loop."""
 
-    steps_per_epoch, summary = 100, ()
+    steps_per_epoch, summary, notes = 100, (), ()
 
     def __init__(self, config, bare, *, batch_size, image_size, frames):
         rng = np.random.default_rng(0)

@@ -1,10 +1,10 @@
 """Training clips by Grain: seeded, shuffled, sharded by process, and resumable.
 
 There is one global stream of clips, a pure function of the seed: every epoch takes each video once,
-in a new order, with a new random window; several datasets are mixed by their weights. Process p of
-P takes every P-th clip of the stream from the p-th on. So no two processes see the same crop, the
-global batches do not depend on the number of processes or workers, and a position in the stream
-is all the state there is.
+in a new order, with a new random window; several datasets are mixed by their weights. The stream is
+cut into global batches, and each of these into equal parts, that of process p the p-th. So no two
+processes see the same crop, the global batches and the order of their clips do not depend on the
+number of processes or workers, and a position in the stream is all the state there is.
 """
 
 import hashlib
@@ -116,9 +116,8 @@ class ClipIterator(grain.DatasetIterator):
         self.notes = [line for d in datasets if (line := d.enlarged(reader.image_size))]
         streams = [_stream(k, chosen, seed) for k, chosen in enumerate(targets)]
         stream = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, weights)
-        self._batches = (
-            stream[process_index::process_count].batch(batch_size, batch_fn=list).map(reader)
-        )
+        shares = _Shares(stream, self._clips_per_step, process_index * batch_size, batch_size)
+        self._batches = grain.MapDataset.source(shares).map(reader)
         used = sum(len(t) > 0 for chosen in targets for t in chosen)
         self.steps_per_epoch = math.ceil(used / self._clips_per_step)
         described = [
@@ -192,6 +191,20 @@ class ClipIterator(grain.DatasetIterator):
 def _outlive_sigterm(*_) -> None:
     """A signal to the whole process group is for the main process, which then still needs clips."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class _Shares:
+    """`count` windows, from the one numbered `first` on, of every `step` of the stream."""
+
+    def __init__(self, stream: grain.MapDataset, step: int, first: int, count: int):
+        self._stream, self._step = stream, step
+        self._mine = range(first, first + count)
+
+    def __len__(self) -> int:
+        return len(self._stream) // self._step
+
+    def __getitem__(self, k: int) -> list[Window]:
+        return [self._stream[k * self._step + i] for i in self._mine]
 
 
 def _stream(k: int, targets: list[np.ndarray], seed: int) -> grain.MapDataset:

@@ -19,6 +19,9 @@ from stsa_jax.checkpoint_meta import OtherRunError, best_step, check_run, damage
 from stsa_jax.errors import InputError
 
 FOLDER = 'checkpoints'
+# So long the background may take to write. Of several processes, those that could write wait until
+# then for one that could not.
+WRITE_SECONDS = 600
 
 
 class Checkpoint(NamedTuple):
@@ -46,6 +49,7 @@ class Checkpointer:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(timeout_secs=WRITE_SECONDS),
         )
         if jax.process_index() == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +82,8 @@ class Checkpointer:
 
         `items` maps names to pytrees of arrays; `data_state` is this process's iterator state
         (JSON or bytes). Raises InputError if this one or the one before could not be written, as on
-        a full disk; those before stay as they are, and saving can be tried again later.
+        a full disk of one process: on all processes, so that they go on alike. Those before stay as
+        they are, and saving can be tried again later.
         """
         self.wait()
         meta = self._description | {
@@ -88,7 +93,8 @@ class Checkpointer:
             'checksums': checksums.of_tree(items),
         }
         self._best.metas[step] = meta
-        self._save(
+        self._together(
+            self._manager.save,
             step,
             args=ocp.args.Composite(
                 meta=ocp.args.JsonSave(meta),
@@ -106,18 +112,23 @@ class Checkpointer:
             files.write_atomic(path, json.dumps(self._best.metas[step]))
         distributed.barrier(f'amend checkpoint {step}')
 
-    def _save(self, *args, **kwargs) -> None:
-        try:
-            self._manager.save(*args, **kwargs)
-        except Exception as error:  # Orbax and TensorStore raise all kinds
-            raise _not_written(error) from error
-
     def wait(self) -> None:
-        """Returns when what was saved is on the disk; raises InputError if it could not be."""
+        """Returns when what was saved is on the disk; raises InputError if it could not be.
+
+        All processes call together, and it is raised on all.
+        """
+        self._together(self._manager.wait_until_finished)
+
+    def _together(self, act, *args, **kwargs) -> None:
+        problem = None
         try:
-            self._manager.wait_until_finished()
+            act(*args, **kwargs)
         except Exception as error:  # Orbax and TensorStore raise all kinds
-            raise _not_written(error) from error
+            problem = error
+        if distributed.all_agree(problem is None):
+            return
+        told = distributed.gather_json(problem and str(problem))
+        raise _not_written(next(text for text in told if text is not None)) from problem
 
     def restore(self, like: Mapping[str, Any]) -> Checkpoint | None:
         """The newest checkpoint that is whole, laid out like `like`; None where there is none.
@@ -188,9 +199,10 @@ class _TheBest:
         return [step == best for step in steps]
 
 
-def _not_written(error: Exception) -> InputError:
+def _not_written(error: Exception | str) -> InputError:
+    reason = (str(error).strip() or 'no reason given').splitlines()[0][:300]
     return InputError(
-        f'a checkpoint could not be written ({str(error).splitlines()[0][:300]}); the ones before '
+        f'a checkpoint could not be written ({reason}); the ones before '
         'are whole. Is the disk full or read-only? Free some space: the same command then continues'
     )
 

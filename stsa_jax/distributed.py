@@ -9,23 +9,26 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from stsa_jax import launcher
 from stsa_jax.errors import InputError
 
-# How many processes the job has, as its launcher says.
-_TASKS = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')
 _HEARTBEAT_SECONDS = 30  # a process that is gone for so long ends the others
+_SHUTDOWN_SECONDS = 20  # so long one that ends waits for the others; then it ends them
 
 
 def initialise(coordinator: str = '', num_processes: int = 0, process_id: int = -1) -> None:
     """Joins this process with the others of the job; without others it does nothing.
 
-    With `coordinator` ('host:port' of process 0) the two numbers are needed too. Without, several
-    tasks of SLURM or Open MPI are noticed by their environment, and the hosts of a TPU slice by
-    theirs. Call it before anything else of JAX. Raises InputError if the options are incomplete, or
-    the processes do not find each other within five minutes.
+    With `coordinator` ('host:port' of process 0) the two numbers are needed too, unless a launcher
+    tells them. Without, several tasks of SLURM or Open MPI are noticed by their environment, and
+    the hosts of a TPU slice, or of several, by JAX. Call it before anything else of JAX. Raises
+    InputError if the options are incomplete, or the processes do not find each other within five
+    minutes.
     """
     given = (bool(coordinator), num_processes > 0, process_id >= 0)
-    if any(given) and not all(given):
+    place = launcher.find_place(os.environ)
+    told = (bool(coordinator), True, True) if place and not any(given[1:]) else given
+    if any(given) and not all(told):
         raise InputError(
             'several processes: --coordinator=HOST:PORT, --num_processes and --process_id belong '
             f'together; found coordinator={coordinator!r}, num_processes={num_processes}, '
@@ -35,21 +38,46 @@ def initialise(coordinator: str = '', num_processes: int = 0, process_id: int = 
         raise InputError(
             f'--process_id={process_id}: must be from 0 to below --num_processes={num_processes}'
         )
-    tasks = max(int(os.environ.get(name, 1)) for name in _TASKS)
-    hosts = os.environ.get('TPU_WORKER_HOSTNAMES', '').count(',') + 1
     if all(given):
-        options = (coordinator, num_processes, process_id)
-    elif tasks > 1 or hosts > 1:
-        options = ()
+        options = _by_hand(coordinator, num_processes, process_id, place and place.devices)
+    elif place:
+        coordinator = coordinator or place.coordinator
+        if not coordinator:
+            raise InputError(
+                f'{place.launcher} started {place.num_processes} processes, but this version of it '
+                'does not tell where process 0 runs: add --coordinator=HOST:PORT, the host of '
+                'process 0 and any free port of it'
+            )
+        options = _by_hand(coordinator, place.num_processes, place.process_id, place.devices)
+    elif 'tpu' in (jax.config.jax_platforms or '') and (
+        launcher.has_other_tpu_hosts(os.environ) is not False
+    ):
+        options = {}
     else:
         return
     try:
-        jax.distributed.initialize(*options, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
-    except RuntimeError as error:
+        jax.distributed.initialize(
+            **options,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
         raise InputError(
             f'the processes did not find each other ({str(error).splitlines()[0]}); is the '
             'coordinator reachable, and does every process run?'
+            + ('' if options else ' Set TPU_SKIP_MDS_QUERY=1 if this host is to work alone')
         ) from error
+
+
+def _by_hand(coordinator, num_processes, process_id, devices) -> dict:
+    # JAX's own detection would show a task of SLURM or Open MPI a single GPU of its node.
+    return {
+        'coordinator_address': coordinator,
+        'num_processes': num_processes,
+        'process_id': process_id,
+        'local_device_ids': devices,
+        'cluster_detection_method': 'deactivate',
+    }
 
 
 def gather_json(value) -> list:
@@ -68,6 +96,13 @@ def all_agree(ok: bool) -> bool:
     if jax.process_count() == 1:
         return ok
     return bool(multihost_utils.process_allgather(np.array(ok)).all())
+
+
+def total(count: int) -> int:
+    """The sum of the processes' counts; all call together."""
+    if jax.process_count() == 1:
+        return count
+    return int(multihost_utils.process_allgather(np.array(count)).sum())
 
 
 def barrier(name: str) -> None:

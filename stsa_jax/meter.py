@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from stsa_jax import distributed
 from stsa_jax.errors import InputError
 
 # Dense bfloat16 operations a second of one device, from the vendors' data sheets.
@@ -73,7 +74,7 @@ class Meter:
     def check(self) -> list[str]:
         """Waits for the steps so far; lines about those that were skipped since the last call.
 
-        Raises InputError after too many skipped steps in a row.
+        All processes call together. Raises InputError after too many skipped steps in a row.
         """
         pending = [(s, jax.device_get(m), names) for s, m, names in self._pending]
         self._pending = []
@@ -107,9 +108,10 @@ class Meter:
             self.skipped_in_row = 0
             return []
         self.skipped_in_row += 1
-        first = jax.process_index() * len(clips)
-        bad = ~np.isfinite(metrics['losses'][first : first + len(clips)])
-        named = [name for name, is_bad in zip(clips, bad) if is_bad or not bad.any()]
+        # In the order of the rows, which is that of the processes.
+        everyones = [name for clips in distributed.gather_json(list(clips)) for name in clips]
+        bad = ~np.isfinite(metrics['losses'])
+        named = [name for name, is_bad in zip(everyones, bad) if is_bad or not bad.any()]
         line = (
             f'step {step}: skipped, its loss ({metrics["loss"]}) or gradient norm '
             f'({metrics["grad_norm"]}) is not finite; clips: {", ".join(named)}'

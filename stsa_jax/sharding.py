@@ -8,6 +8,7 @@ DataParallel, because a jitted program means the same on any number of devices.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,10 +24,21 @@ AXES = ('data', 'fsdp')
 def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
     """A mesh of `data` x `fsdp` devices; -1 for `data` means all that there are.
 
-    Raises InputError if the devices do not make such a mesh.
+    The devices are in the order of their processes: the rows of a batch that a process holds follow
+    one another, those of process 0 first, and a group of fsdp devices is on one host if it can be.
+    Raises InputError if the devices do not make such a mesh, or the processes have different
+    numbers of them.
     """
-    devices = jax.devices() if devices is None else list(devices)
+    # `jax.make_mesh` takes the order from the wires, and refuses several nodes of GPUs.
+    devices = jax.devices() if devices is None else devices
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     count = len(devices)
+    shares = Counter(device.process_index for device in devices)
+    if len(set(shares.values())) > 1:
+        raise InputError(
+            'every process must have the same number of devices; found '
+            + ', '.join(f'{n} in process {process}' for process, n in shares.items())
+        )
     if data == -1 and fsdp > 0 and count % fsdp == 0:
         data = count // fsdp
     if data < 1 or fsdp < 1 or data * fsdp != count:
@@ -34,7 +46,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
             f'config.mesh: data={data}, fsdp={fsdp} does not fit {count} devices: fsdp must divide '
             f'{count}, and data be -1 or {count} / fsdp; divisors: {_divisors(count)}'
         )
-    return jax.make_mesh((data, fsdp), AXES, (AxisType.Auto,) * 2, devices=devices)
+    grid = np.array(devices).reshape(data, fsdp)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -81,7 +94,10 @@ def local_batch_size(mesh: Mesh, batch_size: int, accumulate: int = 1) -> int:
 
 
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This process's part of a batch, numpy arrays, -> global arrays split over the devices."""
+    """This process's part of a batch, numpy arrays, -> global arrays split over the devices.
+
+    The parts of the processes follow one another, in the order of the processes.
+    """
     sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, np.asarray(array))

@@ -221,10 +221,13 @@ def make_eval_step(graphdef, mesh: Mesh, normalisation: Normalisation = IMAGENET
     return jax.jit(eval_step)
 
 
-def flops(compiled) -> float:
-    """Operations of one call on one device, as XLA counts them; 0 if it does not."""
+def flops(compiled, accumulate: int = 1) -> float:
+    """Operations of one call on one device, as XLA counts them; 0 if it does not.
+
+    XLA counts the body of a loop once, and nearly all is in that over the `accumulate` parts.
+    """
     analysis = compiled.cost_analysis() or {}
-    return float(analysis.get('flops', 0))
+    return accumulate * float(analysis.get('flops', 0))
 
 
 def memory(compiled) -> int:
@@ -284,7 +287,7 @@ def _accumulated(gradient, params, batch_stats, batch, parts: int):
     """(mean gradient, batch statistics, per-example scores) of a batch worked on in `parts`.
 
     Part j holds the examples j, j + parts, ...: with the batch split over the devices in blocks,
-    each device then has its share of every part, and nothing is sent around.
+    each device then has its share of every part, on any layout, and nothing is sent around.
     """
     if parts == 1:
         grads, (batch_stats, scores) = gradient(params, batch_stats, batch)

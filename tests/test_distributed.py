@@ -1,5 +1,6 @@
 """Several processes with jax.distributed over the loopback, as on several hosts."""
 
+import json
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from test_train_script import ROOT, config_file, prepared  # noqa: F401 (fixtures)
 
@@ -53,46 +55,100 @@ def losses(workdir):
     return [(entry['step'], entry['kind'], entry['loss']) for entry in read_log(workdir)]
 
 
+def several(scenario, config_file, folder):  # noqa: F811
+    """{name: (exit code, when it ended, what it said)} of tests/several_processes.py."""
+    script = [sys.executable, str(ROOT / 'tests' / 'several_processes.py')]
+    done = subprocess.run(
+        [*script, scenario, str(config_file), str(folder)],
+        env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope='module')
+def layouts(config_file, tmp_path_factory):  # noqa: F811
+    """The folder of the runs by one process with one device and by two tasks of SLURM with two."""
+    folder = tmp_path_factory.mktemp('layouts')
+    ended = several('layouts', config_file, folder)
+    for name, (code, _, told) in ended.items():
+        assert code == 0, f'{name}: {told[-4000:]}'
+    return folder, {name: told for name, (_, _, told) in ended.items()}
+
+
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one_and_hand_over(config_file, tmp_path):  # noqa: F811
-    """20 steps by 2 processes x 2 devices; by 1 x 1; and begun by the two, ended by the one."""
-    long = ('num_steps=20', 'checkpoint_every=10', 'validation.every=10', 'validation.clips=3')
-    finish(start(1, 1, config_file, tmp_path / 'one', *long))
-    finish(start(2, 2, config_file, tmp_path / 'two', *long, 'mesh.fsdp=2'))
-    expected = losses(tmp_path / 'one')
-    assert [entry[:2] for entry in losses(tmp_path / 'two')] == [e[:2] for e in expected]
-    # The order of float32 sums differs, and training amplifies that.
-    found = [entry[2] for entry in losses(tmp_path / 'two')]
-    assert found == pytest.approx([entry[2] for entry in expected], rel=2e-4)
-
-    (tmp_path / 'two' / 'checkpoints' / '20').rename(tmp_path / 'away')
-    finish(start(1, 4, config_file, tmp_path / 'two', *long))
-    found = [entry[2] for entry in losses(tmp_path / 'two')]
-    assert found == pytest.approx([entry[2] for entry in expected], rel=2e-4)
+def test_two_processes_give_the_losses_of_one_and_hand_over(layouts):
+    """20 steps by 2 processes x 2 devices; by 1 x 1; and half of them by each."""
+    found = {path.name: losses(path) for path in layouts[0].iterdir() if path.is_dir()}
+    same = {'one-plain': ('two-plain', 'two-fsdp4', 'two-one')}
+    same['one-accumulated'] = ('two-accumulated', 'one-two')
+    for one, others in same.items():
+        assert len(found[one]) == 22, '20 steps and two validations'
+        for other in others:
+            assert [e[:2] for e in found[other]] == [e[:2] for e in found[one]], other
+            # The order of float32 sums differs, and training amplifies that.
+            np.testing.assert_allclose(
+                [e[2] for e in found[other]], [e[2] for e in found[one]], rtol=2e-4, err_msg=other
+            )
+    first = [found[one][0][2] for one in same]
+    assert abs(first[0] - first[1]) > 1e-3 * first[0], 'BatchNorm sees a part: the parts matter'
 
 
 @pytest.mark.slow
-def test_stopping_and_dying_processes(config_file, tmp_path):  # noqa: F811
-    """SIGTERM to one: all save and end well. SIGKILL to one: the other ends within a minute."""
+def test_bad_clips_and_frames_of_any_process_are_told(layouts):
+    folder, told = layouts
+    named = [json.loads((folder / f'bad-{index}.json').read_text()) for index in (0, 1)]
+    lines = [line for line in told['task 0'].splitlines() if 'is not finite' in line]
+    assert [line.split(': ')[-1] for line in lines] == [
+        named[1]['2'],
+        f'{named[0]["3"]}, {named[1]["3"]}',
+    ]
+    steps = [entry for entry in read_log(folder / 'bad') if entry['kind'] == 'train']
+    assert [entry['skipped'] for entry in steps] == [0, 1, 1, 0]
+    assert [entry['damaged_frames'] for entry in steps] == [3, 0, 0, 0]
+    assert 'step 1: a frame\n' in told['task 1'], 'by the process that read it'
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_one_process_is_one_of_all(layouts):
+    folder, told = layouts
+    assert told['task 0'].count('a checkpoint could not be written') == 1
+    assert 'step 4: a checkpoint could not be written' in told['task 0'], 'that of step 2'
+    kept = [path.name for path in (folder / 'full' / 'checkpoints').iterdir()]
+    assert sorted(name for name in kept if name.isdecimal()) == ['4', '6']
+    assert [entry['step'] for entry in read_log(folder / 'full')] == list(range(1, 7))
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_takes_the_other_down_within_a_minute(config_file, tmp_path):  # noqa: F811
+    """Either of the two, by SIGKILL or by an error, which lets it say goodbye."""
+    ended = several('deaths', config_file, tmp_path)
+    for victim in (0, 1):
+        for how in ('killed', 'failed'):
+            case = f'{victim} {how}'
+            died = float((tmp_path / case).read_text())
+            for index in (0, 1):
+                code, when, told = ended[f'{case}: {index}']
+                assert code != 0, case
+                assert when - died < 60, f'{case}: process {index} lived on for {when - died} s'
+                if how == 'failed' and index == victim:
+                    assert 'error: no more clips' in told
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_saves_and_ends_all(config_file, tmp_path):  # noqa: F811
     workdir, long = tmp_path / 'run', ('num_steps=100000', 'checkpoint_every=100000')
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        processes = start(2, 2, config_file, workdir, *long)
-        begun = losses(workdir)
-        deadline = time.monotonic() + 240
-        while losses(workdir) == begun or losses(workdir)[-1][0] < (begun or [(0,)])[-1][0] + 2:
-            assert time.monotonic() < deadline, 'the run does not get on'
-            assert all(process.poll() is None for process in processes)
-            time.sleep(0.2)
-        processes[1].send_signal(how)
-        if how == signal.SIGTERM:
-            assert 'saved; the same command continues' in finish(processes, 60)[0]
-        else:
-            processes[1].communicate()
-            try:
-                processes[0].communicate(timeout=60)
-            finally:
-                processes[0].kill()
-            assert processes[0].returncode not in (0, None)
+    processes = start(2, 2, config_file, workdir, *long)
+    deadline = time.monotonic() + 240
+    while not losses(workdir) or losses(workdir)[-1][0] < 2:
+        assert time.monotonic() < deadline, 'the run does not get on'
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.2)
+    processes[1].send_signal(signal.SIGTERM)
+    assert 'saved; the same command continues' in finish(processes, 60)[0]
 
 
 def test_options_that_do_not_belong_together():

@@ -5,8 +5,8 @@ import json
 import re
 import subprocess
 import sys
-import types
 import tempfile
+import types
 from pathlib import Path
 
 import jax

@@ -1,12 +1,13 @@
 """The mesh: the same numbers on any layout, and the right things sent between the devices."""
 
-import re
+import dataclasses
 
 import jax
 import numpy as np
 import pytest
 from small_network import initial_weights
 
+from benchmarks.scaling import collectives
 from stsa_jax import functional, optimizer, sharding, training
 from stsa_jax.errors import InputError
 from stsa_jax.stsanet import STSANet, STSANetConfig
@@ -71,48 +72,81 @@ def test_accumulation_is_exact_where_batch_norm_is_frozen():
     np.testing.assert_allclose(run((2, 1), parts)[0], run((1, 1), frozen)[0], rtol=2e-4)
 
 
-def sent(layout):
-    """{collective: elements} of the compiled step, and the state it is for."""
+def compiled_step(layout, options=PLAIN):
+    """The compiled step, and the state it is for."""
     data, fsdp = layout
     mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
-    state, step = prepare(mesh)
-    arrays = sharding.put_batch(mesh, next(batches(1)))
-    compiled = step.lower(state, arrays).compile()
-    counts = {}
-    pattern = r'= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)\('
-    for result, name in re.findall(pattern, compiled.as_text()):
-        shapes = re.findall(r'(?:f32|bf16|s32|pred)\[([\d,]*)\]', result)
-        sizes = [np.prod([int(n) for n in shape.split(',') if n], dtype=int) for shape in shapes]
-        counts[name] = counts.get(name, 0) + int(sum(sizes))
-    return counts, state, compiled
+    state, step = prepare(mesh, options)
+    return step.lower(state, sharding.put_batch(mesh, next(batches(1)))).compile(), state
 
 
-def count_elements(tree):
-    return sum(array.size for array in jax.tree.leaves(tree))
+def sent(compiled):
+    """{collective: the bytes of each}, and the sizes of the groups."""
+    found = collectives(compiled.as_text())
+    kinds = {kind: [c.size for c in found if c.kind == kind] for kind in {c.kind for c in found}}
+    return kinds, {c.group for c in found}
+
+
+def count_bytes(tree):
+    return sum(array.nbytes for array in jax.tree.leaves(tree))
 
 
 def test_data_parallel_sends_the_gradients_and_batch_norm_statistics_alone():
-    counts, state, _ = sent((4, 1))
-    gradients = count_elements(state.params)
+    compiled, state = compiled_step((4, 1))
+    sizes, groups = sent(compiled)
+    reduced = sizes.pop('all-reduce')
+    gradients = count_bytes(state.params)
     # BatchNorm: mean, variance, and their two gradients, of 8 channels in two layers; besides, the
     # scores of 8 examples, kl, cc and the loss, and a few scalars.
-    small = 4 * 2 * 8 + 4 * 8 + 10
-    assert gradients <= counts.pop('all-reduce') <= gradients + small
-    assert counts.get('all-gather', 0) <= 4 * 8, 'the scores of the examples, and nothing large'
-    assert set(counts) <= {'all-gather'}
+    small = 4 * (4 * 2 * 8 + 4 * 8 + 10)
+    assert gradients <= sum(reduced) <= gradients + small
+    assert sum(size > 4 * 8 for size in reduced) <= 4, 'the gradients of a layer go together'
+    assert len(reduced) <= 4 + 4 * 2
+    assert sum(sizes.pop('all-gather', [])) <= 4 * 4 * 8, 'the scores of the examples'
+    assert not sizes and groups == {4}
 
 
-def test_fsdp_gathers_parameters_and_scatters_gradients():
-    counts, state, _ = sent((1, 4))
-    split = sum(
-        array.size
-        for array in jax.tree.leaves(state.params)
-        if not array.sharding.is_fully_replicated
-    )
-    assert counts['all-gather'] >= split
-    # The CPU compiler writes a reduce-scatter as an all-reduce and a slice.
-    assert counts.get('reduce-scatter', 0) * 4 + counts.get('all-reduce', 0) >= split
-    assert not {'all-to-all', 'collective-permute'} & set(counts), 'activations stay where they are'
+@pytest.mark.parametrize('layout', [(1, 4), (2, 4)])
+def test_fsdp_gathers_parameters_and_scatters_gradients(layout):
+    compiled, state = compiled_step(layout)
+    sizes, groups = sent(compiled)
+    split = [x for x in jax.tree.leaves(state.params) if not x.sharding.is_fully_replicated]
+    gathered, reduced = sum(sizes['all-gather']), sum(sizes['all-reduce'])
+    assert count_bytes(split) > 0.99 * count_bytes(state.params)
+    # Once each, and what BatchNorm and the scores need.
+    small = 4 * 8 * 30
+    assert count_bytes(split) <= gathered <= count_bytes(split) + small
+    # The compiler for CPUs writes a reduce-scatter as an all-reduce and a slice; the slices then go
+    # over `data`.
+    once = count_bytes(state.params)
+    assert once <= reduced <= (1 + (layout[0] > 1) / layout[1]) * once + small
+    assert set(sizes) == {'all-gather', 'all-reduce'}, 'activations stay where they are'
+    assert groups == ({4} if layout == (1, 4) else {2, 4, 8})
+
+
+def test_collectives_of_a_program_are_read_whatever_they_send():
+    program = """
+      %a = u8[8,16]{1,0} all-gather(%x), replica_groups={{0,1,2,3}}, dimensions={0}
+      %b = (s8[2]{0}, s8[8]{0}) all-gather-start(%y), replica_groups=[1,4]<=[4], dimensions={0}
+      %c = (f16[3]{0}, f64[]) all-reduce(%z, %w), replica_groups={{0,1},{2,3}}, to_apply=%add
+      %d = f32[4]{0} reduce-scatter(%v), replica_groups={{0,1,2,3}}, dimensions={0}
+      %e = s32[] all-reduce(%u), replica_groups=mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'x'}
+    """
+    found = [tuple(collective) for collective in collectives(program)]
+    assert found == [
+        ('all-gather', 128, 4),
+        ('all-gather', 8, 4),
+        ('all-reduce', 14, 2),
+        ('reduce-scatter', 64, 4),
+        ('all-reduce', 4, 4),
+    ]
+
+
+def test_operations_are_those_of_all_parts_of_a_batch():
+    """From which the fraction of the device's peak follows."""
+    whole, _ = compiled_step((1, 1))
+    parts, _ = compiled_step((1, 1), training.StepOptions(accumulate=4))
+    assert training.flops(parts, 4) == pytest.approx(training.flops(whole), rel=0.05)
 
 
 def test_the_old_state_is_given_up_and_nothing_is_transferred_or_compiled_again():
@@ -145,6 +179,40 @@ def test_meshes():
     for data, fsdp in ((3, 1), (-1, 3), (4, 4), (-1, 0)):
         with pytest.raises(InputError, match=f'data={data}, fsdp={fsdp} does not fit 8 devices'):
             sharding.make_mesh(data, fsdp)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What a mesh asks of a device."""
+
+    id: int
+    process_index: int
+    slice_index: int = 0
+    platform: str = 'gpu'
+    device_kind: str = 'NVIDIA H100'
+
+
+@pytest.mark.parametrize('data, fsdp', [(16, 1), (4, 4), (2, 8), (1, 16)])
+@pytest.mark.parametrize('order', ['nodes of GPUs', 'ring of a TPU slice'])
+def test_the_rows_of_a_process_follow_one_another(order, data, fsdp):
+    if order == 'nodes of GPUs':  # each is a slice of its own
+        devices = [Device(i, i // 4, i // 4) for i in range(16)]
+    else:  # `jax.devices` of a slice of 4 x 4 chips is in the order of the chips, not of the hosts
+        hosts = [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]
+        devices = [Device(i, host) for i, host in enumerate(hosts)]
+    mesh = sharding.make_mesh(data, fsdp, devices)
+    assert dict(mesh.shape) == {'data': data, 'fsdp': fsdp}
+    places = sharding.batch_sharding(mesh).devices_indices_map((32, 7))
+    for process in range(4):
+        mine = [rows for device, (rows, _) in places.items() if device.process_index == process]
+        held = sorted(row for rows in mine for row in range(rows.start or 0, rows.stop or 32))
+        assert held == list(range(8 * process, 8 * process + 8))
+
+
+def test_processes_with_different_numbers_of_devices():
+    devices = [Device(i, process) for i, process in enumerate([0, 0, 0, 1])]
+    with pytest.raises(InputError, match='same number of devices; found 3 in process 0, 1 in'):
+        sharding.make_mesh(devices=devices)
 
 
 @pytest.mark.parametrize(

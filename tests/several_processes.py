@@ -1,0 +1,211 @@
+"""Processes that train together with a small network, for tests/test_distributed.py.
+
+    python tests/several_processes.py SCENARIO CONFIG FOLDER
+
+Importing takes most of their time, so it is done once, and the processes are forked. Prints JSON:
+{name of the process: [exit code, time.monotonic() at its end, what it wrote to standard error]}.
+"""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import small_network
+
+import data
+import train
+from stsa_jax import checkpointer, distributed
+from stsa_jax.configuration import load_config
+from stsa_jax.errors import InputError, exit_cleanly
+
+LONG = ('num_steps=20', 'checkpoint_every=10', 'validation.every=10', 'validation.clips=3')
+ACCUMULATED = 'accumulate=2'
+
+
+def slurm(count: int) -> list[dict]:
+    """What SLURM tells the tasks of a step on one node; the job's number is that of a free port."""
+    while True:
+        job = random.randrange(4096)
+        with socket.socket() as free:
+            if free.connect_ex(('localhost', 61440 + job)):
+                break
+    common = {
+        'SLURM_JOB_ID': str(job),
+        'SLURM_STEP_NODELIST': 'localhost',
+        'SLURM_STEP_TASKS_PER_NODE': '1',
+        'SLURM_NTASKS': str(count),
+    }
+    return [common | {'SLURM_PROCID': str(i), 'SLURM_LOCALID': '0'} for i in range(count)]
+
+
+def forked(tasks: dict) -> dict:
+    """Runs {name: (function, devices, environment)}, each in a process, all at once."""
+    running, told = {}, {}
+    for name, (function, devices, environment) in tasks.items():
+        read, write = os.pipe()
+        process = os.fork()
+        if process == 0:
+            os.dup2(write, 2)
+            os.environ.update(environment)
+            os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={devices}'
+            exit_cleanly(function)
+        os.close(write)
+        running[process] = name, read
+    while running:
+        process, status = os.wait()
+        name, read = running.pop(process)
+        with open(read, errors='replace') as pipe:
+            told[name] = os.waitstatus_to_exitcode(status), time.monotonic(), pipe.read()
+    return told
+
+
+def run(config: str, workdir: Path, *overrides: str, on_batch=None) -> None:
+    """A run; `on_batch` is called with the step and the batch when the loop asks for it."""
+    make = data.train_clips
+
+    def train_clips(*args, **kwargs):
+        clips = make(*args, **kwargs)
+        read = type(clips).__next__
+
+        class Watched(type(clips)):
+            def __next__(self):
+                batch = read(self)
+                on_batch(self._next, batch)
+                return batch
+
+        if on_batch:
+            clips.__class__ = Watched
+        return clips
+
+    data.train_clips = train_clips
+    try:
+        train.train(load_config(config, [f'--config.{o}' for o in overrides]), str(workdir))
+    finally:
+        data.train_clips = make
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 600
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.1)
+
+
+def hand_over(config, folder: Path, origin: str, name: str, *overrides) -> None:
+    """Goes on from half of the finished run `origin`, which another layout made."""
+    if jax.process_index() == 0:
+        wait_for(folder / f'{origin}.done')
+        shutil.copytree(folder / origin, folder / name)
+        shutil.rmtree(folder / name / 'checkpoints' / '20')
+    distributed.barrier(name)
+    run(config, folder / name, *LONG, *overrides)
+
+
+def alone(config: str, folder: Path) -> None:
+    """One process with one device."""
+    run(config, folder / 'one-plain', *LONG)
+    run(config, folder / 'one-accumulated', *LONG, ACCUMULATED)
+    (folder / 'one-accumulated.done').touch()
+    hand_over(config, folder, 'two-fsdp4', 'two-one')
+
+
+def together(config: str, folder: Path) -> None:
+    """One of two tasks of SLURM, with two devices each."""
+    distributed._HEARTBEAT_SECONDS = 300  # nobody dies, but the machine may be busy
+    distributed.initialise()
+    assert (jax.process_count(), jax.device_count()) == (2, 4)
+    visible = jax.config.values['jax_cuda_visible_devices']
+    assert visible == 'all', 'not the one with the number of the task'
+    run(config, folder / 'two-plain', *LONG)
+    run(config, folder / 'two-fsdp4', *LONG, 'mesh.fsdp=4')
+    if jax.process_index() == 0:
+        (folder / 'two-fsdp4.done').touch()
+    run(config, folder / 'two-accumulated', *LONG, ACCUMULATED, 'mesh.fsdp=2')
+    hand_over(config, folder, 'one-accumulated', 'one-two', ACCUMULATED)
+    bad_clips(config, folder)
+    full_disk(config, folder)
+
+
+def bad_clips(config: str, folder: Path) -> None:
+    """Writes to `bad.json` which they were: of process 1 at step 2, of both at step 3."""
+    index, named = jax.process_index(), {}
+
+    def change(step, batch):
+        if step == 1 and index == 1:
+            batch['problems'] = np.array(['a frame', 'two\nframes', '', ''])
+        if (step, index) in ((2, 1), (3, 0), (3, 1)):
+            batch['density'][1] = np.inf if index == 0 else 0
+            named[step] = f'{batch["video"][1]} frame {batch["frame"][1]}'
+
+    run(config, folder / 'bad', 'num_steps=4', on_batch=change)
+    (folder / f'bad-{index}.json').write_text(json.dumps(named))
+
+
+def full_disk(config: str, folder: Path) -> None:
+    """The disk of process 1 is full until the checkpoint of step 2 has failed.
+
+    A limit on the size of files stands for it.
+    """
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(step, _):
+        if jax.process_index() == 1 and step in (1, 4):
+            while step == 4 and 'async_save' in [thread.name for thread in threading.enumerate()]:
+                time.sleep(0.1)
+            limit = 1000 if step == 1 else before[0]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+
+    checkpointer.WRITE_SECONDS = 20
+    run(config, folder / 'full', 'mesh.fsdp=4', on_batch=fill)
+
+
+def dying(config: str, folder: Path, port: int, index: int, victim: int, how: str) -> None:
+    """One of two processes; the victim dies before its fourth step, after a checkpoint."""
+    distributed.initialise(f'localhost:{port}', 2, index)
+
+    def die(step, _):
+        if step == 4 and index == victim:
+            (folder / f'{victim} {how}').write_text(str(time.monotonic()))
+            if how == 'killed':
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise InputError('no more clips')
+
+    run(config, folder / f'{victim}-{how}', 'num_steps=1000000', on_batch=die)
+
+
+def deaths(config: str, folder: Path) -> dict:
+    tasks = {}
+    for victim in (0, 1):
+        for how in ('killed', 'failed'):
+            with socket.socket() as free:
+                free.bind(('localhost', 0))
+                port = free.getsockname()[1]
+            for index in (0, 1):
+                arguments = (config, folder, port, index, victim, how)
+                task = (lambda arguments=arguments: dying(*arguments)), 1, {}
+                tasks[f'{victim} {how}: {index}'] = task
+    return tasks
+
+
+def layouts(config: str, folder: Path) -> dict:
+    tasks = {'alone': (lambda: alone(config, folder), 1, {})}
+    for i, environment in enumerate(slurm(2)):
+        tasks[f'task {i}'] = (lambda: together(config, folder)), 2, environment
+    return tasks
+
+
+if __name__ == '__main__':
+    train.initial_weights = small_network.initial_weights
+    _, scenario, config, folder = sys.argv
+    tasks = {'deaths': deaths, 'layouts': layouts}[scenario](config, Path(folder))
+    print(json.dumps(forked(tasks)))
