@@ -42,8 +42,17 @@ class Bare:
     def __init__(self, config, step):
         self.config, self.step, self.state = config, step, None
 
-    def lower(self, state, arrays):
-        self.lowered, self.arrays = self.step.lower(state, arrays), arrays
+    def lower(self, state, batch):
+        rng = np.random.default_rng(0)
+        self.lowered, self.arrays = (
+            self.step.lower(state, batch),
+            {
+                name: jax.device_put(
+                    rng.integers(0, 256, like.shape).astype(like.dtype), like.sharding
+                )
+                for name, like in batch.items()
+            },
+        )
         return self
 
     def compile(self):

@@ -205,7 +205,7 @@ def layouts(config: str, folder: Path) -> dict:
 
 
 if __name__ == '__main__':
-    train.initial_weights = small_network.initial_weights
+    small_network.train_it()
     _, scenario, config, folder = sys.argv
     tasks = {'deaths': deaths, 'layouts': layouts}[scenario](config, Path(folder))
     print(json.dumps(forked(tasks)))

@@ -12,7 +12,7 @@ import data_copies
 import jax
 import numpy as np
 import pytest
-from small_network import SmallNetwork
+from small_network import SmallNetwork, train_it
 from test_train_script import config_file, prepared  # noqa: F401 (fixtures)
 
 from benchmarks import (
@@ -29,7 +29,7 @@ from benchmarks import (
 from benchmarks.processes import in_own_process
 from data.dhf1k import Dhf1k
 from data.sources import Report
-from stsa_jax import cost, initial, meter, pretrained, stsanet
+from stsa_jax import cost, meter, pretrained, stsanet
 
 REFERENCE = """
 import torch
@@ -66,8 +66,9 @@ def reference(tmp_path):
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Runs a benchmark's main with arguments; checks its exit code and returns what it prints."""
-    for module in (cost, initial, pretrained, stsanet, rematerialisation):
+    for module in (cost, pretrained, stsanet, rematerialisation):
         monkeypatch.setattr(module, 'STSANet', SmallNetwork)
+    train_it(monkeypatch.setattr)
 
     def run(main, *arguments):
         monkeypatch.setattr(sys, 'argv', ['benchmark', *map(str, arguments)])

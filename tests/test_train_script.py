@@ -247,7 +247,7 @@ BAD_OVERRIDES = {
     'data.train_split=trian': "no split 'trian'; it has test, train, validation",
     'optimizer.schedule=stairs': "config.optimizer.schedule is 'stairs', expected one of constant",
     'validation.metric=nss': "metric='nss'",
-    'init_from=runs/nowhere': 'runs/nowhere: there is no such folder',
+    'init_from=runs/nowhere': 'runs/nowhere: there is no such file or folder',
 }
 
 
