@@ -335,5 +335,5 @@ def test_the_command(files, tmp_path):
 def test_pytorch_is_needed_for_its_own_files_only(files, monkeypatch):
     monkeypatch.setitem(sys.modules, 'torch', None)
     assert pretrained.read_weights(files / 'b.safetensors').kind == 'stsanet'
-    with pytest.raises(InputError, match=r'stsa-jax\[port\]'):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[port\]'"):
         pretrained.read_weights(files / 'a.pth')
