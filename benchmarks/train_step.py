@@ -41,7 +41,8 @@ def ours(model: STSANetConfig, options) -> dict:
     state = training.create_state(mesh, params, batch_stats, tx)
     del params, batch_stats
     rate = optimizer.learning_rate(config, 1, 1)
-    step = training.make_train_step(graphdef, tx, rate, mesh)
+    how = training.StepOptions(remat=options.remat)
+    step = training.make_train_step(graphdef, tx, rate, mesh, how)
     clip, density = example(model, options.batch_size)
     batch = sharding.put_batch(mesh, {'clip': clip, 'density': density})
     step = step.lower(state, batch).compile()
@@ -115,7 +116,8 @@ def main() -> int:
     parser.add_argument('--matrix_size', type=int, default=4096, help='of the matrix product')
     parser.add_argument('--side', choices=('ours', 'released'), help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args()
-    model = STSANetConfig(**load_config(options.config, overrides).model)
+    config = load_config(options.config, overrides)
+    model, options.remat = STSANetConfig(**config.model), config.remat
     if options.side:
         result = ours(model, options) if options.side == 'ours' else released(model, options)
         result['peak'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -84,7 +84,9 @@ def test_from_training_to_maps_and_on(tmp_path, monkeypatch, capsys, quick_compi
     (first,) = train.train(load_config(CONFIG, overrides), str(tmp_path / 'on'))
     assert np.isfinite(first['loss'])
     moved = jax.tree.map(
-        lambda a, b: np.abs(a - b).max(), load_weights(tmp_path / 'on').params, trained.params
+        lambda a, b: np.abs(np.asarray(a) - b).max(),
+        load_weights(tmp_path / 'on').params,
+        trained.params,
     )
     assert max(jax.tree.leaves(moved.pop('backbone'))) == 0
     # From where the file left off: the first step of Adam moves a weight by the rate at most.
