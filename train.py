@@ -115,13 +115,7 @@ def train(
         for line in clips.notes:
             report.say(f'note: {line}')
 
-        options = training.StepOptions(
-            config.accumulate,
-            config.ema_decay,
-            config.freeze_backbone,
-            config.freeze_batch_norm,
-            config.remat,
-        )
+        options = training.StepOptions.of(config)
         batch = training.abstract_batch(mesh, config.batch_size, model_config)
         report.say('compiling the training step')
         train_step = training.make_train_step(graphdef, tx, rate, mesh, options)

@@ -97,13 +97,7 @@ def ours(row: Row, config, repeats: int) -> dict:
         tx = optimizer.optimizer(settings, 200)
         ema = config.ema_decay > 0
         state = training.create_state(mesh, *weights, tx, ema=ema)
-        options = training.StepOptions(
-            config.accumulate,
-            config.ema_decay,
-            config.freeze_backbone,
-            config.freeze_batch_norm,
-            config.remat,
-        )
+        options = training.StepOptions.of(config)
         rate = optimizer.learning_rate(settings, 200, 6000)
         step = training.make_train_step(graphdef, tx, rate, mesh, options)
         batch = sharding.put_batch(mesh, {'clip': clip, 'density': density})

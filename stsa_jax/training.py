@@ -10,7 +10,7 @@ KL - CC (paper, equation 12), averaged over the global batch.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -54,6 +54,11 @@ class StepOptions:
     freeze_backbone: bool = False
     freeze_batch_norm: bool = False
     remat: bool = False
+
+    @classmethod
+    def of(cls, config: Mapping) -> 'StepOptions':
+        """Those of a training config."""
+        return cls(**{field.name: config[field.name] for field in dataclasses.fields(cls)})
 
 
 def create_state(mesh: Mesh, params, batch_stats, tx, ema: bool = False) -> TrainState:

@@ -72,22 +72,8 @@ def forked(tasks: dict) -> dict:
 def run(config: str, workdir: Path, *overrides: str, on_batch=None) -> None:
     """A run; `on_batch` is called with the step and the batch when the loop asks for it."""
     make = data.train_clips
-
-    def train_clips(*args, **kwargs):
-        clips = make(*args, **kwargs)
-        read = type(clips).__next__
-
-        class Watched(type(clips)):
-            def __next__(self):
-                batch = read(self)
-                on_batch(self._next, batch)
-                return batch
-
-        if on_batch:
-            clips.__class__ = Watched
-        return clips
-
-    data.train_clips = train_clips
+    if on_batch:
+        small_network.watch_batches(setattr, [on_batch])
     try:
         train.train(load_config(config, [f'--config.{o}' for o in overrides]), str(workdir))
     finally:

@@ -52,6 +52,29 @@ def initialise(path, config=None, seed=0):
     return weights.params, weights.batch_stats
 
 
+def watch_batches(put, functions):
+    """Calls each of `functions` with the step and the batch when a loop asks for the batch."""
+    import data
+
+    make = data.train_clips
+
+    def train_clips(*args, **kwargs):
+        clips = make(*args, **kwargs)
+        read = type(clips).__next__
+
+        class Watched(type(clips)):
+            def __next__(self):
+                batch = read(self)
+                for function in functions:
+                    function(self._next, batch)
+                return batch
+
+        clips.__class__ = Watched
+        return clips
+
+    put(data, 'train_clips', train_clips)
+
+
 def train_it(put=setattr):
     """Makes train.py train it; `put` sets an attribute of a module."""
     import train

@@ -27,7 +27,6 @@ from test_train_script import (  # noqa: F401 (fixtures)
     small,
 )
 
-import data
 from data.held_out import HeldOutClips
 from stsa_jax import checkpoint, functional, meter, sharding, training
 from stsa_jax.checkpoint import Checkpointer, load_weights
@@ -41,23 +40,8 @@ from stsa_jax.validation import Best, validate
 @pytest.fixture
 def on_batch(monkeypatch):
     """A list of functions of the step and its batch, called when the loop asks for the batch."""
-    make, functions = data.train_clips, []
-
-    def train_clips(*args, **kwargs):
-        clips = make(*args, **kwargs)
-        read = type(clips).__next__
-
-        class Watched(type(clips)):
-            def __next__(self):
-                batch = read(self)
-                for function in functions:
-                    function(self._next, batch)
-                return batch
-
-        clips.__class__ = Watched
-        return clips
-
-    monkeypatch.setattr(data, 'train_clips', train_clips)
+    functions = []
+    small_network.watch_batches(monkeypatch.setattr, functions)
     return functions
 
 
