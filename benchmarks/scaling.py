@@ -1,6 +1,7 @@
 """What a training step sends between devices, and the efficiency to expect on 1 to 1024 of them.
 
     python -m benchmarks.scaling [--clips=3] [--devices=8] [--config=configs/dhf1k.py]
+    python -m benchmarks.scaling --topology=v5e:2x4    # as a TPU's compiler does it
 
 Compiles the config's step, data parallel, for eight devices that XLA simulates on this host, and
 reads its collectives from the compiled program. With other numbers of devices the program differs
@@ -9,6 +10,9 @@ table of the bytes that a device sends and of the efficiency, the speed of a dev
 that works alone. Then it compiles the step with the state split over all of these devices (fsdp),
 and compares the bytes of the two programs' arguments on a device, without the batch: parameters,
 BatchNorm's statistics and optimizer state (`--no-fsdp` leaves this out).
+
+With `--topology` the compiler is that of TPUs, for a slice of that name. This needs libtpu, which
+comes with `pip install 'jax[tpu]'`, but no TPU.
 
 The model of the time, all of it stated here:
 
@@ -24,6 +28,7 @@ The model of the time, all of it stated here:
 """
 
 import argparse
+import importlib.util
 import math
 import os
 import re
@@ -32,7 +37,7 @@ from typing import NamedTuple
 
 from benchmarks.limits import Limits
 from stsa_jax.configuration import load_config
-from stsa_jax.errors import exit_cleanly
+from stsa_jax.errors import InputError, exit_cleanly
 
 COUNTS = [2**k for k in range(11)]
 LARGE = 2**20  # bytes; BatchNorm's sums are far smaller, and combined gradients larger
@@ -73,26 +78,50 @@ class Collective(NamedTuple):
     def sent(self, group: int | None = None) -> float:
         """Bytes that each device sends, in a ring."""
         n = group or self.group
+        if self.kind == 'collective-permute':
+            return self.size
         return (2 if self.kind == 'all-reduce' else 1) * (n - 1) / n * self.size
 
 
 def collectives(text: str) -> list[Collective]:
-    """The collectives of a compiled program's text (HLO), by `compiled.as_text()`."""
-    found = []
+    """The collectives of a compiled program's text (HLO), by `compiled.as_text()`.
+
+    A compiler for TPUs may turn a reduce-scatter or an all-gather into a ring of permutations in a
+    loop with the product that it belongs to, or a reduce-scatter into a fusion of an all-reduce.
+    They are counted as what they were.
+    """
+    found, inside, rings = [], '', set()
     pattern = re.compile(
         r'= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)'
         r'(-start)?\((.*)'
     )
-    for result, kind, start, rest in pattern.findall(text):
+    for line in text.splitlines():
+        if head := re.match(r'\s*(?:ENTRY )?(%\S+) \(.*\{$', line):
+            inside = head[1]
+            continue
+        if not (match := pattern.search(line)):
+            continue
+        result, kind, start, rest = match.groups()
         group = _group_size(rest)
-        size = sum(
+        sizes = [
             _BYTES[dtype] * math.prod(int(n) for n in shape.split(',') if n)
             for dtype, shape in re.findall(r'\b(\w+)\[([\d,]*)\]', result)
-        )
+        ]
+        size = sum(sizes)
         if kind == 'reduce-scatter':
             size *= group
+        elif kind == 'all-reduce' and inside.startswith('%all-reduce-scatter'):
+            kind = 'reduce-scatter'
         elif kind == 'all-gather' and start:  # its result names the operand as well
             size = size * group // (group + 1)
+        elif kind == 'collective-permute':
+            size = sizes[0]  # after `-start`, the operand, the result and two counters
+            if ring := re.search(r'windowed_dot_general_body_(rs|ag)', inside):
+                if inside in rings:
+                    continue
+                rings.add(inside)
+                kind = {'rs': 'reduce-scatter', 'ag': 'all-gather'}[ring[1]]
+                size *= group
         found.append(Collective(kind, size, group))
     return found
 
@@ -105,6 +134,12 @@ def _group_size(text: str) -> int:
     if named := re.search(r'replica_groups=mesh\[(.*?)\][^{]*\{(.*?)\}', text):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
+    if pairs := re.search(r'source_target_pairs=\{(\{[\d,{}]+\})\}', text):
+        following = dict(re.findall(r'(\d+),(\d+)', pairs[1]))
+        ring = list(following)[:1]
+        while (place := following.get(ring[-1])) and place not in ring:
+            ring.append(place)
+        return len(ring)
     return 1
 
 
@@ -127,31 +162,24 @@ def efficiency(device: Device, sizes: list[int], n: int, clips: int) -> tuple[fl
     return compute / (compute + small + large), compute / hidden
 
 
-def compiled_step(config, devices: int, clips: int, fsdp: int = 1):
-    """(the step's program for so many devices, bytes of a device's part of the batch)."""
-    import jax
-    import jax.numpy as jnp
-
+def compiled_step(config, devices: list, clips: int, fsdp: int = 1):
+    """(the step's program for these devices, bytes of a device's part of the batch)."""
     from stsa_jax import functional, optimizer, sharding, training
     from stsa_jax.stsanet import STSANet, STSANetConfig
 
     model = STSANetConfig(**config.model)
-    mesh = sharding.make_mesh(devices // fsdp, fsdp, jax.devices()[:devices])
+    mesh = sharding.make_mesh(len(devices) // fsdp, fsdp, devices)
     graphdef, params, batch_stats = functional.abstract(STSANet, model)
     settings = optimizer.OptimizerConfig(**config.optimizer)
     tx = optimizer.optimizer(settings, 200)
     state = training.abstract_state(mesh, params, batch_stats, tx)
-    place, n = sharding.batch_sharding(mesh), devices * clips
-    clip = (n, model.frames, *model.image_size, 3)
-    batch = {
-        'clip': jax.ShapeDtypeStruct(clip, jnp.uint8, sharding=place),
-        'density': jax.ShapeDtypeStruct((n, *model.image_size), jnp.float32, sharding=place),
-    }
+    batch = training.abstract_batch(mesh, len(devices) * clips, model)
     rate = optimizer.learning_rate(settings, 200, 6000)
     step = training.make_train_step(graphdef, tx, rate, mesh)
-    # The machine code does not matter: only what the program sends.
-    options = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
-    compiled = step.lower(state, batch).compile(compiler_options=options)
+    # On a CPU the machine code does not matter: only what the program sends.
+    cheap = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
+    on_cpu = devices[0].platform == 'cpu'
+    compiled = step.lower(state, batch).compile(compiler_options=cheap if on_cpu else None)
     return compiled, sharding.bytes_per_device(batch)
 
 
@@ -160,20 +188,21 @@ def state_bytes(compiled, batch_bytes: int) -> int:
     return compiled.memory_analysis().argument_size_in_bytes - batch_bytes
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--config', default='configs/dhf1k.py')
-    parser.add_argument('--clips', type=int, default=3, help='a device')
-    parser.add_argument('--devices', type=int, default=8, help='that the program is compiled for')
-    parser.add_argument('--fsdp', action=argparse.BooleanOptionalAction, default=True)
-    options, overrides = parser.parse_known_args()
-    os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={options.devices}'
-    os.environ['JAX_PLATFORMS'] = 'cpu'
-    config = load_config(options.config, overrides)
-    compiled, batch_bytes = compiled_step(config, options.devices, options.clips)
-    found, whole = collectives(compiled.as_text()), state_bytes(compiled, batch_bytes)
-    others = {c.kind for c in found} - {'all-reduce'}
-    print(f'compiled for {options.devices} devices, {options.clips} clips each:', file=sys.stderr)
+def slice_devices(topology: str) -> list:
+    """Stand-ins for the devices of a TPU slice, 'v5e:2x4' say, to compile for."""
+    from jax.experimental import topologies
+
+    if not importlib.util.find_spec('libtpu'):
+        raise InputError(
+            f'--topology={topology} needs the compiler for TPUs, libtpu, which is not installed: '
+            "pip install 'jax[tpu]', in an environment of its own where there is no TPU"
+        )
+    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # it would ask a server what TPU this is
+    return topologies.get_topology_desc(topology, 'tpu').devices
+
+
+def describe(found: list[Collective]):
+    """Prints the collectives by kind, on standard error."""
     for kind in sorted({c.kind for c in found}):
         of_kind = [c for c in found if c.kind == kind]
         groups = sorted({c.group for c in of_kind})
@@ -182,21 +211,50 @@ def main() -> int:
             f'{sum(c.size >= LARGE for c in of_kind)} of them over 1 MB; groups of {groups}',
             file=sys.stderr,
         )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--config', default='configs/dhf1k.py')
+    parser.add_argument('--clips', type=int, default=3, help='a device')
+    parser.add_argument('--devices', type=int, default=8, help='that the program is compiled for')
+    parser.add_argument('--topology', help='of a TPU slice to compile for instead, as v5e:2x4')
+    parser.add_argument('--fsdp', action=argparse.BooleanOptionalAction, default=True)
+    options, overrides = parser.parse_known_args()
+    os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={options.devices}'
+    os.environ['JAX_PLATFORMS'] = 'cpu'
+    import jax
+
+    config = load_config(options.config, overrides)
+    if options.topology:
+        devices = slice_devices(options.topology)
+    else:
+        devices = jax.devices()[: options.devices]
+    n = len(devices)
+    compiled, batch_bytes = compiled_step(config, devices, options.clips)
+    found, whole = collectives(compiled.as_text()), state_bytes(compiled, batch_bytes)
+    others = {c.kind for c in found} - {'all-reduce'}
+    kind = devices[0].device_kind
+    print(f'compiled for {n} devices ({kind}), {options.clips} clips each:', file=sys.stderr)
+    describe(found)
     sizes = [c.size for c in found]
     print(f'| devices | clips a step | MB sent by a device | {" | ".join(DEVICES)} |')
     print('|---' * (3 + len(DEVICES)) + '|')
-    for n in COUNTS:
-        sent = sum(c.sent(n) for c in found) / 1e6
+    for count in COUNTS:
+        sent = sum(c.sent(count) for c in found) / 1e6
         cells = [
-            '{:.0%} to {:.0%}'.format(*efficiency(device, sizes, n, options.clips))
+            '{:.0%} to {:.0%}'.format(*efficiency(device, sizes, count, options.clips))
             for device in DEVICES.values()
         ]
-        print(f'| {n} | {n * options.clips} | {sent:.0f} | {" | ".join(cells)} |')
+        print(f'| {count} | {count * options.clips} | {sent:.0f} | {" | ".join(cells)} |')
     if others:
         print(f'(also in the program: {", ".join(sorted(others))})', file=sys.stderr)
-    limits, n = Limits(), options.devices
+    limits = Limits()
     if options.fsdp:
-        held = state_bytes(*compiled_step(config, n, options.clips, fsdp=n))
+        compiled, batch_bytes = compiled_step(config, devices, options.clips, fsdp=n)
+        held = state_bytes(compiled, batch_bytes)
+        print(f'with fsdp={n}:', file=sys.stderr)
+        describe(collectives(compiled.as_text()))
         verdict = limits.check(f'limit {n - 1}', whole / held >= n - 1)
         print(f'state on a device: {whole / 1e6:.1f} MB, with fsdp={n} {held / 1e6:.1f} MB')
         print(f'ratio: {whole / held:.2f} ({verdict})')

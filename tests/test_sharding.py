@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_network import initial_weights
 
-from benchmarks.scaling import collectives
+from benchmarks.scaling import collectives, slice_devices
 from stsa_jax import functional, optimizer, sharding, training
 from stsa_jax.errors import InputError
 from stsa_jax.stsanet import STSANet, STSANetConfig
@@ -124,6 +124,47 @@ def test_fsdp_gathers_parameters_and_scatters_gradients(layout):
     assert groups == ({4} if layout == (1, 4) else {2, 4, 8})
 
 
+@pytest.fixture(scope='module')
+def slice_of_tpus():
+    pytest.importorskip('libtpu', reason='the compiler for TPUs is not installed')
+    return slice_devices('v5e:2x4')
+
+
+def compiled_for(devices, fsdp):
+    """What the step sends on these devices, which need not be there, and the parameters."""
+    mesh = sharding.make_mesh(len(devices) // fsdp, fsdp, devices)
+    graphdef, params, batch_stats = initial_weights()
+    tx = optimizer.optimizer(OPTIMIZER, 10)
+    state = training.abstract_state(mesh, params, batch_stats, tx)
+    batch = training.abstract_batch(mesh, 8, STSANetConfig(image_size=(32, 32), frames=16))
+    rate = optimizer.learning_rate(OPTIMIZER, 10, STEPS)
+    compiled = training.make_train_step(graphdef, tx, rate, mesh).lower(state, batch).compile()
+    return *sent(compiled), params
+
+
+@pytest.mark.tpu
+def test_the_compiler_for_tpus_sends_all_gradients_at_once(slice_of_tpus):
+    sizes, groups, params = compiled_for(slice_of_tpus, fsdp=1)
+    reduced, gradients = sorted(sizes.pop('all-reduce')), count_bytes(params)
+    assert not sizes and groups == {8}
+    # Those of BatchNorm's scales and biases are sums that its own gradient takes anyway.
+    small = 4 * (4 * 2 * 8 + 8 + 10)
+    assert gradients <= sum(reduced) <= gradients + small
+    assert reduced[-1] >= gradients - 4 * 4 * 8 and sum(reduced[:-1]) <= small
+
+
+@pytest.mark.tpu
+def test_the_compiler_for_tpus_gathers_parameters_and_scatters_gradients(slice_of_tpus):
+    sizes, groups, params = compiled_for(slice_of_tpus, fsdp=8)
+    once, small = count_bytes(params), 4 * 8 * 30
+    # The kernels as the products take them, in bfloat16; what is small, as sums.
+    assert once * 0.48 <= sum(sizes['all-gather']) <= once + small
+    reduced = sum(sizes['reduce-scatter']) + sum(sizes['all-reduce'])
+    assert sizes['reduce-scatter'] and once <= reduced <= once + small
+    assert sum(sizes.get('collective-permute', [])) <= once / 8, 'the last step of a ring'
+    assert groups == {8}
+
+
 def test_collectives_of_a_program_are_read_whatever_they_send():
     program = """
       %a = u8[8,16]{1,0} all-gather(%x), replica_groups={{0,1,2,3}}, dimensions={0}
@@ -131,6 +172,15 @@ def test_collectives_of_a_program_are_read_whatever_they_send():
       %c = (f16[3]{0}, f64[]) all-reduce(%z, %w), replica_groups={{0,1},{2,3}}, to_apply=%add
       %d = f32[4]{0} reduce-scatter(%v), replica_groups={{0,1,2,3}}, dimensions={0}
       %e = s32[] all-reduce(%u), replica_groups=mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'x'}
+      %f = (f32[5]{0}, f32[5]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%e), \
+source_target_pairs={{0,1},{1,0},{2,3},{3,2}}
+    %all-reduce-scatter.1 (p: f32[8]) -> f32[2] {
+      %g = f32[8]{0} all-reduce(%p), replica_groups={{0,1,2,3}}, to_apply=%add
+    }
+    %wide.windowed_dot_general_body_rs.2 (p: (f32[2], u32[])) -> (f32[2], u32[]) {
+      %h = f32[2]{0} collective-permute(%p), source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+      %i = f32[2]{0} collective-permute(%p), source_target_pairs={{0,3},{3,2},{2,1},{1,0}}
+    }
     """
     found = [tuple(collective) for collective in collectives(program)]
     assert found == [
@@ -139,6 +189,9 @@ def test_collectives_of_a_program_are_read_whatever_they_send():
         ('all-reduce', 14, 2),
         ('reduce-scatter', 64, 4),
         ('all-reduce', 4, 4),
+        ('collective-permute', 20, 2),
+        ('reduce-scatter', 32, 4),
+        ('reduce-scatter', 32, 4),
     ]
 
 
