@@ -22,7 +22,14 @@ SHARED = Path(__file__).parents[2] / 'shared'
 
 
 # They take longest, so they come first: two processes then end at about the same time.
-FIRST = ('test_interruption', 'test_parity', 'test_distributed', 'test_end_to_end', 'test_variants')
+FIRST = (
+    'test_layouts',
+    'test_interruption',
+    'test_parity',
+    'test_distributed',
+    'test_end_to_end',
+    'test_variants',
+)
 
 
 def pytest_collection_modifyitems(items):
