@@ -197,7 +197,8 @@ def slice_devices(topology: str) -> list:
             f'--topology={topology} needs the compiler for TPUs, libtpu, which is not installed: '
             "pip install 'jax[tpu]', in an environment of its own where there is no TPU"
         )
-    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # it would ask a server what TPU this is
+    # It would ask a server what TPU this is, and work in one process at a time, as a TPU does.
+    os.environ |= {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
     return topologies.get_topology_desc(topology, 'tpu').devices
 
 

@@ -136,7 +136,10 @@ def compiled_for(devices, fsdp):
     graphdef, params, batch_stats = initial_weights()
     tx = optimizer.optimizer(OPTIMIZER, 10)
     state = training.abstract_state(mesh, params, batch_stats, tx)
-    batch = training.abstract_batch(mesh, 8, STSANetConfig(image_size=(32, 32), frames=16))
+    place = sharding.batch_sharding(mesh)
+    batch = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), next(batches(1))
+    )
     rate = optimizer.learning_rate(OPTIMIZER, 10, STEPS)
     compiled = training.make_train_step(graphdef, tx, rate, mesh).lower(state, batch).compile()
     return *sent(compiled), params
