@@ -18,7 +18,7 @@ from PIL import Image
 HEIGHT, WIDTH, FRAMES = 128, 192, 56
 MARGIN = 12  # of object centres from the frame's edges
 LATEST = 4  # frames after which the slowest observer follows
-SAMPLE, TRIAL = 3, 16  # frames that `matched` shows its sample, and in all
+SAMPLE, CHOICE, TRIAL = 4, 8, 16  # frames of `matched`: end of the sample, start of the choice, end
 VIVID = np.array(
     [
         [230, 40, 40],
@@ -135,10 +135,11 @@ def stopped(rng: np.random.Generator) -> Scene:
 
 
 def matched(rng: np.random.Generator) -> Scene:
-    """One object is shown alone, then three elsewhere; the one of its colour is attended.
+    """One object is shown alone, later three elsewhere; the one of its colour is attended.
 
     A delayed match to sample, of TRIAL frames: nothing that is seen at the time or has moved or
     changed tells the match from the others, only its relation to what was somewhere else before.
+    In between nothing is seen.
     """
     scene = _still(rng, count=4, alike=True, frames=TRIAL)
     sample, match = 3, int(rng.integers(3))
@@ -146,8 +147,8 @@ def matched(rng: np.random.Generator) -> Scene:
     scene.centre[:] = np.array(_apart(rng, 4, least=36))[:, None]
     colours = rng.permutation(VIVID[:3])[[0, 1, 2, match]] + rng.uniform(-15, 15, size=(4, 3))
     scene.colour[:] = colours[:, None]
-    scene.visible[:sample, :SAMPLE], scene.visible[sample, SAMPLE:] = False, False
-    scene.attended[:SAMPLE], scene.attended[SAMPLE:] = sample, match
+    scene.visible[:sample, :CHOICE], scene.visible[sample, SAMPLE:] = False, False
+    scene.attended[:SAMPLE], scene.attended[CHOICE:] = sample, match
     return scene
 
 
