@@ -4,9 +4,9 @@
 
 Trains a few rows of configs/ablations.py on `stsa_matching`, where the attended object is told from
 the others by its relation to one that was alone somewhere else some time before, and by nothing
-else, and says how often they single it out in held-out videos; by chance, one time in three. How
-the rows do where no such relation is needed is in the first part (ablations.py), on the plain videos.
-The same command again goes on where it stopped. Writes
+else, and says how often they single it out in held-out videos; by chance, one time in three. Where
+no such relation is needed is the first part (ablations.py), on the plain videos. The same command
+again goes on where it stopped. Writes
 
     workdir/control.md, control.png     mean and standard deviation over the seeds
     workdir/control/ROW/SEED/           each training run, and its scores.json

@@ -102,8 +102,10 @@ def test_of_a_match_only_the_sample_tells(matches):
         sample, match = scene.attended[0], scene.attended[-1]
         seen = scene.visible.T
         assert (seen[: scenes.SAMPLE] == (np.arange(4) == sample)).all()
-        assert (seen[scenes.SAMPLE :] == (np.arange(4) != sample)).all()
-        assert (scene.attended == np.where(np.arange(scenes.TRIAL) < 3, sample, match)).all()
+        assert not seen[scenes.SAMPLE : scenes.CHOICE].any()
+        assert (seen[scenes.CHOICE :] == (np.arange(4) != sample)).all()
+        times = np.repeat([sample, -1, match], [4, 4, 8])
+        assert (scene.attended == times).all()
         assert len(set(scene.shape)) == 1 and np.ptp(scene.radius) == 0
         for values in (scene.centre, scene.colour):  # nothing moves or changes
             assert (values == values[:, :1]).all()
@@ -123,13 +125,13 @@ def test_a_map_singles_out_the_attended_object_or_does_not(matches):
     for scene in matches[:10]:
         maps = [
             np.exp(-((y - 0.5 * cy) ** 2 + (x - 0.5 * cx) ** 2) / 50)
-            for cy, cx in scene.centre[:3, 7]
+            for cy, cx in scene.centre[:3, 15]
         ]
-        found = [scenes.singled_out(each, scene, 7) for each in maps]
-        assert found == [k == scene.attended[7] for k in range(3)]
-        assert scenes.singled_out(np.ones((64, 96)), scene, 7) is False
+        found = [scenes.singled_out(each, scene, 15) for each in maps]
+        assert found == [k == scene.attended[15] for k in range(3)]
+        assert scenes.singled_out(np.ones((64, 96)), scene, 15) is False
         # Not all observers have seen the choice yet.
-        assert scenes.singled_out(maps[0], scene, 6) is None
+        assert scenes.singled_out(maps[0], scene, 11) is None
     scene = scenes.mover(np.random.default_rng(0))
     scene.attended[:] = -1
     assert scenes.singled_out(maps[0], scene, 20) is None
@@ -145,7 +147,7 @@ def test_a_match_is_one_clip_of_the_tiny_model(tmp_path, monkeypatch):
     video = SyntheticVideo.at('train', 1, scenes.MATCHING)
     assert SyntheticVideo.named(train.videos[1].name) == video
     scene, _ = video.scene()
-    assert scenes.singled_out(train.density(16 + 7), scene, 7)
+    assert scenes.singled_out(train.density(16 + 15), scene, 15)
     viewers = read_viewers(train)
     assert list(viewers) == ['train_000_matched', 'train_001_matched']
     assert all(len(listed) == synthetic.OBSERVERS for listed in viewers.values())
