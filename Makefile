@@ -15,6 +15,7 @@ demo: $(VENV)/.run
 
 ablations: $(VENV)/.run
 	$(BIN)/python ablations.py --workdir=runs/ablations
+	$(BIN)/python control.py --workdir=runs/ablations
 
 test: $(VENV)/.test lint
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -79,7 +79,8 @@ def main() -> int:
     found: dict[str, list[Scores]] = {row: [] for row in rows}
     runs = [(row, seed) for seed in range(options.seeds) for row in rows]
     for row, seed in tqdm(runs, 'runs', unit='run', disable=None):
-        found[row].append(run(row, seed, workdir / row / str(seed), data_dir, options.steps))
+        folder = workdir / row / str(seed)
+        found[row].append(run(f'{row},tiny', seed, folder, data_dir, by_kind, options.steps))
         files.write_atomic(workdir / 'table.md', table(found))
     draw(found, workdir / 'ablations.png')
     print(table(found))
@@ -90,27 +91,31 @@ def main() -> int:
     return 0
 
 
-def run(row: str, seed: int, folder: Path, data_dir: str, steps: int = 0) -> Scores:
-    """Trains one row with one seed, or goes on with it, and scores it; kept in `folder`.
+def run(name: str, seed: int, folder: Path, data_dir: str, score, steps: int = 0):
+    """Trains configs/ablations.py:`name` with one seed, or goes on with it, and scores it.
 
-    Raises InputError if the folder is of a run with another config.
+    Returns what `score(model, data_dir)` gives, JSON values, which are kept in `folder`. Raises
+    InputError if the folder is of a run with another config.
     """
     start, kept = time.perf_counter(), folder / 'scores.json'
-    config = ablations.get_config(f'{row},tiny')
+    config = ablations.get_config(name)
     config.seed, config.data.data_dir = seed, data_dir
-    config.num_steps = steps or config.num_steps
+    config.num_steps = config.checkpoint_every = steps or config.num_steps
     if kept.exists():
         run_config.write_config(folder, config.to_dict())  # refuses another one
         return json.loads(kept.read_text())
     train(config, str(folder))
-    videos = score({row: stsa_jax.load(folder)}, data_dir)[row]
+    scores = score(stsa_jax.load(folder), data_dir)
     jax.clear_caches()
-    scores = {
-        kind: means([v for v in videos if kind in ('all', kind_of(v.video))]) for kind in KINDS
-    }
     files.write_atomic(kept, json.dumps(scores, indent=1) + '\n')
-    print(f'{row}, seed {seed}: {time.perf_counter() - start:.0f} s', flush=True)
+    print(f'{name}, seed {seed}: {time.perf_counter() - start:.0f} s', flush=True)
     return scores
+
+
+def by_kind(model, data_dir: str) -> Scores:
+    """The scores on all held-out videos, and by their kind."""
+    videos = score({'model': model}, data_dir)['model']
+    return {kind: means([v for v in videos if kind in ('all', kind_of(v.video))]) for kind in KINDS}
 
 
 def score(models: dict, data_dir: str) -> dict[str, list]:

@@ -1,11 +1,12 @@
-"""Every row of the paper's Tables III to VI: configs/ablations.py:NAME, or NAME,tiny.
+"""Every row of the paper's Tables III to VI: configs/ablations.py:NAME, NAME,tiny, ...
 
     python train.py --config=configs/ablations.py:without_stsa_layer_1 --workdir=runs/...
     python train.py --config=configs/ablations.py:unet,tiny --workdir=runs/...
 
 NAME alone is the paper's recipe on DHF1K (configs/dhf1k.py), `NAME,tiny` the small model on the
-embedded dataset (configs/tiny.py). Each row is the full model with the fields below changed; their
-meaning is in `stsa_jax.stsanet.STSANetConfig`, the paper's numbers are in docs/ablations.md.
+embedded dataset (configs/tiny.py); `NAME,matching` trains that on `stsa_matching`, whose videos
+take relating distant times. Each row is the full model with the fields below changed; their meaning
+is in `stsa_jax.stsanet.STSANetConfig`, the paper's numbers are in docs/ablations.md.
 """
 
 from configs import dhf1k, tiny
@@ -40,15 +41,22 @@ TABLE_VI = {
 FULL = {'full': {}}  # "Ours"
 ROWS = FULL | TABLE_III | TABLE_IV | TABLE_V | TABLE_VI
 
+RECIPES = ('', 'tiny', 'matching')
+
 
 def get_config(name: str = ''):
     """The recipe with the row's fields; raises ValueError with the names for an unknown one."""
     row, _, recipe = name.partition(',')
-    if row not in ROWS or recipe not in ('', 'tiny'):
+    if row not in ROWS or recipe not in RECIPES:
         raise ValueError(
-            f'{name!r} is not a row; after the colon give one of {", ".join(ROWS)}, and ",tiny" '
-            'after it for the small model'
+            f'{name!r} is not a row; after the colon give one of {", ".join(ROWS)}, and after it '
+            '",tiny" for the small model or ",matching" for it on matches to a sample'
         )
     config = (tiny if recipe else dhf1k).get_config()
     config.model.update(ROWS[row])
+    if recipe == 'matching':
+        config.data.datasets = ('stsa_matching',)
+        config.model.target = 'last'  # when all observers have seen the choice
+        config.num_steps = config.checkpoint_every = 150
+        config.optimizer.learning_rate = 2e-3
     return config

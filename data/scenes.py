@@ -17,6 +17,18 @@ from PIL import Image
 
 HEIGHT, WIDTH, FRAMES = 128, 192, 56
 MARGIN = 12  # of object centres from the frame's edges
+LATEST = 4  # frames after which the slowest observer follows
+SAMPLE, CHOICE, TRIAL = 4, 8, 16  # frames of `matched`: end of the sample, start of the choice, end
+VIVID = np.array(
+    [
+        [230, 40, 40],
+        [40, 210, 60],
+        [60, 80, 240],
+        [240, 220, 40],
+        [220, 60, 220],
+        [40, 220, 220],
+    ]
+)
 SHAPES = ('disc', 'square', 'diamond', 'triangle', 'ring', 'cross')
 
 
@@ -122,6 +134,24 @@ def stopped(rng: np.random.Generator) -> Scene:
     return _attend_shifts(scene, shifts)
 
 
+def matched(rng: np.random.Generator) -> Scene:
+    """One object is shown alone, later three elsewhere; the one of its colour is attended.
+
+    A delayed match to sample, of TRIAL frames: nothing that is seen at the time or has moved or
+    changed tells the match from the others, only its relation to what was somewhere else before.
+    In between nothing is seen.
+    """
+    scene = _still(rng, count=4, alike=True, frames=TRIAL)
+    sample, match = 3, int(rng.integers(3))
+    scene.shape[:], scene.radius[:] = rng.integers(3), rng.uniform(11, 14)
+    scene.centre[:] = np.array(_apart(rng, 4, least=36))[:, None]
+    colours = rng.permutation(VIVID[:3])[[0, 1, 2, match]] + rng.uniform(-15, 15, size=(4, 3))
+    scene.colour[:] = colours[:, None]
+    scene.visible[:sample, :CHOICE], scene.visible[sample, SAMPLE:] = False, False
+    scene.attended[:SAMPLE], scene.attended[CHOICE:] = sample, match
+    return scene
+
+
 PLAIN: tuple[Callable[[np.random.Generator], Scene], ...] = (mover, onset, popout, flicker)
 RELATIONAL: tuple[Callable[[np.random.Generator], Scene], ...] = (changed, joined, stopped, moved)
 # Two plain ones, then a relational one, so that every stretch of videos has all of them.
@@ -130,18 +160,35 @@ CYCLE = tuple(
     for i in range(4)
     for script in (PLAIN[(2 * i) % 4], PLAIN[(2 * i + 1) % 4], RELATIONAL[i])
 )
+# Of a dataset of its own.
+MATCHING = (matched,)
+
+
+def singled_out(saliency: np.ndarray, scene: Scene, t: int) -> bool | None:
+    """Whether a map of frame t is higher at the attended object than at all others that are seen.
+
+    `saliency` is `(h, w)` of any size. None for a frame in which nothing is attended, or something
+    else a few frames before, so that not all observers are there yet.
+    """
+    recent = scene.attended[max(t - LATEST, 0) : t + 1]
+    k = int(scene.attended[t])
+    if t < LATEST or k < 0 or (recent != k).any():
+        return None
+    size = np.array(saliency.shape)
+    at = (scene.centre[:, t] * size / (HEIGHT, WIDTH)).astype(int).clip(0, size - 1)
+    values = np.where(scene.visible[:, t], saliency[at[:, 0], at[:, 1]], -np.inf)
+    others = np.delete(values, k)
+    return bool(values[k] > others.max(initial=-np.inf))
 
 
 # --- parts of scripts -------------------------------------------------------------------------
 
 
-def _still(rng, count: int, alike: bool = False, muted: bool = False) -> Scene:
+def _still(
+    rng, count: int, alike: bool = False, muted: bool = False, frames: int = FRAMES
+) -> Scene:
     """`count` objects that stand apart from each other and do nothing."""
-    places = [_place(rng)]
-    while len(places) < count:
-        tries = np.array([_place(rng) for _ in range(24)])
-        gap = np.linalg.norm(tries[:, None] - np.array(places)[None], axis=-1).min(axis=1)
-        places.append(tries[gap.argmax() if rng.random() < 0.5 else (gap > 24).argmax()])
+    places = _apart(rng, count, least=24)
     same = _muted(rng) if muted else _vivid(rng)
     colours = [same if alike else _muted(rng) if muted else _vivid(rng) for _ in places]
     shape = rng.integers(len(SHAPES), size=count)
@@ -150,13 +197,23 @@ def _still(rng, count: int, alike: bool = False, muted: bool = False) -> Scene:
         shape[:], radius[:] = shape[0], radius[0]
 
     def still(values, *axes):
-        return np.broadcast_to(np.asarray(values, float)[:, None], (count, FRAMES, *axes)).copy()
+        return np.broadcast_to(np.asarray(values, float)[:, None], (count, frames, *axes)).copy()
 
-    background, pan = _background(rng)
+    background, pan = _background(rng, frames)
     return Scene(
         background, pan, shape, still(places, 2), still(radius), still(colours, 3),
-        np.ones((count, FRAMES), bool), np.full(FRAMES, -1),
+        np.ones((count, frames), bool), np.full(frames, -1),
     )  # fmt: skip
+
+
+def _apart(rng, count: int, least: float) -> list[np.ndarray]:
+    """Random places at least so far from each other, if a few tries find them."""
+    places = [_place(rng)]
+    while len(places) < count:
+        tries = np.array([_place(rng) for _ in range(24)])
+        gap = np.linalg.norm(tries[:, None] - np.array(places)[None], axis=-1).min(axis=1)
+        places.append(tries[gap.argmax() if rng.random() < 0.5 else (gap > least).argmax()])
+    return places
 
 
 def _attend_shifts(scene: Scene, shifts) -> Scene:
@@ -217,16 +274,7 @@ def _free_place(rng, scene: Scene, k: int, t: int) -> np.ndarray:
 
 def _vivid(rng, unlike: np.ndarray | None = None) -> np.ndarray:
     """A saturated colour; far from `unlike` if given."""
-    palette = np.array(
-        [
-            [230, 40, 40],
-            [40, 210, 60],
-            [60, 80, 240],
-            [240, 220, 40],
-            [220, 60, 220],
-            [40, 220, 220],
-        ]
-    )
+    palette = VIVID
     if unlike is not None:
         palette = palette[np.abs(palette - unlike).sum(axis=1) > 150]
     return palette[rng.integers(len(palette))] + rng.uniform(-15, 15, size=3)
@@ -236,9 +284,9 @@ def _muted(rng) -> np.ndarray:
     return rng.uniform(70, 180) + rng.uniform(-18, 18, size=3)
 
 
-def _background(rng) -> tuple[np.ndarray, np.ndarray]:
+def _background(rng, frames: int) -> tuple[np.ndarray, np.ndarray]:
     """Coloured noise of several scales and a faint grating; in some videos it drifts slowly."""
-    height, width = HEIGHT + FRAMES, WIDTH + FRAMES
+    height, width = HEIGHT + frames, WIDTH + frames
     total = np.zeros((height, width, 3), np.float32)
     for cells, contrast in ((4, 28), (12, 16), (40, 10)):
         noise = rng.normal(size=(cells, cells * 3 // 2, 3)).astype(np.float32)
@@ -251,7 +299,7 @@ def _background(rng) -> tuple[np.ndarray, np.ndarray]:
     total += 6 * np.sin(2 * np.pi / period * (y * np.sin(angle) + x * np.cos(angle)))[..., None]
     total += rng.uniform(80, 150) + rng.uniform(-15, 15, size=3)
     speed = rng.uniform(0.2, 1.0, size=2) if rng.random() < 0.25 else np.zeros(2)
-    return total.clip(0, 255).astype(np.float32), np.arange(FRAMES)[:, None] * speed
+    return total.clip(0, 255).astype(np.float32), np.arange(frames)[:, None] * speed
 
 
 # --- rendering --------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
-"""The embedded dataset `stsa_synthetic`: everything is rendered from a seed, nothing downloaded.
+"""The embedded datasets: everything is rendered from a seed, nothing downloaded.
+
+`stsa_synthetic` has scripts of many kinds, `stsa_matching` one that takes relating distant times.
 
 Short videos of scenes (see data.scenes) watched by simulated observers, who follow what is attended
 with a lag and some scatter, blink, look at something else now and then, and start at the centre.
@@ -6,7 +8,7 @@ Their gaze gives the fixation maps, and blurred fixations the density maps, as i
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from data import images, scenes
 from data.building import SaliencyBuilder
 from data.features import ORIGINAL_JPEG, ORIGINAL_PNG, Frame
 from data.gaze import density_map
-from data.scenes import FRAMES, HEIGHT, WIDTH, Scene
+from data.scenes import FRAMES, HEIGHT, TRIAL, WIDTH, Scene
 from data.sources import Report, VideoSource
 
 SEED = 2023
@@ -32,29 +34,40 @@ class SyntheticVideo(VideoSource):
 
     split: str
     index: int
+    script: Callable[[np.random.Generator], Scene]
 
     @classmethod
-    def at(cls, split: str, index: int) -> 'SyntheticVideo':
-        """The video at this place of the split."""
-        script = scenes.CYCLE[index % len(scenes.CYCLE)]
-        return cls(f'{split}_{index:03d}_{script.__name__}', split, index)
+    def at(cls, split: str, index: int, scripts=scenes.CYCLE) -> 'SyntheticVideo':
+        """The video at this place of the split; `scripts` follow each other in turn."""
+        script = scripts[index % len(scripts)]
+        return cls(f'{split}_{index:03d}_{script.__name__}', split, index, script)
+
+    @classmethod
+    def named(cls, name: str) -> 'SyntheticVideo':
+        """The video of this name, of whichever dataset."""
+        split, index, script = name.split('_')
+        known = {each.__name__: each for each in (*scenes.CYCLE, *scenes.MATCHING)}
+        return cls(name, split, int(index), known[script])
 
     @property
     def kind(self) -> str:
-        """'relational' if the attended object stands out only by an earlier time, else 'plain'."""
-        script = scenes.CYCLE[self.index % len(scenes.CYCLE)]
-        return 'relational' if script in scenes.RELATIONAL else 'plain'
+        """'plain' if the attended object stands out around the time, else 'relational'."""
+        return 'plain' if self.script in scenes.PLAIN else 'relational'
+
+    def scene(self) -> tuple[Scene, np.random.Generator]:
+        """The video's scene, and the generator from which its observers are drawn."""
+        rng = np.random.default_rng([SEED, list(VIDEOS).index(self.split), self.index])
+        return self.script(rng), rng
 
     def expected_frames(self) -> int:
         """Exactly."""
-        return FRAMES
+        return TRIAL if self.script in scenes.MATCHING else FRAMES
 
     def frames(self, report: Report) -> Iterator[Frame]:
         """Renders the frames, numbered from 1."""
-        rng = np.random.default_rng([SEED, list(VIDEOS).index(self.split), self.index])
-        scene = scenes.CYCLE[self.index % len(scenes.CYCLE)](rng)
+        scene, rng = self.scene()
         gaze, open_eyes = observe(scene, rng)
-        for t in range(FRAMES):
+        for t in range(len(scene.attended)):
             fixations = fixation_map(gaze[:, t][open_eyes[:, t]])
             yield Frame(
                 number=t + 1,
@@ -71,12 +84,13 @@ def observe(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
 
     In some videos nobody's fixation was recorded for a few frames, as happens in the real sets.
     """
-    gaze = np.zeros((OBSERVERS, FRAMES, 2))
+    frames = len(scene.attended)
+    gaze = np.zeros((OBSERVERS, frames, 2))
     centre = np.array([HEIGHT, WIDTH]) / 2
     for observer in range(OBSERVERS):
-        lag = int(rng.integers(2, 5))
+        lag = int(rng.integers(2, scenes.LATEST + 1))
         last, offset, at = None, np.zeros(2), -1
-        for t in range(FRAMES):
+        for t in range(frames):
             wanted = int(scene.attended[max(t - lag, 0)]) if t >= lag else -1
             if wanted != last:
                 last, at = wanted, wanted
@@ -88,9 +102,9 @@ def observe(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
                 offset = rng.normal(size=2) * spread
             here = centre if at < 0 else scene.centre[at, max(t - lag, 0)]
             gaze[observer, t] = here + offset + rng.normal(size=2) * TREMOR
-    open_eyes = rng.random((OBSERVERS, FRAMES)) > 0.05
+    open_eyes = rng.random((OBSERVERS, frames)) > 0.05
     if rng.random() < 0.15:
-        start = int(rng.integers(FRAMES - 3))
+        start = int(rng.integers(frames - 3))
         open_eyes[:, start : start + 3] = False
     return gaze, open_eyes
 
@@ -114,10 +128,23 @@ class StsaSynthetic(SaliencyBuilder):
         'simulated observers. In those of kind "relational" the attended object stands out only by '
         'its relation to an earlier time.'
     )
+    SCRIPTS = scenes.CYCLE
+    COUNTS = VIDEOS
 
     def find_videos(self, manual_dir, report: Report) -> dict[str, list[VideoSource]]:
         """All videos of all splits."""
         return {
-            split: [SyntheticVideo.at(split, index) for index in range(count)]
-            for split, count in VIDEOS.items()
+            split: [SyntheticVideo.at(split, index, self.SCRIPTS) for index in range(count)]
+            for split, count in self.COUNTS.items()
         }
+
+
+class StsaMatching(StsaSynthetic):
+    """TFDS builder of delayed matches to a sample; no data needed."""
+
+    COUNTS = {'train': 1500, 'validation': 30, 'test': 90}  # noqa: RUF012
+    SUMMARY = (
+        'Rendered videos (128x192) in which one object is shown alone, then three of different '
+        'colours elsewhere, and simulated observers look at the one that matches the first.'
+    )
+    SCRIPTS = scenes.MATCHING

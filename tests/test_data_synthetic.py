@@ -7,6 +7,7 @@ import data
 from data import images, scenes, synthetic
 from data.sources import Report
 from data.synthetic import SyntheticVideo
+from stsa_jax.evaluation.observers import read_viewers
 
 
 @pytest.fixture(scope='module')
@@ -87,6 +88,69 @@ def test_relational_scenes_look_alike_at_the_time_and_differ_by_the_past(script)
         changes[t] = sum(differs)
     quiet = [t for t in attended if not changes[max(t - 1, 0) : t + 2].any()]
     assert len(quiet) > 15  # nothing happens around most frames, yet one object is attended
+
+
+@pytest.fixture(scope='module')
+def matches() -> list[scenes.Scene]:
+    return [scenes.matched(np.random.default_rng(seed)) for seed in range(120)]
+
+
+def test_of_a_match_only_the_sample_tells(matches):
+    """Three objects that differ in colour alone, of which the sample before had one."""
+    chosen = []
+    for scene in matches:
+        sample, match = scene.attended[0], scene.attended[-1]
+        seen = scene.visible.T
+        assert (seen[: scenes.SAMPLE] == (np.arange(4) == sample)).all()
+        assert not seen[scenes.SAMPLE : scenes.CHOICE].any()
+        assert (seen[scenes.CHOICE :] == (np.arange(4) != sample)).all()
+        times = np.repeat([sample, -1, match], [4, 4, 8])
+        assert (scene.attended == times).all()
+        assert len(set(scene.shape)) == 1 and np.ptp(scene.radius) == 0
+        for values in (scene.centre, scene.colour):  # nothing moves or changes
+            assert (values == values[:, :1]).all()
+        places = scene.centre[:, 0]
+        apart = np.linalg.norm(places[:, None] - places[None], axis=-1) + 1e3 * np.eye(4)
+        assert apart.min() > 2 * scene.radius.max()
+        unlike = abs(scene.colour[:, 0] - scene.colour[sample, 0]).max(axis=1)
+        assert unlike[match] <= 30 and (np.delete(unlike, [sample, match]) > 100).all()
+        chosen.append((match, scene.colour[match, 0].argmax()))
+    # Neither the place in the list nor the colour is a hint: 40 each, a standard deviation of 5.
+    for values in np.transpose(chosen):
+        assert np.bincount(values, minlength=3).min() > 20
+
+
+def test_a_map_singles_out_the_attended_object_or_does_not(matches):
+    y, x = np.mgrid[:64, :96]
+    for scene in matches[:10]:
+        maps = [
+            np.exp(-((y - 0.5 * cy) ** 2 + (x - 0.5 * cx) ** 2) / 50)
+            for cy, cx in scene.centre[:3, 15]
+        ]
+        found = [scenes.singled_out(each, scene, 15) for each in maps]
+        assert found == [k == scene.attended[15] for k in range(3)]
+        assert scenes.singled_out(np.ones((64, 96)), scene, 15) is False
+        # Not all observers have seen the choice yet.
+        assert scenes.singled_out(maps[0], scene, 11) is None
+    scene = scenes.mover(np.random.default_rng(0))
+    scene.attended[:] = -1
+    assert scenes.singled_out(maps[0], scene, 20) is None
+
+
+def test_a_match_is_one_clip_of_the_tiny_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic.StsaMatching, 'COUNTS', {'train': 2, 'test': 1})
+    data.prepare_dataset('stsa_matching', tmp_path, num_workers=1)
+    train = data.open_split('stsa_matching', 'train', tmp_path)
+    assert [(v.name, v.num_frames, v.kind) for v in train.videos] == [
+        ('train_000_matched', 16, 'relational'), ('train_001_matched', 16, 'relational'),
+    ]  # fmt: skip
+    video = SyntheticVideo.at('train', 1, scenes.MATCHING)
+    assert SyntheticVideo.named(train.videos[1].name) == video
+    scene, _ = video.scene()
+    assert scenes.singled_out(train.density(16 + 15), scene, 15)
+    viewers = read_viewers(train)
+    assert list(viewers) == ['train_000_matched', 'train_001_matched']
+    assert all(len(listed) == synthetic.OBSERVERS for listed in viewers.values())
 
 
 def test_density_is_the_blurred_fixations(cycle):

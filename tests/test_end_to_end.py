@@ -46,7 +46,7 @@ def quick_compilation():
 
 @pytest.mark.slow
 def test_from_training_to_maps_and_on(tmp_path, monkeypatch, capsys, quick_compilation):
-    monkeypatch.setattr(synthetic, 'VIDEOS', {'train': 1, 'validation': 1, 'test': 1})
+    monkeypatch.setattr(synthetic.StsaSynthetic, 'COUNTS', {'train': 1, 'validation': 1, 'test': 1})
     data.prepare_dataset('stsa_synthetic', tmp_path / 'data', num_workers=1)
     overrides = [*OVERRIDES, f'--config.data.data_dir={tmp_path / "data"}']
     workdir, file = tmp_path / 'run', tmp_path / 'run.safetensors'

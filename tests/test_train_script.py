@@ -43,7 +43,7 @@ def prepared(tmp_path_factory):
     """A folder with four videos of the embedded dataset."""
     folder = tmp_path_factory.mktemp('datasets')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, 'VIDEOS', {'train': 2, 'validation': 1, 'test': 1})
+        patch.setattr(synthetic.StsaSynthetic, 'COUNTS', {'train': 2, 'validation': 1, 'test': 1})
         data.prepare_dataset('stsa_synthetic', folder, num_workers=1)
     return folder
 

@@ -328,7 +328,7 @@ def test_fusion_without_parts():
 # --- configs and weights ----------------------------------------------------------------------
 
 
-def test_every_row_is_a_config_for_both_recipes():
+def test_every_row_is_a_config_for_all_recipes():
     for row, fields in ablations.ROWS.items():
         for recipe, dataset in (('', 'dhf1k'), (',tiny', 'stsa_synthetic')):
             config = load_config(f'{ROOT}/configs/ablations.py:{row}{recipe}')
@@ -336,6 +336,8 @@ def test_every_row_is_a_config_for_both_recipes():
             assert config.init_from == ('' if recipe else 'S3D_kinetics400.pt')
             for field, value in fields.items():
                 assert config.model[field] == value
+        matching = load_config(f'{ROOT}/configs/ablations.py:{row},matching')
+        assert matching.model == {**config.model, 'target': 'last'}
     assert STSANetConfig(**config.model).target_index == 15  # the last row's recipe: 16 frames
     config = load_config(f'{ROOT}/configs/ablations.py:unet', ['--config.model.levels=1,3'])
     assert config.model.levels == (1, 3)

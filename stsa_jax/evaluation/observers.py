@@ -78,7 +78,9 @@ class HalfOfViewers:
 
 def blur(dataset: str, width: int) -> float:
     """Standard deviation in pixels of a dataset's density maps, for frames of this width."""
-    if dataset == 'stsa_synthetic':
+    from data.registry import EMBEDDED
+
+    if dataset in EMBEDDED:
         from data.synthetic import BLUR
 
         return BLUR
@@ -95,8 +97,9 @@ def read_viewers(dataset, root=None) -> dict[str, list[gaze.Fixations]]:
     if nothing fits.
     """
     from data import gaze
+    from data.registry import EMBEDDED
 
-    if dataset.name == 'stsa_synthetic':
+    if dataset.name in EMBEDDED:
         return _synthetic(dataset)
     if root is None or dataset.name not in ('dhf1k', 'diem'):
         return {}
@@ -123,14 +126,11 @@ def read_viewers(dataset, root=None) -> dict[str, list[gaze.Fixations]]:
 
 
 def _synthetic(dataset) -> dict[str, list[gaze.Fixations]]:
-    from data import gaze, scenes, synthetic
+    from data import gaze, synthetic
 
     found = {}
     for video in dataset.videos:
-        index = int(video.name.split('_')[1])
-        split = list(synthetic.VIDEOS).index(dataset.split)
-        rng = np.random.default_rng([synthetic.SEED, split, index])
-        scene = scenes.CYCLE[index % len(scenes.CYCLE)](rng)
+        scene, rng = synthetic.SyntheticVideo.named(video.name).scene()
         places, open_eyes = synthetic.observe(scene, rng)
         found[video.name] = []
         for viewer, seen in zip(places, open_eyes):

@@ -1,0 +1,67 @@
+"""The control of the ablations: matches are solved by who relates the times, and runs go on."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+import ablations
+import control
+import data
+from data import synthetic
+from stsa_jax import run_config
+from stsa_jax.errors import InputError
+from stsa_jax.stsanet import STSANetConfig
+
+
+class Matcher:
+    """Finds in the last frame the colour that appeared in the first ones; or always red."""
+
+    config = STSANetConfig(frames=16, image_size=(128, 192), target='last')
+    params = batch_stats = ()
+
+    def __init__(self, looks_back: bool):
+        self.looks_back = looks_back
+
+    def preprocess(self, frames):
+        return frames.astype(np.float32) / 255
+
+    def __call__(self, clips):
+        maps = []
+        for clip in clips:
+            sample, empty, choice = clip[1], clip[6], clip[-1]
+            change = abs(sample - empty).max(axis=-1)
+            seen = np.median(sample[change >= 0.6 * change.max()], axis=0)
+            colour = seen if self.looks_back else np.array([0.9, 0.16, 0.16])
+            unlike = ((choice - colour) ** 2).sum(axis=-1)
+            maps.append(gaussian_filter(np.exp(-unlike / 0.02), 3) + 1e-3 * clip[-1].mean(axis=-1))
+        return np.array(maps)
+
+
+def test_a_match_takes_the_sample_and_the_sample_is_enough(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic.StsaMatching, 'COUNTS', {'validation': 6, 'test': 18})
+    data.prepare_dataset('stsa_matching', tmp_path, num_workers=1)
+    related, blind = (control.score(Matcher(looks_back), str(tmp_path)) for looks_back in (1, 0))
+    assert related['right'] == 1 and related['cc'] > 0.5
+    assert 0 < blind['right'] < 0.7 and blind['cc'] < related['cc'] - 0.2
+
+
+def test_a_finished_run_is_not_trained_again_and_another_config_is_refused(tmp_path):
+    config = ablations.ablations.get_config('unet,matching')
+    config.seed, config.data.data_dir = 2, 'nowhere'
+    run_config.write_config(tmp_path, config.to_dict())
+    (tmp_path / 'scores.json').write_text(json.dumps({'cc': 0.5, 'right': 0.25}))
+    # Without data, training or scoring anything would be an error.
+    arguments = ('unet,matching', 2, tmp_path, 'nowhere', None)
+    assert ablations.run(*arguments) == {'cc': 0.5, 'right': 0.25}
+    with pytest.raises(InputError, match='num_steps'):
+        ablations.run(*arguments, steps=7)
+
+
+def test_the_table_has_mean_and_spread_over_the_seeds():
+    runs = [{'cc': 0.5, 'right': 0.25}, {'cc': 0.7, 'right': 0.75}]
+    lines = control.table({'full': runs, 'unet': runs[:1], 'single_stream': []}).splitlines()
+    assert lines[2] == '| full | 2 | 0.600 ± 0.141 | 0.500 ± 0.354 | 0.25, 0.75 |'
+    assert lines[3] == '| unet | 1 | 0.500 ± 0.000 | 0.250 ± 0.000 | 0.25 |'
+    assert len(lines) == 4
