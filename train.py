@@ -277,5 +277,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    cpu_memory.keep()
     exit_cleanly(main)

@@ -136,6 +136,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    if '--side=ours' in sys.argv:  # as train.py does
-        cpu_memory.keep()
     exit_cleanly(main)
