@@ -5,12 +5,12 @@
 
 XLA takes the temporary arrays of a program from malloc at each call, and gives them back after it.
 The C library hands large ones straight on to the system, so that each call begins with fresh pages
-to be zeroed: 115 thousand of them for one clip at full size. After `keep` they stay with the process,
-and are huge ones where the system has any.
+to be zeroed: 115 thousand of them for one clip at full size. After `keep` they stay with the
+process, and are huge ones where the system has any.
 
-`keep` is for predicting, not for training: small pieces of memory come to lie in the place of a large
-one while that is free, and it may then be taken a second time. Of a step's 6.6 GB it was (16.5 GB at
-the peak in place of 10), of a clip's 0.4 GB it does not matter.
+`keep` is for predicting, not for training: if anything comes to lie in the place of a large piece
+while that is free, the next call takes a second one. A training step's 6.6 GB were once taken twice,
+a peak of 16.5 GB; a clip's 0.4 GB do not matter.
 
 Settings of malloc are the whole process's: the scripts make them, the library never does. Both
 functions do nothing where they cannot help: other C libraries, and `keep` also where JAX could find
@@ -32,7 +32,8 @@ _kept = False
 def keep() -> bool:
     """Has malloc keep what is freed, for the rest of the process; returns whether it does.
 
-    The process stays as large as it was at its largest. To be called before JAX makes its threads, which otherwise have parts of the heap of their own, given back as ever.
+    The process stays as large as it was at its largest. To be called before JAX makes its threads,
+    which otherwise have parts of the heap of their own, given back as ever.
     """
     global _kept
     library = _glibc()
