@@ -9,8 +9,8 @@ to be zeroed: 115 thousand of them for one clip at full size. After `keep` they 
 process, and are huge ones where the system has any.
 
 `keep` is for predicting, not for training: if anything comes to lie in the place of a large piece
-while that is free, the next call takes a second one. A training step's 6.6 GB were once taken twice,
-a peak of 16.5 GB; a clip's 0.4 GB do not matter.
+while that is free, the next call takes a second one. A training step's 6.6 GB were once taken
+twice, a peak of 16.5 GB; a clip's 0.4 GB do not matter.
 
 Settings of malloc are the whole process's: the scripts make them, the library never does. Both
 functions do nothing where they cannot help: other C libraries, and `keep` also where JAX could find
