@@ -26,7 +26,7 @@ from absl import logging
 
 import data
 import stsa_jax
-from stsa_jax import evaluation, files
+from stsa_jax import cpu_memory, evaluation, files
 from stsa_jax.configuration import load_config, parse_size
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.evaluation.observers import read_viewers
@@ -257,4 +257,5 @@ def _last(path: str) -> str:
 
 
 if __name__ == '__main__':
+    cpu_memory.keep()
     exit_cleanly(main)

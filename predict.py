@@ -38,7 +38,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import stsa_jax
-from stsa_jax import inference, video, visualize
+from stsa_jax import cpu_memory, inference, video, visualize
 from stsa_jax.configuration import parse_size
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.files import check_free, output_folder, staged_folder, write_atomic
@@ -265,4 +265,5 @@ def print_classes() -> None:
 
 
 if __name__ == '__main__':
+    cpu_memory.keep()
     exit_cleanly(lambda: main(sys.argv))

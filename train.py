@@ -25,6 +25,7 @@ from data.held_out import HeldOutClips
 from data.windows import problem_lines
 from stsa_jax import (
     compiling,
+    cpu_memory,
     distributed,
     files,
     functional,
@@ -97,6 +98,7 @@ def train(
             unvalidated = found.data_state.get('unvalidated', False)
             skipped_in_row = found.data_state.get('skipped_in_row', 0)
             del found
+        cpu_memory.release()  # what making the state took beside it
         run_config.write_config(workdir, config.to_dict())
 
         report = stack.enter_context(Reporter(workdir, num_steps, step))

@@ -3,14 +3,17 @@
     python -m benchmarks.inference [--reference=CHECKOUT] [--repeats=5] [--batch_size=1]
         [--config.field=value]
 
-CHECKOUT is a checkout of WZq975/STSANet; with it (and PyTorch) the two run in turns in this
-process, on the same clip and threads, and the ratio of their best times is printed. Without one,
-it is to the time that the multiply-adds take at this machine's matrix-product rate, measured in the
-same run. Weights are random: they change no time. The released network knows the full size alone.
+CHECKOUT is a checkout of WZq975/STSANet; with it (and PyTorch) the two run in turns, each in a
+process of its own and ours with the memory settings of predict.py, on the same clip and threads,
+and the ratio of their best times is printed. Without one, it is to the time that the multiply-adds
+take at this machine's matrix-product rate, measured in the same run. Weights are random: they
+change no time. The released network knows the full size alone.
 """
 
 import argparse
+import contextlib
 import importlib.util
+import sys
 import time
 from pathlib import Path
 
@@ -19,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.limits import Limits
-from stsa_jax import STSANetConfig, cost
+from benchmarks.processes import on_demand, serve
+from stsa_jax import STSANetConfig, cost, cpu_memory
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.initial import initial_weights
@@ -55,12 +59,27 @@ def released_model(checkout: str):
     return module.STSANet().eval()
 
 
+def released_run(checkout: str, clip: np.ndarray):
+    """A function that predicts the clip with the released network."""
+    import torch
+
+    reference = released_model(checkout)
+    tensor = torch.from_numpy(clip).permute(0, 4, 1, 2, 3).contiguous()
+
+    def run():
+        with torch.inference_mode():
+            reference(tensor)
+
+    return run
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--reference', help='a checkout of WZq975/STSANet')
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--batch_size', type=int, default=1)
     parser.add_argument('--dtype', choices=('float32', 'bfloat16'), help='else as in the config')
+    parser.add_argument('--side', choices=('released',), help=argparse.SUPPRESS)
     parser.add_argument('--config', default='configs/dhf1k.py')
     parser.add_argument('--matrix_size', type=int, default=4096, help='of the matrix product')
     options, overrides = parser.parse_known_args()
@@ -68,26 +87,30 @@ def main() -> int:
     config = load_config(options.config, overrides)
     config.model.dtype = options.dtype or config.model.dtype
     config = STSANetConfig(**config.model)
-    _, params, batch_stats = initial_weights(config)
-    model = SaliencyModel(config, params, batch_stats)
     clip = np.random.default_rng(0).normal(
         size=(options.batch_size, config.frames, *config.image_size, 3)
     )
-    clip = jnp.asarray(clip, jnp.float32)
+    clip = clip.astype(np.float32)
+    if options.side:
+        serve(released_run(options.reference, clip))
+        return 0
+    with contextlib.ExitStack() as stack:
+        released = None
+        if options.reference:
+            arguments = [*sys.argv[1:], '--side=released']
+            released = stack.enter_context(on_demand('benchmarks.inference', arguments))
+        return compare(config, clip, released, options)
+
+
+def compare(config: STSANetConfig, clip: np.ndarray, released, options) -> int:
+    """Runs both sides in turns and prints the figures; returns the exit code."""
+    _, params, batch_stats = initial_weights(config)
+    model = SaliencyModel(config, params, batch_stats)
+    clip = jnp.asarray(clip)
     product, product_adds = matrix_product(options.matrix_size)
     runs = {'ours': lambda: model(clip).block_until_ready(), 'matrix product': product}
-    if options.reference:
-        import torch
-
-        reference, tensor = released_model(options.reference), torch.from_numpy(np.array(clip))
-        tensor = tensor.permute(0, 4, 1, 2, 3).contiguous()
-
-        def run_reference():
-            with torch.inference_mode():
-                reference(tensor)
-
-        runs['released'] = run_reference
-
+    if released:
+        runs['released'] = released
     for run in runs.values():
         run()  # compiles, warms up
     times = {name: [] for name in runs}
@@ -100,7 +123,7 @@ def main() -> int:
     print(f'ours: {best["ours"]:.2f} s a batch, {options.batch_size / best["ours"]:.3f} clips/s')
     print(f'ratio to the matrix-product floor ({floor:.2f} s): {best["ours"] / floor:.2f}')
     limits = Limits()
-    if options.reference:
+    if released:
         print(f'released code, PyTorch eager: {best["released"]:.2f} s')
         ratio = best['ours'] / best['released']
         print(f'ratio to it: {ratio:.2f} ({limits.check(f"limit {LIMIT}", ratio <= LIMIT)})')
@@ -108,4 +131,6 @@ def main() -> int:
 
 
 if __name__ == '__main__':
+    if '--side=released' not in sys.argv:
+        cpu_memory.keep()
     exit_cleanly(main)

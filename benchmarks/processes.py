@@ -1,5 +1,6 @@
-"""A measurement in a process of its own, so that its peak memory is its own and ends with it."""
+"""A measurement in a process of its own, with memory and settings of memory of its own."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -14,3 +15,28 @@ def in_own_process(module: str, arguments: list[str]) -> dict:
     command = [sys.executable, '-m', module, *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@contextlib.contextmanager
+def on_demand(module: str, arguments: list[str]):
+    """A function that has `python -m module arguments`, which calls `serve`, do its work once."""
+    command = [sys.executable, '-m', module, *arguments]
+    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+
+        def run():
+            print(file=process.stdin, flush=True)
+            if not process.stdout.readline():
+                raise subprocess.CalledProcessError(process.wait(), command)
+
+        try:
+            yield run
+        finally:
+            process.stdin.close()
+
+
+def serve(run) -> None:
+    """Calls `run` for each line of standard input, and answers it with one."""
+    for _ in sys.stdin:
+        run()
+        print(flush=True)

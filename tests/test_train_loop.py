@@ -13,6 +13,7 @@ import termios
 import threading
 import time
 import types
+import weakref
 
 import jax
 import numpy as np
@@ -27,6 +28,7 @@ from test_train_script import (  # noqa: F401 (fixtures)
     small,
 )
 
+import train
 from data.held_out import HeldOutClips
 from stsa_jax import checkpoint, functional, meter, sharding, training
 from stsa_jax.checkpoint import Checkpointer, load_weights
@@ -64,6 +66,38 @@ def test_nothing_is_transferred_implicitly_or_compiled_twice(
     steps = [c for c in compiled if 'constrained' in c or 'eval_step' in c]
     assert len(steps) == 2, 'one training and one validation step'
     assert len(compiled) == len(set(compiled)), 'no program twice'
+
+
+def test_the_loop_holds_the_state_once_and_no_weights_beside_it(
+    config_file,  # noqa: F811
+    tmp_path,
+    on_batch,
+    monkeypatch,
+):
+    """On the device and on the host, where the weights came from."""
+    drawn, states, held = [], [], []
+    initial_weights, create_state = train.initial_weights, training.create_state
+
+    def watched_weights(*args):
+        results = initial_weights(*args)
+        drawn.extend(weakref.ref(array) for array in jax.tree.leaves(results[1:]))
+        return results
+
+    def watched_state(*args):
+        state = create_state(*args)
+        states.append(sum(array.nbytes for array in jax.tree.leaves(state)))
+        return state
+
+    def look(*_):
+        held.append(sum(array.nbytes for array in jax.live_arrays()) - before)
+        drawn[:] = [array for array in drawn if array() is not None]
+
+    monkeypatch.setattr(train, 'initial_weights', watched_weights)
+    monkeypatch.setattr(training, 'create_state', watched_state)
+    before = sum(array.nbytes for array in jax.live_arrays())
+    on_batch.append(look)
+    run(config_file, tmp_path / 'run', 'num_steps=1')
+    assert held[0] <= states[0] and not drawn
 
 
 def test_the_loop_says_what_memory_and_which_part_of_the_peak_it_uses(
