@@ -192,7 +192,9 @@ def make_train_step(
         return new, metrics
 
     def constrained(state, batch):
-        new, metrics = train_step(state, batch)
+        # The gradients of convolutions ask for the mesh (`stsa_jax.conv2d`).
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            new, metrics = train_step(state, batch)
         new = jax.lax.with_sharding_constraint(new, sharding.state_sharding(mesh, new))
         return new, jax.lax.with_sharding_constraint(metrics, sharding.replicated(mesh))
 

@@ -104,6 +104,7 @@ def test_data_parallel_sends_the_gradients_and_batch_norm_statistics_alone():
     assert len(reduced) <= 4 + 4 * 2
     assert sum(sizes.pop('all-gather', [])) <= 4 * 4 * 8, 'the scores of the examples'
     assert not sizes and groups == {4}
+    assert ' while(' not in compiled.as_text(), 'nothing is sent in a loop, over and over'
 
 
 @pytest.mark.parametrize('layout', [(1, 4), (2, 4)])
