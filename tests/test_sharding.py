@@ -144,9 +144,9 @@ def test_collectives_of_a_program_are_read_whatever_they_send():
 
 
 def test_operations_are_those_of_all_parts_of_a_batch():
-    """From which the fraction of the device's peak follows."""
-    whole, _ = compiled_step((1, 1))
-    parts, _ = compiled_step((1, 1), training.StepOptions(accumulate=4))
+    """From which the fraction of the device's peak follows. On one device a CPU has more loops."""
+    whole, _ = compiled_step((2, 1))
+    parts, _ = compiled_step((2, 1), training.StepOptions(accumulate=4))
     assert training.flops(parts, 4) == pytest.approx(training.flops(whole), rel=0.05)
 
 
