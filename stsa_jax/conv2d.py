@@ -1,9 +1,15 @@
 """2-D convolution on `(N, H, W, C)`, with gradients that a CPU computes fast.
 
 XLA's CPU backend is slow at the gradients of convolutions: of the 60 s of the network's training
-step on two cores, the weight gradients took more than 50. With matrix products, one a kernel row,
-the step takes 21. GPU and TPU keep XLA's own. The program is chosen where it is lowered, so it can
-be exported for another platform. There is no forward-mode derivative.
+step on two cores, the weight gradients took more than 50. Here they are matrix products of the
+pixels under groups of taps with the output's gradient. On one device the pixels are taken in blocks
+that stay in a core's cache, which takes, in ms, against one product for a kernel row: 458 -> 200
+for the stem's first kernel, 599 -> 300 for its second, 211 -> 125 for its fourth, 400 -> 310 for
+the largest 5x5. On several devices each block would be summed over all of them, so there is one
+block; the mesh is that of `jax.sharding.use_abstract_mesh`, which the training step sets.
+
+GPU and TPU keep XLA's own. The program is chosen where it is lowered, so it can be exported for
+another platform. There is no forward-mode derivative.
 """
 
 import functools
@@ -111,7 +117,10 @@ def _input_gradient(x, kernel, dy, stride, padding):
 
 
 def _input_gradient_of_few(x, kernel, dy, padding):
-    """One product with all taps, each moved to its place: a convolution transposes the kernel."""
+    """One product with all taps, each moved to its place.
+
+    A convolution transposes the kernel: 14 ms in place of 2 for 7x12 pixels of 1024 channels.
+    """
     kh, kw, c, d = kernel.shape
     products = lax.dot_general(
         dy.reshape(-1, d),
@@ -132,7 +141,7 @@ def _input_gradient_of_few(x, kernel, dy, padding):
 def _kernel_gradient(x, kernel, dy, stride, padding):
     """The products of the output's gradient with the pixels under the kernel's taps.
 
-    On one device, block for block along an axis; on several, each block would send its part.
+    On one device, block for block along an axis; see the head of this module.
     """
     kh, kw, *_ = kernel.shape
     x = jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)))
