@@ -208,8 +208,10 @@ def _normalised_relu_backward(saved, gradients):
     factor = scale * inverse
     d = jnp.where(y * factor + (bias - mean * factor) > 0, gradients[0], 0)
     axes, count = tuple(range(y.ndim - 1)), math.prod(y.shape[:-1])
-    d_bias, d_scale = d.sum(axes), (d * (y - mean)).sum(axes) * inverse
-    d_y = factor * (d - d_bias / count - (y - mean) * (inverse * d_scale / count))
+    # Not (y - mean) * inverse: XLA would keep the forward pass's `y - mean` for it.
+    normalised = y * inverse - mean * inverse
+    d_bias, d_scale = d.sum(axes), (d * normalised).sum(axes)
+    d_y = factor * (d - d_bias / count - normalised * (d_scale / count))
     return d_y, d_scale, d_bias
 
 

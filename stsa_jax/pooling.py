@@ -1,5 +1,7 @@
 """Pooling and bilinear upsampling that give PyTorch's numbers, on `(B, T, H, W, C)`."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,14 +89,34 @@ def bilinear_taps(n: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return before, np.minimum(before + 1, n - 1), places - before
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def double(x: jax.Array, axis: int) -> jax.Array:
     """Bilinear along one axis by 2; see `upsample_2x`."""
-    n = x.shape[axis]
-    before = jnp.concatenate(
-        [lax.slice_in_dim(x, 0, 1, axis=axis), lax.slice_in_dim(x, 0, n - 1, axis=axis)], axis
-    )
-    after = jnp.concatenate(
-        [lax.slice_in_dim(x, 1, n, axis=axis), lax.slice_in_dim(x, n - 1, n, axis=axis)], axis
-    )
+    before, after = _before(x, x, axis), _after(x, x, axis)
     pair = jnp.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis + 1)
-    return pair.reshape(*x.shape[:axis], 2 * n, *x.shape[axis + 1 :])
+    return pair.reshape(*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
+
+
+def _double_backward(axis, _, dy):
+    """One sum, where JAX's own is a sum of arrays padded with zeros, which a CPU is slow at."""
+    pair = dy.reshape(*dy.shape[:axis], dy.shape[axis] // 2, 2, *dy.shape[axis + 1 :])
+    even, odd = (lax.index_in_dim(pair, i, axis + 1, keepdims=False) for i in (0, 1))
+    sides = _before(odd, even, axis) + _after(even, odd, axis)
+    return (0.75 * (even + odd) + 0.25 * sides,)
+
+
+double.defvjp(lambda x, axis: (double(x, axis), None), _double_backward)
+
+
+def _before(x, edge, axis):
+    """`x` moved on by one place along an axis; the first is that of `edge`."""
+    n = x.shape[axis]
+    parts = lax.slice_in_dim(edge, 0, 1, axis=axis), lax.slice_in_dim(x, 0, n - 1, axis=axis)
+    return jnp.concatenate(parts, axis)
+
+
+def _after(x, edge, axis):
+    """`x` moved back by one place along an axis; the last is that of `edge`."""
+    n = x.shape[axis]
+    parts = lax.slice_in_dim(x, 1, n, axis=axis), lax.slice_in_dim(edge, n - 1, n, axis=axis)
+    return jnp.concatenate(parts, axis)

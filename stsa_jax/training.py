@@ -192,7 +192,9 @@ def make_train_step(
         return new, metrics
 
     def constrained(state, batch):
-        new, metrics = train_step(state, batch)
+        # The gradients of convolutions ask for the mesh (`stsa_jax.conv2d`).
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            new, metrics = train_step(state, batch)
         new = jax.lax.with_sharding_constraint(new, sharding.state_sharding(mesh, new))
         return new, jax.lax.with_sharding_constraint(metrics, sharding.replicated(mesh))
 
@@ -229,7 +231,8 @@ def make_eval_step(graphdef, mesh: Mesh, normalisation: Normalisation = IMAGENET
 def flops(compiled, accumulate: int = 1) -> float:
     """Operations of one call on one device, as XLA counts them; 0 if it does not.
 
-    XLA counts the body of a loop once, and nearly all is in that over the `accumulate` parts.
+    XLA counts the body of a loop once, and nearly all is in that over the `accumulate` parts. On a
+    single CPU device the gradients of the kernels are in loops too, and count less than they are.
     """
     analysis = compiled.cost_analysis() or {}
     return accumulate * float(analysis.get('flops', 0))

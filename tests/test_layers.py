@@ -12,7 +12,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stsa_jax import layers, pooling
+from stsa_jax import layers, pooling, sharding
 
 
 def to_torch(x):
@@ -96,6 +96,52 @@ def test_gradients_of_conv3d(kernel, stride, padding, short_sums):
     np.testing.assert_allclose(dk, tk.grad.numpy().transpose(2, 3, 4, 1, 0), atol=2e-4)
 
 
+# Large enough for several blocks of pixels, and for several groups of taps.
+@pytest.mark.parametrize(
+    'x_shape,kernel,stride,padding,out',
+    [
+        ((1, 8, 40, 48, 3), (1, 7, 7), (1, 2, 2), (0, 3, 3), 4),
+        ((1, 3, 40, 24, 65), (1, 3, 3), (1, 1, 1), (0, 1, 1), 4),
+        ((2, 8, 20, 24, 65), (7, 1, 1), (2, 1, 1), (3, 0, 0), 4),
+    ],
+)
+def test_gradient_of_a_kernel_in_blocks(x_shape, kernel, stride, padding, out):
+    """As on one device; on several, each pass of the loop would send its part of the sum."""
+    x, k = random(*x_shape), random(*kernel, x_shape[-1], out, seed=1)
+    tk = torch.from_numpy(k.transpose(4, 3, 0, 1, 2).copy()).requires_grad_()
+    y = F.conv3d(to_torch(x), tk, None, stride, padding)
+    dy = random(*y.detach().permute(0, 2, 3, 4, 1).shape, seed=2)
+    y.backward(to_torch(dy))
+
+    def gradient(x, k, dy, devices):
+        mesh = sharding.make_mesh(devices=jax.devices()[:devices])
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return jax.vjp(lambda k: layers.conv3d(x, k, stride, padding), k)[1](dy)[0]
+
+    for devices in (1, 2):
+        compiled = jax.jit(functools.partial(gradient, devices=devices)).lower(x, k, dy).compile()
+        assert (' while(' in compiled.as_text()) == (devices == 1)
+        # Sums of up to 7680 products of unit normals, in another order.
+        expected = tk.grad.numpy().transpose(2, 3, 4, 1, 0)
+        np.testing.assert_allclose(compiled(x, k, dy), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    'kernel,padding', [((1, 3, 3), (0, 1, 1)), ((1, 1, 3), (0, 0, 1)), ((1, 5, 3), (0, 0, 2))]
+)
+def test_gradient_of_few_pixels(kernel, padding):
+    """Fewer than some for each output channel: another program for the gradient of the input."""
+    x, k = random(1, 2, 6, 5, 3), random(*kernel, 3, 40, seed=1)
+    tx = to_torch(x).requires_grad_()
+    weights = torch.from_numpy(k.transpose(4, 3, 0, 1, 2).copy())
+    y = F.conv3d(tx, weights, None, 1, padding)
+    dy = random(*y.detach().permute(0, 2, 3, 4, 1).shape, seed=2)
+    y.backward(to_torch(dy))
+    dx = jax.vjp(lambda x: layers.conv3d(x, k, (1, 1, 1), padding), x)[1](dy)[0]
+    # Sums of up to 600 products of unit normals, in another order.
+    np.testing.assert_allclose(dx, from_torch(tx.grad), atol=5e-5)
+
+
 @pytest.mark.parametrize('kt', [1, 2])
 def test_conv_of_upsampled(kt):
     x, k = random(2, 4, 5, 7, 6), random(kt, 3, 3, 6, 5, seed=1)
@@ -173,12 +219,16 @@ def test_unpooling_what_was_pooled_keeps_the_maxima_only():
     assert (back != 0).sum() == pooled.size
 
 
-def test_upsample():
-    x = random(2, 3, 4, 5, 2)
-    expected = F.interpolate(
-        to_torch(x), scale_factor=(1, 2, 2), mode='trilinear', align_corners=False
-    )
-    np.testing.assert_allclose(pooling.upsample_2x(x), from_torch(expected), atol=1e-6)
+@pytest.mark.parametrize('size', [(4, 5), (1, 2)])
+def test_upsample_and_its_gradient(size):
+    x = random(2, 3, *size, 2)
+    t = to_torch(x).requires_grad_()
+    expected = F.interpolate(t, scale_factor=(1, 2, 2), mode='trilinear', align_corners=False)
+    found, vjp = jax.vjp(pooling.upsample_2x, x)
+    np.testing.assert_allclose(found, from_torch(expected), atol=1e-6)
+    cotangent = random(*found.shape, seed=2)
+    expected.backward(to_torch(cotangent))
+    np.testing.assert_allclose(vjp(cotangent)[0], from_torch(t.grad), atol=2e-6)
 
 
 @pytest.mark.parametrize('train', [True, False])

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from stsa_jax import S3D, STSANet, STSANetConfig, functional, losses, port
+from stsa_jax import S3D, STSANet, STSANetConfig, functional, losses, port, sharding
 from stsa_jax.s3d import S3DConfig
 
 pytestmark = pytest.mark.slow
@@ -115,11 +115,17 @@ def trained(model):
     """Loss, gradients and new batch statistics of one train-mode step on the golden clip."""
     graphdef, params, batch_stats = model
 
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+
     def loss_fn(params, clip, density):
         saliency, stats = functional.apply(graphdef, params, batch_stats, clip, train=True)
         return losses.saliency_loss(saliency, density).mean(), (saliency, stats)
 
-    step = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+    @jax.jit
+    def step(*inputs):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # as a training step
+            return jax.value_and_grad(loss_fn, has_aux=True)(*inputs)
+
     (loss, (saliency, stats)), grads = step(params, rule.clip(1), rule.density(1))
     return float(loss), np.asarray(saliency), jax.device_get(stats), jax.device_get(grads)
 

@@ -16,10 +16,13 @@ OPTIMIZER = optimizer.OptimizerConfig(learning_rate=3e-3, schedule='constant')
 PLAIN = training.StepOptions()
 LAYOUTS = [(2, 1), (4, 1), (8, 1), (4, 2), (2, 4)]  # data x fsdp
 STEPS = 20
+# With these batches no two values are so close that rounding decides which of them a pool takes:
+# that moves a gradient by 3e-4, and the losses after it by percents (seed 0 has such a pair).
+SEED = 2
 
 
-def batches(count, batch_size=8):
-    rng = np.random.default_rng(0)
+def batches(count, batch_size=8, seed=0):
+    rng = np.random.default_rng(seed)
     for _ in range(count):
         clip = rng.integers(0, 256, (batch_size, 8, 16, 32, 3), np.uint8)
         yield {'clip': clip, 'density': clip[:, 4].mean(-1, dtype=np.float32) / 255}
@@ -33,13 +36,13 @@ def prepare(mesh, options=PLAIN):
     return state, training.make_train_step(graphdef, tx, rate, mesh, options)
 
 
-def run(layout, options=PLAIN, steps=STEPS):
+def run(layout, options=PLAIN, steps=STEPS, seed=0):
     """(losses, final state as numpy) of `steps` steps on data x fsdp devices."""
     data, fsdp = layout
     mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
     state, step = prepare(mesh, options)
     losses = []
-    for batch in batches(steps):
+    for batch in batches(steps, seed=seed):
         state, metrics = step(state, sharding.put_batch(mesh, batch))
         losses.append(float(metrics['loss']))
     return np.array(losses), jax.device_get(state)
@@ -47,12 +50,12 @@ def run(layout, options=PLAIN, steps=STEPS):
 
 @pytest.fixture(scope='module')
 def one_device():
-    return run((1, 1))
+    return run((1, 1), seed=SEED)
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
 def test_losses_do_not_depend_on_the_layout(layout, one_device):
-    losses, state = run(layout)
+    losses, state = run(layout, seed=SEED)
     # The order of float32 sums differs, by some 1e-7 a step, and training amplifies that.
     np.testing.assert_allclose(losses, one_device[0], rtol=2e-4)
     assert losses[-1] < losses[0], 'it should learn: otherwise equal losses say little'
@@ -104,6 +107,7 @@ def test_data_parallel_sends_the_gradients_and_batch_norm_statistics_alone():
     assert len(reduced) <= 4 + 4 * 2
     assert sum(sizes.pop('all-gather', [])) <= 4 * 4 * 8, 'the scores of the examples'
     assert not sizes and groups == {4}
+    assert ' while(' not in compiled.as_text(), 'nothing is sent in a loop, over and over'
 
 
 @pytest.mark.parametrize('layout', [(1, 4), (2, 4)])
@@ -199,9 +203,9 @@ source_target_pairs={{0,1},{1,0},{2,3},{3,2}}
 
 
 def test_operations_are_those_of_all_parts_of_a_batch():
-    """From which the fraction of the device's peak follows."""
-    whole, _ = compiled_step((1, 1))
-    parts, _ = compiled_step((1, 1), training.StepOptions(accumulate=4))
+    """From which the fraction of the device's peak follows. On one device a CPU has more loops."""
+    whole, _ = compiled_step((2, 1))
+    parts, _ = compiled_step((2, 1), training.StepOptions(accumulate=4))
     assert training.flops(parts, 4) == pytest.approx(training.flops(whole), rel=0.05)
 
 

@@ -225,6 +225,19 @@ def test_blocks_of_queries_give_the_same_numbers(monkeypatch, rows):
     np.testing.assert_allclose(stsa.attend(*inputs, keep_matrix=True)[1], matrix, atol=1e-6)
 
 
+def test_gradient_of_attention():
+    """Against JAX's own of the equation as it stands."""
+
+    def plain(query, key, value):
+        return jax.nn.softmax(query @ key.swapaxes(1, 2), axis=-1) @ value
+
+    def gradients(attend):
+        return jax.grad(lambda *x: jnp.sin(attend(*x)).sum(), (0, 1, 2))(*attention_inputs())
+
+    for found, wanted in zip(gradients(lambda *x: stsa.attend(*x)[0]), gradients(plain)):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 def test_memory_of_blocked_attention_is_bounded(monkeypatch):
     """No array of the program, with its gradient, is larger than a block."""
     attend = lambda *inputs: stsa.attend(*inputs)[0].sum()  # noqa: E731
