@@ -75,7 +75,7 @@ def attend(
 ) -> tuple[jax.Array, jax.Array | None]:
     """DA(q, k, v) of `(B, N, E)`, `(B, M, E)`, `(B, M, C)`: `(B, N, C)` and the `(B, N, M)` matrix.
 
-    Multiplies in the dtype of its arguments; both results are float32. The matrix has no gradient.
+    Multiplies in the dtype of its arguments; both results are float32.
     A matrix above `LARGEST_MATRIX` is never there as a whole, and None is returned in its place,
     unless `keep_matrix` asks for it. `matrices` of them belong to one example and count together.
     """
@@ -83,7 +83,7 @@ def attend(
     if blocks == 1 or keep_matrix:
         logits = attention_logits(query, key)
         # XLA makes one softmax of the two.
-        return _weighted(logits, value), jax.lax.stop_gradient(jax.nn.softmax(logits, axis=-1))
+        return _weighted(logits, value), jax.nn.softmax(logits, axis=-1)
     (b, n, e), rows = query.shape, -(-query.shape[1] // blocks)
     padded = jnp.pad(query, ((0, 0), (0, rows * blocks - n), (0, 0)))
     parts = padded.reshape(b, blocks, rows, e).swapaxes(0, 1)

@@ -231,11 +231,17 @@ def test_gradient_of_attention():
     def plain(query, key, value):
         return jax.nn.softmax(query @ key.swapaxes(1, 2), axis=-1) @ value
 
-    def gradients(attend):
-        return jax.grad(lambda *x: jnp.sin(attend(*x)).sum(), (0, 1, 2))(*attention_inputs())
+    def matrix(query, key, value):
+        return jax.nn.softmax(query @ key.swapaxes(1, 2), axis=-1)
 
-    for found, wanted in zip(gradients(lambda *x: stsa.attend(*x)[0]), gradients(plain)):
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    def gradients(attend):
+        return jax.grad(lambda *x: jnp.sin(3 * attend(*x)).sum(), (0, 1, 2))(*attention_inputs())
+
+    for i, wanted in enumerate((plain, matrix)):
+        for found, expected in zip(
+            gradients(lambda *x, i=i: stsa.attend(*x)[i]), gradients(wanted)
+        ):
+            np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_memory_of_blocked_attention_is_bounded(monkeypatch):
