@@ -214,7 +214,7 @@ def dot_figure(
             axis.plot(np.mean(of[row]), y, '|', color=f'C{i}', markersize=14, markeredgewidth=2)
         axis.plot([], [], 'o', color=f'C{i}', label=group)
     axis.set(yticks=range(len(rows)), yticklabels=[r.replace('_', ' ') for r in rows], xlabel=label)
-    axis.invert_yaxis()
+    axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.grid(alpha=0.3)
     figure.legend(loc='outside upper right', ncols=len(values))
     _save(figure, path)
