@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The test environment adds PyTorch. This release has a CPU build for the machines that test.
 TORCH ?= torch==2.13.0
-# Two processes; the tests of one file stay together and share what they set up.
-PYTEST_ARGS ?= -n 2 --dist loadfile --durations=15
+# Two processes; the tests of one file stay together and share what they set up. The order of files
+# is that of tests/conftest.py; by default those of the fewest tests, which take longest, come last.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo ablations test lint format clean

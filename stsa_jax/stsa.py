@@ -16,6 +16,7 @@ is made and used in blocks of queries, and again in the gradient, so that it is 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.custom_derivatives import SymbolicZero
 
 from stsa_jax.layers import Conv, LayerNorm
 from stsa_jax.pooling import max_pool_2x2_with_indices, max_unpool_2x2
@@ -27,43 +28,39 @@ ATTENTION = ('pairs', 'steps', 'single')
 LARGEST_MATRIX = 2**25
 
 
-def attention_logits(query: jax.Array, key: jax.Array) -> jax.Array:
-    """q . k without 1/sqrt(d), whose softmax over the key's positions weighs (equation 1).
-
-    `(B, N, E)` and `(B, M, E)` -> `(B, N, M)`, float32 whatever the inputs are.
-    """
-    return jnp.einsum('bne,bme->bnm', query, key, preferred_element_type=jnp.float32)
-
-
 @jax.custom_vjp
-def _weighted(logits, value):
-    """The softmax of `(B, N, M)` times `(B, M, C)`: `(B, N, C)`, float32."""
+def _weigh(logits, value):
+    """The softmax of `(B, N, M)` times `(B, M, C)`: `(B, N, C)`, float32, and the softmax."""
     matrix = jax.nn.softmax(logits, axis=-1)
-    return (matrix.astype(value.dtype) @ value).astype(jnp.float32)
+    return (matrix.astype(value.dtype) @ value).astype(jnp.float32), matrix
 
 
-def _weighted_forward(logits, value):
-    matrix = jax.nn.softmax(logits, axis=-1)
-    out = (matrix.astype(value.dtype) @ value).astype(jnp.float32)
-    return out, (matrix, value, out)
+def _weigh_forward(logits, value):
+    out, matrix = _weigh(logits.value, value.value)
+    return (out, matrix), (matrix, value.value, out)
 
 
-def _weighted_backward(saved, d_out):
+def _weigh_backward(saved, gradients):
     """JAX's own sums matrix times its gradient over the keys; a sum over C terms gives the same.
 
     FlashAttention's way (arXiv 2205.14135, B.2). XLA's CPU backend took 75 ms for the former, of a
-    2688 x 2688 matrix.
+    2688 x 2688 matrix. It remains for who uses the matrix itself in a loss.
     """
     matrix, value, out = saved
+    d_out, used = gradients
+    if isinstance(d_out, SymbolicZero):
+        d_out = jnp.zeros_like(out)
     shared = (d_out * out).sum(-1, keepdims=True)
     d_out = d_out.astype(value.dtype)
     d_matrix = (d_out @ value.swapaxes(1, 2)).astype(jnp.float32)
+    if not isinstance(used, SymbolicZero):
+        shared, d_matrix = shared + (matrix * used).sum(-1, keepdims=True), d_matrix + used
     # The large matrix stays as it is; what is turned is small.
     d_value = (d_out.swapaxes(1, 2) @ matrix.astype(value.dtype)).swapaxes(1, 2)
     return matrix * (d_matrix - shared), d_value
 
 
-_weighted.defvjp(_weighted_forward, _weighted_backward)
+_weigh.defvjp(_weigh_forward, _weigh_backward, symbolic_zeros=True)
 
 
 def attend(
@@ -75,15 +72,15 @@ def attend(
 ) -> tuple[jax.Array, jax.Array | None]:
     """DA(q, k, v) of `(B, N, E)`, `(B, M, E)`, `(B, M, C)`: `(B, N, C)` and the `(B, N, M)` matrix.
 
-    Multiplies in the dtype of its arguments; both results are float32.
-    A matrix above `LARGEST_MATRIX` is never there as a whole, and None is returned in its place,
-    unless `keep_matrix` asks for it. `matrices` of them belong to one example and count together.
+    The matrix is the softmax over the key's positions of q . k, without 1/sqrt(d) (equation 1).
+    Multiplies in the dtype of its arguments; both results are float32. A matrix above
+    `LARGEST_MATRIX` is never there as a whole, and None is returned in its place, unless
+    `keep_matrix` asks for it. `matrices` of them belong to one example and count together.
     """
     blocks = -(-matrices * query.shape[1] * key.shape[1] // LARGEST_MATRIX)
     if blocks == 1 or keep_matrix:
-        logits = attention_logits(query, key)
-        # XLA makes one softmax of the two.
-        return _weighted(logits, value), jax.nn.softmax(logits, axis=-1)
+        logits = jnp.einsum('bne,bme->bnm', query, key, preferred_element_type=jnp.float32)
+        return _weigh(logits, value)
     (b, n, e), rows = query.shape, -(-query.shape[1] // blocks)
     padded = jnp.pad(query, ((0, 0), (0, rows * blocks - n), (0, 0)))
     parts = padded.reshape(b, blocks, rows, e).swapaxes(0, 1)

@@ -40,7 +40,7 @@ class Matcher:
 
 
 def test_a_match_takes_the_sample_and_the_sample_is_enough(tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic.StsaMatching, 'COUNTS', {'validation': 6, 'test': 18})
+    monkeypatch.setattr(synthetic.StsaMatching, 'COUNTS', {'validation': 4, 'test': 8})
     data.prepare_dataset('stsa_matching', tmp_path, num_workers=1)
     related, blind = (control.score(Matcher(looks_back), str(tmp_path)) for looks_back in (1, 0))
     assert related['right'] == 1 and related['cc'] > 0.5
