@@ -23,7 +23,6 @@ SHARED = Path(__file__).parents[2] / 'shared'
 
 # They take longest, so they come first: two processes then end at about the same time.
 FIRST = (
-    'test_layouts',
     'test_interruption',
     'test_parity',
     'test_distributed',

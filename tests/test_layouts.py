@@ -1,7 +1,10 @@
-"""The real network on one device and on a mesh: the same numbers.
+"""The real network on one device and on a mesh: the same numbers. `STSA_JAX_LAYOUTS=1` runs it.
 
-tests/test_sharding.py shows it of more layouts with a small network, which compiles in a second.
+tests/test_sharding.py shows it of more layouts with a small network, which compiles in a second;
+this takes two minutes, and .ci/run runs it.
 """
+
+import os
 
 import jax
 import numpy as np
@@ -55,6 +58,7 @@ def run(data, fsdp):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif('STSA_JAX_LAYOUTS' not in os.environ, reason='STSA_JAX_LAYOUTS=1 runs it')
 def test_the_real_network_does_not_depend_on_the_layout(quick_compilation):
     losses, norms, statistics = run(2, 2)
     expected = run(1, 1)
