@@ -62,33 +62,48 @@ Scores = dict[str, dict[str, float]]  # kind -> metric -> mean over frames
 
 def main() -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options = command_line(__doc__.splitlines()[0], PAPER_CC, PAPER_CC)
+    found = run_all('tiny', options.workdir, options, 'stsa_synthetic', by_kind, table, 'table.md')
+    draw(found, options.workdir / 'ablations.png')
+    print(table(found))
+    if 'full' in found:
+        folders = [options.workdir / 'full' / str(seed) for seed in range(options.seeds)]
+        files.write_atomic(options.workdir / 'still.md', still_table(folders, options.data_dir))
+        print((options.workdir / 'still.md').read_text())
+    return 0
+
+
+def command_line(description: str, default, known) -> argparse.Namespace:
+    """Options of this script and control.py, `rows` a list; InputError for an unknown row."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument('--workdir', default='runs/ablations', help='where everything is written')
-    parser.add_argument('--rows', default='', help='names separated by commas; default: all')
+    parser.add_argument(
+        '--rows', default='', help=f'names separated by commas: {",".join(default)}'
+    )
     parser.add_argument('--seeds', type=int, default=3, help='runs a row')
     parser.add_argument('--steps', type=int, default=0, help='of training; default: as configured')
     options = parser.parse_args()
-    rows = options.rows.split(',') if options.rows else list(PAPER_CC)
-    if unknown := [row for row in rows if row not in PAPER_CC]:
-        raise InputError(f'--rows: {", ".join(unknown)}: unknown; there are: {", ".join(PAPER_CC)}')
-    workdir = files.output_folder(options.workdir)
+    options.rows = options.rows.split(',') if options.rows else list(default)
+    if unknown := [row for row in options.rows if row not in known]:
+        raise InputError(f'--rows: {", ".join(unknown)}: unknown; there are: {", ".join(known)}')
+    options.workdir = files.output_folder(options.workdir)
+    options.data_dir = str(options.workdir / 'data')
+    return options
+
+
+def run_all(recipe: str, folder: Path, options, dataset: str, score, table, name: str) -> dict:
+    """row -> what `score` gives for each seed; after each run `table` of that in workdir/`name`."""
     # The seeds of a row are one program, and so is what an interrupted call goes on with.
-    jax.config.update('jax_compilation_cache_dir', str((workdir / 'cache').absolute()))
-    data_dir = str(workdir / 'data')
-    data.prepare_dataset('stsa_synthetic', data_dir)
-    found: dict[str, list[Scores]] = {row: [] for row in rows}
-    runs = [(row, seed) for seed in range(options.seeds) for row in rows]
+    jax.config.update('jax_compilation_cache_dir', str((options.workdir / 'cache').absolute()))
+    data.prepare_dataset(dataset, options.data_dir)
+    found = {row: [] for row in options.rows}
+    runs = [(row, seed) for seed in range(options.seeds) for row in options.rows]
     for row, seed in tqdm(runs, 'runs', unit='run', disable=None):
-        folder = workdir / row / str(seed)
-        found[row].append(run(f'{row},tiny', seed, folder, data_dir, by_kind, options.steps))
-        files.write_atomic(workdir / 'table.md', table(found))
-    draw(found, workdir / 'ablations.png')
-    print(table(found))
-    if 'full' in rows:
-        folders = [workdir / 'full' / str(seed) for seed in range(options.seeds)]
-        files.write_atomic(workdir / 'still.md', still_table(folders, data_dir))
-        print((workdir / 'still.md').read_text())
-    return 0
+        of_run = folder / row / str(seed)
+        scores = run(f'{row},{recipe}', seed, of_run, options.data_dir, score, options.steps)
+        found[row].append(scores)
+        files.write_atomic(options.workdir / name, table(found))
+    return found
 
 
 def run(name: str, seed: int, folder: Path, data_dir: str, score, steps: int = 0):

@@ -12,19 +12,15 @@ again goes on where it stopped. Writes
     workdir/control/ROW/SEED/           each training run, and its scores.json
 """
 
-import argparse
-
-import jax
 import numpy as np
-from tqdm import tqdm
 
 import data
-from ablations import run
+from ablations import command_line, run_all
 from configs import ablations
 from data import scenes
 from data.synthetic import SyntheticVideo
-from stsa_jax import evaluation, files, visualize
-from stsa_jax.errors import InputError, exit_cleanly
+from stsa_jax import evaluation, visualize
+from stsa_jax.errors import exit_cleanly
 
 NAME = 'stsa_matching'
 ROWS = ('full', 'without_temporal_relations', 'unet_amsf', 'single_stream')
@@ -34,28 +30,13 @@ Scores = dict[str, float]  # 'cc', 'right' -> mean over videos
 
 def main() -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--workdir', default='runs/ablations', help='where everything is written')
-    parser.add_argument('--rows', default=','.join(ROWS), help='names separated by commas')
-    parser.add_argument('--seeds', type=int, default=3, help='runs a row')
-    parser.add_argument('--steps', type=int, default=0, help='of training; default: as configured')
-    options = parser.parse_args()
-    rows = options.rows.split(',')
-    if unknown := [row for row in rows if row not in ablations.ROWS]:
-        known = ', '.join(ablations.ROWS)
-        raise InputError(f'--rows: {", ".join(unknown)}: unknown; there are: {known}')
-    workdir = files.output_folder(options.workdir)
-    jax.config.update('jax_compilation_cache_dir', str((workdir / 'cache').absolute()))
-    data_dir = str(workdir / 'data')
-    data.prepare_dataset(NAME, data_dir)
-    found: dict[str, list[Scores]] = {row: [] for row in rows}
-    runs = [(row, seed) for seed in range(options.seeds) for row in rows]
-    for row, seed in tqdm(runs, 'runs', unit='run', disable=None):
-        folder = workdir / 'control' / row / str(seed)
-        found[row].append(run(f'{row},matching', seed, folder, data_dir, score, options.steps))
-        files.write_atomic(workdir / 'control.md', table(found))
+    options = command_line(__doc__.splitlines()[0], ROWS, ablations.ROWS)
+    folder = options.workdir / 'control'
+    found = run_all('matching', folder, options, NAME, score, table, 'control.md')
     right = {row: [scores['right'] for scores in runs] for row, runs in found.items()}
-    visualize.dot_figure(workdir / 'control.png', {NAME: right}, 'match singled out of three')
+    visualize.dot_figure(
+        options.workdir / 'control.png', {NAME: right}, 'match singled out of three'
+    )
     print(table(found))
     return 0
 
@@ -78,7 +59,7 @@ class Choices(evaluation.ModelMaps):
 def score(model, data_dir: str) -> Scores:
     """CC, and how often the match is singled out, at the last frame of the held-out videos."""
     datasets = [data.open_split(NAME, split, data_dir) for split in ('test', 'validation')]
-    sources = {dataset.split: Choices(model, dataset, 8) for dataset in datasets}
+    sources = {dataset.split: Choices(model, dataset, 2) for dataset in datasets}
     results = evaluation.evaluate(
         datasets,
         {'model': lambda dataset, _: sources[dataset.split]},
