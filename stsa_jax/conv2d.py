@@ -144,8 +144,8 @@ def _kernel_gradient(x, kernel, dy, stride, padding):
     On one device, block for block along an axis; see the head of this module.
     """
     kh, kw, *_ = kernel.shape
-    x = jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)))
     axis = 2 if kw == 1 else 1
+    room = ((0, 0), *((p, p) for p in padding), (0, 0))
     length = dy.shape[axis]
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size == 1:
@@ -154,6 +154,9 @@ def _kernel_gradient(x, kernel, dy, stride, padding):
         size = max(fits, default=1)
     else:
         size = length
+    # Each block pads itself where blocks do not overlap; a copy of all of `x` is large.
+    inside = size < length and padding[axis - 1] == 0
+    x = x if inside else jnp.pad(x, room)
     if size == length:
         products = _products(x, dy, (kh, kw), stride)
     else:
@@ -162,6 +165,7 @@ def _kernel_gradient(x, kernel, dy, stride, padding):
 
         def block(i):
             pixels = lax.dynamic_slice_in_dim(x, i * size * step, (size - 1) * step + taps, axis)
+            pixels = lax.optimization_barrier(jnp.pad(pixels, room)) if inside else pixels
             gradient = lax.dynamic_slice_in_dim(dy, i * size, size, axis)
             return _products(pixels, gradient, (kh, kw), stride)
 

@@ -12,7 +12,7 @@ import functools
 import jax
 from flax import nnx
 
-from stsa_jax.layers import BatchStat
+from stsa_jax.layers import PRODUCT, BatchStat
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
@@ -36,16 +36,12 @@ def call(module: nnx.Module, *inputs, remat: bool, keep_products: bool = False, 
     """`module(*inputs, **options)`; with `remat`, its gradient keeps nothing but the inputs.
 
     The rest is computed again in the backward pass. With `keep_products` the results of
-    convolutions and matrix products, which are dear to compute, are kept too.
+    convolutions, which are dear to compute, are kept too.
     """
     if not remat:
         return module(*inputs, **options)
-    policy = _is_product if keep_products else None
+    policy = jax.checkpoint_policies.save_only_these_names(PRODUCT) if keep_products else None
     return nnx.remat(lambda m, *x: m(*x, **options), policy=policy)(module, *inputs)
-
-
-def _is_product(primitive, *_, **__) -> bool:
-    return primitive.name in ('conv_general_dilated', 'dot_general')
 
 
 def apply(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from stsa_jax.conv2d import conv2d
 from stsa_jax.pooling import Triple, double, upsample_2x
@@ -36,6 +37,9 @@ def set_compute_dtype(module: nnx.Module, dtype: jax.typing.DTypeLike | None) ->
             part.dtype = dtype
 
 
+PRODUCT = 'product'  # of a convolution's result, for the policies of jax.checkpoint
+
+
 class BatchStat(nnx.Variable):
     """Running mean or variance of a BatchNorm."""
 
@@ -52,9 +56,16 @@ def conv3d(
 
     With `short_sums`, a CPU makes about 0.6 of the rounding error: see `stsa_jax.conv2d`.
 
+    Its result has the name `PRODUCT` to what decides what a gradient keeps.
+
     Raises ValueError for a kernel that is large in time and space at once and whose time stride is
     not its time extent: the network has none, and it would not fold into two dimensions.
     """
+    y = _folded(x, kernel, stride, padding, short_sums)
+    return checkpoint_name(y, PRODUCT)
+
+
+def _folded(x, kernel, stride, padding, short_sums):
     b, t, h, w, c = x.shape
     kt, kh, kw, _, d = kernel.shape
     kernel = kernel.astype(x.dtype)

@@ -73,19 +73,21 @@ def attend(
     """DA(q, k, v) of `(B, N, E)`, `(B, M, E)`, `(B, M, C)`: `(B, N, C)` and the `(B, N, M)` matrix.
 
     The matrix is the softmax over the key's positions of q . k, without 1/sqrt(d) (equation 1).
-    Multiplies in the dtype of its arguments; both results are float32. A matrix above
-    `LARGEST_MATRIX` is never there as a whole, and None is returned in its place, unless
-    `keep_matrix` asks for it. `matrices` of them belong to one example and count together.
+    Multiplies in the dtype of its arguments; both results are float32. The matrix is returned if
+    `keep_matrix` asks for it, else None; a gradient then computes it again instead of keeping it,
+    and one above `LARGEST_MATRIX` is never there as a whole. `matrices` of them belong to one
+    example and count together.
     """
     blocks = -(-matrices * query.shape[1] * key.shape[1] // LARGEST_MATRIX)
-    if blocks == 1 or keep_matrix:
+    if keep_matrix:
         logits = jnp.einsum('bne,bme->bnm', query, key, preferred_element_type=jnp.float32)
         return _weigh(logits, value)
+    block = jax.checkpoint(lambda part: attend(part, key, value, True)[0])
+    if blocks == 1:
+        return block(query), None
     (b, n, e), rows = query.shape, -(-query.shape[1] // blocks)
     padded = jnp.pad(query, ((0, 0), (0, rows * blocks - n), (0, 0)))
     parts = padded.reshape(b, blocks, rows, e).swapaxes(0, 1)
-    # With the checkpoint, a gradient computes each block's matrix again instead of keeping it.
-    block = jax.checkpoint(lambda part: attend(part, key, value, True)[0])
     out = jax.lax.map(block, parts)  # (blocks, B, rows, C)
     return out.swapaxes(0, 1).reshape(b, rows * blocks, -1)[:, :n], None
 

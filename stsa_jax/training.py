@@ -205,7 +205,7 @@ def make_train_step(
     return jax.jit(
         constrained,
         donate_argnums=0,
-        compiler_options=settings if options.remat and on_cpu else None,
+        compiler_options=settings if on_cpu else None,
     )
 
 

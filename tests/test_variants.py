@@ -169,7 +169,7 @@ def test_without_temporal_relations_is_each_steps_own_attention():
     """Figure 6a with the embeddings spelt out: q, k and v of the same step."""
     pair = stsa.Pair(4, 3, within_steps=True, rngs=nnx.Rngs(0))
     a, b = features(2, 1, 2, 3, 5, 4)
-    found, matrices = pair(a, b)
+    found, matrices = pair(a, b, keep_matrices=True)
     for group, embedding, out in ((a, pair.a, found[:, :2]), (b, pair.b, found[:, 2:])):
         for t in range(2):
             query, key, value = (np.asarray(x)[0] for x in embedding(group[:, t : t + 1]))
