@@ -2,15 +2,17 @@
 
     python control.py --workdir=runs/ablations [--rows=full,single_stream] [--seeds=3]
 
-Trains a few rows of configs/ablations.py on `stsa_matching`, where the attended object is told from
-the others by its relation to one that was alone somewhere else some time before, and by nothing
-else, and says how often they single it out in held-out videos; by chance, one time in three. Where
-no such relation is needed is the first part (ablations.py), on the plain videos. The same command
-again goes on where it stopped. Writes
+Trains a few rows of configs/ablations.py on two datasets of the same trials, an object alone and
+then three others: in `stsa_contrast` the attended one stands out from the others, in
+`stsa_matching` it is told from them by its relation to the one before, and by nothing else. Says
+how often each row singles out the attended object in held-out videos; by chance, one time in three.
+The same command again goes on where it stopped. Writes
 
-    workdir/control.md, control.png     mean and standard deviation over the seeds
-    workdir/control/ROW/SEED/           each training run, and its scores.json
+    workdir/control.md, control.png          mean and standard deviation over the seeds
+    workdir/control/TRIALS/ROW/SEED/         each training run, and its scores.json
 """
+
+import functools
 
 import numpy as np
 
@@ -22,21 +24,26 @@ from data.synthetic import SyntheticVideo
 from stsa_jax import evaluation, visualize
 from stsa_jax.errors import exit_cleanly
 
-NAME = 'stsa_matching'
-ROWS = ('full', 'without_temporal_relations', 'unet_amsf', 'single_stream')
+ROWS = ('full', 'single_stream', 'without_temporal_relations', 'unet_amsf')
 
 Scores = dict[str, float]  # 'cc', 'right' -> mean over videos
+Found = dict[str, list[Scores]]  # row -> the scores of each seed
 
 
 def main() -> int:
     """The command line; returns the exit code."""
     options = command_line(__doc__.splitlines()[0], ROWS, ablations.ROWS)
-    folder = options.workdir / 'control'
-    found = run_all('matching', folder, options, NAME, score, table, 'control.md')
-    right = {row: [scores['right'] for scores in runs] for row, runs in found.items()}
-    visualize.dot_figure(
-        options.workdir / 'control.png', {NAME: right}, 'match singled out of three'
-    )
+    found: dict[str, Found] = {}
+    for trials in ('contrast', 'matching'):
+        name, folder = f'stsa_{trials}', options.workdir / 'control' / trials
+        of_dataset = functools.partial(score, name)
+        so_far = lambda runs, t=trials: table(found | {t: runs})  # noqa: E731
+        found[trials] = run_all(trials, folder, options, name, of_dataset, so_far, 'control.md')
+    right = {
+        trials: {row: [scores['right'] for scores in runs] for row, runs in rows.items()}
+        for trials, rows in found.items()
+    }
+    visualize.dot_figure(options.workdir / 'control.png', right, 'singled out of three')
     print(table(found))
     return 0
 
@@ -56,9 +63,9 @@ class Choices(evaluation.ModelMaps):
             yield saliency
 
 
-def score(model, data_dir: str) -> Scores:
-    """CC, and how often the match is singled out, at the last frame of the held-out videos."""
-    datasets = [data.open_split(NAME, split, data_dir) for split in ('test', 'validation')]
+def score(name: str, model, data_dir: str) -> Scores:
+    """CC, and how often the attended object is singled out, at the held-out videos' last frame."""
+    datasets = [data.open_split(name, split, data_dir) for split in ('test', 'validation')]
     sources = {dataset.split: Choices(model, dataset, 2) for dataset in datasets}
     results = evaluation.evaluate(
         datasets,
@@ -75,15 +82,16 @@ def score(model, data_dir: str) -> Scores:
     }
 
 
-def table(found: dict[str, list[Scores]]) -> str:
-    """Markdown: a line a row, mean ± standard deviation over the seeds, and each seed."""
-    lines = ['| row | seeds | CC | match singled out | of each seed |', '|---' * 5 + '|']
-    for row, runs in found.items():
-        if runs:
-            values = [np.array([run[measure] for run in runs]) for measure in ('cc', 'right')]
-            cells = [f'{v.mean():.3f} ± {v.std(ddof=len(v) > 1):.3f}' for v in values]
-            each = ', '.join(f'{right:.2f}' for right in values[1])
-            lines.append(f'| {row} | {len(runs)} | {" | ".join(cells)} | {each} |')
+def table(found: dict[str, Found]) -> str:
+    """Markdown: a line a row and kind of trials, mean ± standard deviation over the seeds."""
+    lines = ['| trials | row | seeds | CC | singled out | of each seed |', '|---' * 6 + '|']
+    for trials, rows in found.items():
+        for row, runs in rows.items():
+            if runs:
+                values = [np.array([run[measure] for run in runs]) for measure in ('cc', 'right')]
+                cells = [f'{v.mean():.3f} ± {v.std(ddof=len(v) > 1):.3f}' for v in values]
+                each = ', '.join(f'{right:.2f}' for right in values[1])
+                lines.append(f'| {trials} | {row} | {len(runs)} | {" | ".join(cells)} | {each} |')
     return '\n'.join(lines) + '\n'
 
 

@@ -5,8 +5,9 @@
 
 NAME alone is the paper's recipe on DHF1K (configs/dhf1k.py), `NAME,tiny` the small model on the
 embedded dataset (configs/tiny.py); `NAME,matching` trains that on `stsa_matching`, whose videos
-take relating distant times. Each row is the full model with the fields below changed; their meaning
-is in `stsa_jax.stsanet.STSANetConfig`, the paper's numbers are in docs/ablations.md.
+take relating distant times, `NAME,contrast` on the same trials without that relation. Each row is
+the full model with the fields below changed; their meaning is in
+`stsa_jax.stsanet.STSANetConfig`, the paper's numbers are in docs/ablations.md.
 """
 
 from configs import dhf1k, tiny
@@ -41,7 +42,8 @@ TABLE_VI = {
 FULL = {'full': {}}  # "Ours"
 ROWS = FULL | TABLE_III | TABLE_IV | TABLE_V | TABLE_VI
 
-RECIPES = ('', 'tiny', 'matching')
+TRIALS = {'matching': 200, 'contrast': 100}  # steps of training
+RECIPES = ('', 'tiny', *TRIALS)
 
 
 def get_config(name: str = ''):
@@ -50,13 +52,14 @@ def get_config(name: str = ''):
     if row not in ROWS or recipe not in RECIPES:
         raise ValueError(
             f'{name!r} is not a row; after the colon give one of {", ".join(ROWS)}, and after it '
-            '",tiny" for the small model or ",matching" for it on matches to a sample'
+            '",tiny" for the small model or ",matching" or ",contrast" for it on trials of choice'
         )
     config = (tiny if recipe else dhf1k).get_config()
     config.model.update(ROWS[row])
-    if recipe == 'matching':
-        config.data.datasets = ('stsa_matching',)
+    if recipe in TRIALS:
+        config.data.datasets = (f'stsa_{recipe}',)
         config.model.target = 'last'  # when all observers have seen the choice
-        config.num_steps = config.checkpoint_every = 150
+        config.num_steps = config.checkpoint_every = TRIALS[recipe]
         config.optimizer.learning_rate = 2e-3
+        config.optimizer.schedule = 'constant'
     return config

@@ -8,11 +8,13 @@ from data.features import storage
 from data.videos import default_data_dir
 from stsa_jax.errors import InputError
 
-EMBEDDED = ('stsa_synthetic', 'stsa_matching')  # rendered, with all that is known of them
+# Rendered, with all that is known of them.
+EMBEDDED = ('stsa_synthetic', 'stsa_matching', 'stsa_contrast')
 # Where the builder of each dataset is.
 BUILDERS = {
     'stsa_synthetic': ('data.synthetic', 'StsaSynthetic'),
     'stsa_matching': ('data.synthetic', 'StsaMatching'),
+    'stsa_contrast': ('data.synthetic', 'StsaContrast'),
     'dhf1k': ('data.dhf1k', 'Dhf1k'),
     'hollywood2': ('data.hollywood2', 'Hollywood2'),
     'ucf_sports': ('data.ucf_sports', 'UcfSports'),

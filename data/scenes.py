@@ -18,7 +18,7 @@ from PIL import Image
 HEIGHT, WIDTH, FRAMES = 128, 192, 56
 MARGIN = 12  # of object centres from the frame's edges
 LATEST = 4  # frames after which the slowest observer follows
-SAMPLE, CHOICE, TRIAL = 4, 8, 16  # frames of `matched`: end of the sample, start of the choice, end
+SAMPLE, CHOICE, TRIAL = 4, 8, 16  # frames of a trial: end of the sample, start of the choice, end
 VIVID = np.array(
     [
         [230, 40, 40],
@@ -141,14 +141,18 @@ def matched(rng: np.random.Generator) -> Scene:
     changed tells the match from the others, only its relation to what was somewhere else before.
     In between nothing is seen.
     """
-    scene = _still(rng, count=4, alike=True, frames=TRIAL)
-    sample, match = 3, int(rng.integers(3))
-    scene.shape[:], scene.radius[:] = rng.integers(3), rng.uniform(11, 14)
-    scene.centre[:] = np.array(_apart(rng, 4, least=36))[:, None]
-    colours = rng.permutation(VIVID[:3])[[0, 1, 2, match]] + rng.uniform(-15, 15, size=(4, 3))
-    scene.colour[:] = colours[:, None]
-    scene.visible[:sample, :CHOICE], scene.visible[sample, SAMPLE:] = False, False
-    scene.attended[:SAMPLE], scene.attended[CHOICE:] = sample, match
+    scene, match = _trial(rng)
+    colours = rng.permutation(VIVID[:3])[[0, 1, 2, match]]
+    scene.colour[:] = (colours + rng.uniform(-15, 15, size=(4, 3)))[:, None]
+    return scene
+
+
+def contrasted(rng: np.random.Generator) -> Scene:
+    """The same trial without a relation: of the three, one is vivid, and the sample unlike it."""
+    scene, vivid = _trial(rng)
+    colours = np.tile(_muted(rng), (4, 1))
+    colours[[vivid, 3]] = rng.permutation(VIVID[:3])[:2]
+    scene.colour[:] = (colours + rng.uniform(-15, 15, size=(4, 3)))[:, None]
     return scene
 
 
@@ -160,8 +164,8 @@ CYCLE = tuple(
     for i in range(4)
     for script in (PLAIN[(2 * i) % 4], PLAIN[(2 * i + 1) % 4], RELATIONAL[i])
 )
-# Of a dataset of its own.
-MATCHING = (matched,)
+# Each of a dataset of its own.
+MATCHING, CONTRAST = (matched,), (contrasted,)
 
 
 def singled_out(saliency: np.ndarray, scene: Scene, t: int) -> bool | None:
@@ -204,6 +208,22 @@ def _still(
         background, pan, shape, still(places, 2), still(radius), still(colours, 3),
         np.ones((count, frames), bool), np.full(frames, -1),
     )  # fmt: skip
+
+
+def _trial(rng) -> tuple[Scene, int]:
+    """A sample alone (object 3), nothing, then three objects, and the index of the attended one.
+
+    Each is in a cell of its own of a grid of 2x3, so that the coarsest features can tell them.
+    """
+    scene = _still(rng, count=4, alike=True, frames=TRIAL)
+    sample, attended = 3, int(rng.integers(3))
+    scene.shape[:], scene.radius[:] = rng.integers(3), rng.uniform(14.5, 17.5)
+    cells = np.stack(np.divmod(rng.permutation(6)[:4], 3), axis=1)
+    size = np.array([HEIGHT / 2, WIDTH / 3])
+    scene.centre[:] = ((cells + 0.5) * size + rng.uniform(-6, 6, size=(4, 2)))[:, None]
+    scene.visible[:sample, :CHOICE], scene.visible[sample, SAMPLE:] = False, False
+    scene.attended[:SAMPLE], scene.attended[CHOICE:] = sample, attended
+    return scene, attended
 
 
 def _apart(rng, count: int, least: float) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """The embedded datasets: everything is rendered from a seed, nothing downloaded.
 
-`stsa_synthetic` has scripts of many kinds, `stsa_matching` one that takes relating distant times.
+`stsa_synthetic` has scripts of many kinds, `stsa_matching` one that takes relating distant times,
+and `stsa_contrast` the same without that relation.
 
 Short videos of scenes (see data.scenes) watched by simulated observers, who follow what is attended
 with a lag and some scatter, blink, look at something else now and then, and start at the centre.
@@ -26,6 +27,7 @@ SCATTER = 3.5  # pixels, an observer's error, drawn at every shift of attention
 TREMOR = 1.2  # pixels, a frame
 CENTRE_SPREAD = (0.16, 0.16)  # of the frame's height and width, of looks at the centre
 BLUR = 7.0  # pixels, sigma of the density maps
+TRIALS = (*scenes.MATCHING, *scenes.CONTRAST)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +48,13 @@ class SyntheticVideo(VideoSource):
     def named(cls, name: str) -> 'SyntheticVideo':
         """The video of this name, of whichever dataset."""
         split, index, script = name.split('_')
-        known = {each.__name__: each for each in (*scenes.CYCLE, *scenes.MATCHING)}
+        known = {each.__name__: each for each in (*scenes.CYCLE, *TRIALS)}
         return cls(name, split, int(index), known[script])
 
     @property
     def kind(self) -> str:
         """'plain' if the attended object stands out around the time, else 'relational'."""
-        return 'plain' if self.script in scenes.PLAIN else 'relational'
+        return 'plain' if self.script in (*scenes.PLAIN, *scenes.CONTRAST) else 'relational'
 
     def scene(self) -> tuple[Scene, np.random.Generator]:
         """The video's scene, and the generator from which its observers are drawn."""
@@ -61,7 +63,7 @@ class SyntheticVideo(VideoSource):
 
     def expected_frames(self) -> int:
         """Exactly."""
-        return TRIAL if self.script in scenes.MATCHING else FRAMES
+        return TRIAL if self.script in TRIALS else FRAMES
 
     def frames(self, report: Report) -> Iterator[Frame]:
         """Renders the frames, numbered from 1."""
@@ -142,9 +144,20 @@ class StsaSynthetic(SaliencyBuilder):
 class StsaMatching(StsaSynthetic):
     """TFDS builder of delayed matches to a sample; no data needed."""
 
+    VERSION = '2.0.0'
     COUNTS = {'train': 1500, 'validation': 30, 'test': 90}  # noqa: RUF012
     SUMMARY = (
         'Rendered videos (128x192) in which one object is shown alone, then three of different '
         'colours elsewhere, and simulated observers look at the one that matches the first.'
     )
     SCRIPTS = scenes.MATCHING
+
+
+class StsaContrast(StsaMatching):
+    """TFDS builder of the same trials without a relation to the sample; no data needed."""
+
+    SUMMARY = (
+        'Rendered videos (128x192) in which one object is shown alone, then three elsewhere, and '
+        'simulated observers look at the one that is vivid among grey ones.'
+    )
+    SCRIPTS = scenes.CONTRAST

@@ -42,7 +42,9 @@ class Matcher:
 def test_a_match_takes_the_sample_and_the_sample_is_enough(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic.StsaMatching, 'COUNTS', {'validation': 4, 'test': 8})
     data.prepare_dataset('stsa_matching', tmp_path, num_workers=1)
-    related, blind = (control.score(Matcher(looks_back), str(tmp_path)) for looks_back in (1, 0))
+    related, blind = (
+        control.score('stsa_matching', Matcher(looks_back), str(tmp_path)) for looks_back in (1, 0)
+    )
     assert related['right'] == 1 and related['cc'] > 0.5
     assert 0 < blind['right'] < 0.7 and blind['cc'] < related['cc'] - 0.2
 
@@ -61,7 +63,8 @@ def test_a_finished_run_is_not_trained_again_and_another_config_is_refused(tmp_p
 
 def test_the_table_has_mean_and_spread_over_the_seeds():
     runs = [{'cc': 0.5, 'right': 0.25}, {'cc': 0.7, 'right': 0.75}]
-    lines = control.table({'full': runs, 'unet': runs[:1], 'single_stream': []}).splitlines()
-    assert lines[2] == '| full | 2 | 0.600 ± 0.141 | 0.500 ± 0.354 | 0.25, 0.75 |'
-    assert lines[3] == '| unet | 1 | 0.500 ± 0.000 | 0.250 ± 0.000 | 0.25 |'
+    found = {'contrast': {'full': runs, 'single_stream': []}, 'matching': {'unet': runs[:1]}}
+    lines = control.table(found).splitlines()
+    assert lines[2] == '| contrast | full | 2 | 0.600 ± 0.141 | 0.500 ± 0.354 | 0.25, 0.75 |'
+    assert lines[3] == '| matching | unet | 1 | 0.500 ± 0.000 | 0.250 ± 0.000 | 0.25 |'
     assert len(lines) == 4

@@ -112,12 +112,27 @@ def test_of_a_match_only_the_sample_tells(matches):
         places = scene.centre[:, 0]
         apart = np.linalg.norm(places[:, None] - places[None], axis=-1) + 1e3 * np.eye(4)
         assert apart.min() > 2 * scene.radius.max()
+        # The coarsest features have 2x3 places, and each object one of its own.
+        assert len(set(map(tuple, places // (scenes.HEIGHT / 2, scenes.WIDTH / 3)))) == 4
         unlike = abs(scene.colour[:, 0] - scene.colour[sample, 0]).max(axis=1)
         assert unlike[match] <= 30 and (np.delete(unlike, [sample, match]) > 100).all()
         chosen.append((match, scene.colour[match, 0].argmax()))
     # Neither the place in the list nor the colour is a hint: 40 each, a standard deviation of 5.
     for values in np.transpose(chosen):
         assert np.bincount(values, minlength=3).min() > 20
+
+
+def test_a_contrast_needs_no_sample(matches):
+    """The same trials but for the colours: one of three is vivid, and the sample is unlike it."""
+    vivid = lambda colours: np.ptp(colours, axis=-1) > 100  # noqa: E731
+    for seed, match in enumerate(matches):
+        scene = scenes.contrasted(np.random.default_rng(seed))
+        for name in ('shape', 'centre', 'radius', 'visible', 'attended'):
+            np.testing.assert_array_equal(getattr(scene, name), getattr(match, name))
+        assert (scene.colour == scene.colour[:, :1]).all()
+        sample, attended = scene.attended[0], scene.attended[-1]
+        assert (vivid(scene.colour[:, 0]) == np.isin(np.arange(4), [sample, attended])).all()
+        assert abs(scene.colour[sample, 0] - scene.colour[attended, 0]).max() > 100
 
 
 def test_a_map_singles_out_the_attended_object_or_does_not(matches):
@@ -137,19 +152,25 @@ def test_a_map_singles_out_the_attended_object_or_does_not(matches):
     assert scenes.singled_out(maps[0], scene, 20) is None
 
 
-def test_a_match_is_one_clip_of_the_tiny_model(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ('dataset', 'scripts', 'kind'),
+    [
+        ('stsa_matching', scenes.MATCHING, 'relational'),
+        ('stsa_contrast', scenes.CONTRAST, 'plain'),
+    ],
+)
+def test_a_trial_is_one_clip_of_the_tiny_model(tmp_path, monkeypatch, dataset, scripts, kind):
     monkeypatch.setattr(synthetic.StsaMatching, 'COUNTS', {'train': 2, 'test': 1})
-    data.prepare_dataset('stsa_matching', tmp_path, num_workers=1)
-    train = data.open_split('stsa_matching', 'train', tmp_path)
-    assert [(v.name, v.num_frames, v.kind) for v in train.videos] == [
-        ('train_000_matched', 16, 'relational'), ('train_001_matched', 16, 'relational'),
-    ]  # fmt: skip
-    video = SyntheticVideo.at('train', 1, scenes.MATCHING)
+    data.prepare_dataset(dataset, tmp_path, num_workers=1)
+    train = data.open_split(dataset, 'train', tmp_path)
+    names = [f'train_00{i}_{scripts[0].__name__}' for i in (0, 1)]
+    assert [(v.name, v.num_frames, v.kind) for v in train.videos] == [(n, 16, kind) for n in names]
+    video = SyntheticVideo.at('train', 1, scripts)
     assert SyntheticVideo.named(train.videos[1].name) == video
     scene, _ = video.scene()
     assert scenes.singled_out(train.density(16 + 15), scene, 15)
     viewers = read_viewers(train)
-    assert list(viewers) == ['train_000_matched', 'train_001_matched']
+    assert list(viewers) == names
     assert all(len(listed) == synthetic.OBSERVERS for listed in viewers.values())
 
 

@@ -336,8 +336,10 @@ def test_every_row_is_a_config_for_all_recipes():
             assert config.init_from == ('' if recipe else 'S3D_kinetics400.pt')
             for field, value in fields.items():
                 assert config.model[field] == value
-        matching = load_config(f'{ROOT}/configs/ablations.py:{row},matching')
-        assert matching.model.to_dict() == {**config.model.to_dict(), 'target': 'last'}
+        for trials in ('matching', 'contrast'):
+            other = load_config(f'{ROOT}/configs/ablations.py:{row},{trials}')
+            assert other.data.datasets == (f'stsa_{trials}',)
+            assert other.model.to_dict() == {**config.model.to_dict(), 'target': 'last'}
     assert STSANetConfig(**config.model).target_index == 15  # the last row's recipe: 16 frames
     config = load_config(f'{ROOT}/configs/ablations.py:unet', ['--config.model.levels=1,3'])
     assert config.model.levels == (1, 3)
