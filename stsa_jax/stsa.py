@@ -16,9 +16,10 @@ is made and used in blocks of queries, and again in the gradient, so that it is 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
-from stsa_jax.layers import Conv, LayerNorm
+from stsa_jax.layers import PRODUCT, Conv, LayerNorm
 from stsa_jax.pooling import max_pool_2x2_with_indices, max_unpool_2x2
 
 STEPS = 4  # time steps of every level after its temporal compression
@@ -37,6 +38,7 @@ def _weigh(logits, value):
 
 def _weigh_forward(logits, value):
     out, matrix = _weigh(logits.value, value.value)
+    out = checkpoint_name(out, PRODUCT)
     return (out, matrix), (matrix, value.value, out)
 
 
@@ -74,15 +76,16 @@ def attend(
 
     The matrix is the softmax over the key's positions of q . k, without 1/sqrt(d) (equation 1).
     Multiplies in the dtype of its arguments; both results are float32. The matrix is returned if
-    `keep_matrix` asks for it, else None; a gradient then computes it again instead of keeping it,
-    and one above `LARGEST_MATRIX` is never there as a whole. `matrices` of them belong to one
-    example and count together.
+    `keep_matrix` asks for it, else None; a gradient then keeps the result alone and computes the
+    matrix again, and one above `LARGEST_MATRIX` is never there as a whole. `matrices` of them
+    belong to one example and count together.
     """
     blocks = -(-matrices * query.shape[1] * key.shape[1] // LARGEST_MATRIX)
     if keep_matrix:
         logits = jnp.einsum('bne,bme->bnm', query, key, preferred_element_type=jnp.float32)
         return _weigh(logits, value)
-    block = jax.checkpoint(lambda part: attend(part, key, value, True)[0])
+    policy = jax.checkpoint_policies.save_only_these_names(PRODUCT)
+    block = jax.checkpoint(lambda part: attend(part, key, value, True)[0], policy=policy)
     if blocks == 1:
         return block(query), None
     (b, n, e), rows = query.shape, -(-query.shape[1] // blocks)
