@@ -24,7 +24,7 @@ from data.synthetic import SyntheticVideo
 from stsa_jax import evaluation, visualize
 from stsa_jax.errors import exit_cleanly
 
-ROWS = ('full', 'single_stream', 'without_temporal_relations', 'unet_amsf')
+ROWS = ('full', 'single_stream', 'without_temporal_relations')
 
 Scores = dict[str, float]  # 'cc', 'right' -> mean over videos
 Found = dict[str, list[Scores]]  # row -> the scores of each seed
