@@ -163,7 +163,7 @@ class S3DBackbone(nnx.Module):
         are computed again from their inputs; of the small features of base3 and base4 the products
         are kept.
         """
-        less = {'remat': train, 'keep_products': not remat}
+        less = {'remat': remat or train, 'keep_products': not remat}
         if remat:
             base1 = self.base1(clip, train=train, remat=True)
         else:
