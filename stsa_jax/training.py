@@ -201,12 +201,8 @@ def make_train_step(
     # XLA's compiler for CPUs drops the barriers that keep it from merging what the backward pass
     # computes again with what the forward pass computed, and so from keeping that after all.
     on_cpu = mesh.devices.flat[0].platform == 'cpu'
-    settings = {'xla_disable_hlo_passes': 'cse_barrier_expander'}
-    return jax.jit(
-        constrained,
-        donate_argnums=0,
-        compiler_options=settings if on_cpu else None,
-    )
+    settings = {'xla_disable_hlo_passes': 'cse_barrier_expander'} if on_cpu else None
+    return jax.jit(constrained, donate_argnums=0, compiler_options=settings)
 
 
 def make_eval_step(graphdef, mesh: Mesh, normalisation: Normalisation = IMAGENET) -> Callable:
