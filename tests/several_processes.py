@@ -6,6 +6,7 @@ Importing takes most of their time, so it is done once, and the processes are fo
 {name of the process: [exit code, time.monotonic() at its end, what it wrote to standard error]}.
 """
 
+import faulthandler
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -30,6 +32,7 @@ from stsa_jax.errors import InputError, exit_cleanly
 
 LONG = ('num_steps=20', 'checkpoint_every=10', 'validation.every=10', 'validation.clips=3')
 ACCUMULATED = 'accumulate=2'
+TOO_LONG = 600  # seconds; it takes 80 on two cores with nothing else, and 200 with much else
 
 
 def slurm(count: int) -> list[dict]:
@@ -49,23 +52,29 @@ def slurm(count: int) -> list[dict]:
 
 
 def forked(tasks: dict) -> dict:
-    """Runs {name: (function, devices, environment)}, each in a process, all at once."""
+    """Runs {name: (function, devices, environment)}, each in a process, all at once.
+
+    One that does not end within `TOO_LONG` writes where each of its threads is, and dies of it.
+    """
     running, told = {}, {}
     for name, (function, devices, environment) in tasks.items():
-        read, write = os.pipe()
+        # Not a pipe: while nobody reads, a full one holds up its writer.
+        text = tempfile.TemporaryFile()  # noqa: SIM115 (closed below)
         process = os.fork()
         if process == 0:
-            os.dup2(write, 2)
+            os.dup2(text.fileno(), 2)
+            faulthandler.dump_traceback_later(TOO_LONG, exit=True)
             os.environ.update(environment)
             os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={devices}'
             exit_cleanly(function)
-        os.close(write)
-        running[process] = name, read
+        running[process] = name, text
     while running:
         process, status = os.wait()
-        name, read = running.pop(process)
-        with open(read, errors='replace') as pipe:
-            told[name] = os.waitstatus_to_exitcode(status), time.monotonic(), pipe.read()
+        name, text = running.pop(process)
+        with text:
+            text.seek(0)
+            said = text.read().decode(errors='replace')
+        told[name] = os.waitstatus_to_exitcode(status), time.monotonic(), said
     return told
 
 
