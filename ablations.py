@@ -25,7 +25,7 @@ import data
 import stsa_jax
 from configs import ablations
 from data import scenes
-from stsa_jax import evaluation, files, run_config, visualize
+from stsa_jax import cpu_memory, evaluation, files, run_config, visualize
 from stsa_jax.errors import InputError, exit_cleanly
 from train import train
 
@@ -228,4 +228,5 @@ def draw(found: dict[str, list[Scores]], path: Path) -> None:
 
 
 if __name__ == '__main__':
+    cpu_memory.keep()
     exit_cleanly(main)

@@ -21,7 +21,7 @@ from ablations import command_line, run_all
 from configs import ablations
 from data import scenes
 from data.synthetic import SyntheticVideo
-from stsa_jax import evaluation, visualize
+from stsa_jax import cpu_memory, evaluation, visualize
 from stsa_jax.errors import exit_cleanly
 
 ROWS = ('full', 'single_stream', 'without_temporal_relations')
@@ -96,4 +96,5 @@ def table(found: dict[str, Found]) -> str:
 
 
 if __name__ == '__main__':
+    cpu_memory.keep()
     exit_cleanly(main)

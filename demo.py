@@ -24,7 +24,7 @@ from tqdm import tqdm
 import data
 import stsa_jax
 from configs import tiny
-from stsa_jax import evaluation, files, visualize
+from stsa_jax import cpu_memory, evaluation, files, visualize
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.inference import predict_video
 from stsa_jax.video import write_video
@@ -139,4 +139,5 @@ def draw(model, test, workdir: Path) -> None:
 
 
 if __name__ == '__main__':
+    cpu_memory.keep()
     exit_cleanly(main)

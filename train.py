@@ -235,7 +235,9 @@ def save(checkpoints, step: int, state, data, scores: dict, report, needed: bool
     """
     for final in (False, True):
         try:
-            return checkpoints.save(step, training.to_items(state), data, scores)
+            checkpoints.save(step, training.to_items(state), data, scores)
+            cpu_memory.release()  # the copies may have taken a place that a step needs whole
+            return
         except InputError as error:
             if final and needed:
                 raise
@@ -267,6 +269,7 @@ def main() -> int:
     logging.set_verbosity(logging.ERROR)
     config = load_config(options.config, overrides)
     distributed.initialise(options.coordinator, options.num_processes, options.process_id)
+    cpu_memory.keep()
     stopping = distributed.StopSignal()
     train(config, options.workdir, options.profile, stopping)
     code = options.stopped_exit_code if stopping.stopped else 0

@@ -29,10 +29,8 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-import numpy as np
-
-from benchmarks.inference import released_model, timed
-from benchmarks.processes import in_own_process
+from benchmarks.processes import in_own_process, timed
+from benchmarks.released import example, released_model
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.preprocess import normalise
@@ -83,7 +81,7 @@ def ours(row: Row, config, repeats: int) -> dict:
     model = STSANetConfig(**{**config.model, 'dtype': row.dtype})
     device = jax.devices()[0]
     graphdef, *weights = initial_weights(model)
-    clip, density = example(model, row.batch)
+    clip, density = example(row.batch, model.frames, model.image_size)
     if row.work == 'inference':
         inputs = jax.device_put((*weights, normalise(clip)), device)
         compiled = jax.jit(functools.partial(functional.apply, graphdef)).lower(*inputs).compile()
@@ -136,7 +134,8 @@ def released(row: Row, config, repeats: int, checkout: str) -> dict:
     network = released_model(checkout).to(place)
     if row.side == 'torch_compile':
         network = torch.compile(network)
-    clip, _ = example(STSANetConfig(**config.model), row.batch)
+    model = STSANetConfig(**config.model)
+    clip, _ = example(row.batch, model.frames, model.image_size)
     clip = torch.from_numpy(normalise(clip)).permute(0, 4, 1, 2, 3).contiguous().to(place)
     if row.dtype == 'bfloat16':
         precision = functools.partial(torch.autocast, place.type, dtype=torch.bfloat16)
@@ -150,13 +149,6 @@ def released(row: Row, config, repeats: int, checkout: str) -> dict:
             torch.cuda.synchronize()
 
     return times(run, repeats)
-
-
-def example(model, batch: int):
-    """A uint8 clip and a density map, as the training loop has them."""
-    rng = np.random.default_rng(0)
-    clip = rng.integers(0, 256, (batch, model.frames, *model.image_size, 3), np.uint8)
-    return clip, rng.uniform(size=(batch, *model.image_size)).astype(np.float32)
 
 
 def measure(row: Row, options, config) -> dict:

@@ -12,17 +12,15 @@ change no time. The released network knows the full size alone.
 
 import argparse
 import contextlib
-import importlib.util
 import sys
-import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.limits import Limits
-from benchmarks.processes import on_demand, serve
+from benchmarks.processes import on_demand, serve, timed
+from benchmarks.released import released_model
 from stsa_jax import STSANetConfig, cost, cpu_memory
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
@@ -30,13 +28,6 @@ from stsa_jax.initial import initial_weights
 from stsa_jax.pretrained import SaliencyModel
 
 LIMIT = 0.6  # of the released code's time
-
-
-def timed(run) -> float:
-    """Seconds that `run()` takes."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def multiply_adds(config: STSANetConfig) -> int:
@@ -49,14 +40,6 @@ def matrix_product(size: int):
     a = jnp.ones((size, size), jnp.float32)
     product = jax.jit(lambda a: a @ a)
     return lambda: product(a).block_until_ready(), size**3
-
-
-def released_model(checkout: str):
-    """The released network from its checkout, in eval mode."""
-    spec = importlib.util.spec_from_file_location('released', Path(checkout) / 'STSA_model.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.STSANet().eval()
 
 
 def released_run(checkout: str, clip: np.ndarray):

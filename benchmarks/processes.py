@@ -4,6 +4,14 @@ import contextlib
 import json
 import subprocess
 import sys
+import time
+
+
+def timed(run) -> float:
+    """Seconds that `run()` takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def in_own_process(module: str, arguments: list[str]) -> dict:

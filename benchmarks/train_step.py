@@ -15,11 +15,10 @@ import json
 import resource
 import sys
 
-import numpy as np
-
-from benchmarks.inference import matrix_product, multiply_adds, released_model, timed
+from benchmarks.inference import matrix_product, multiply_adds
 from benchmarks.limits import Limits
-from benchmarks.processes import in_own_process
+from benchmarks.processes import in_own_process, timed
+from benchmarks.released import example
 from stsa_jax import cpu_memory
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
@@ -45,7 +44,7 @@ def ours(model: STSANetConfig, options) -> dict:
     rate = optimizer.learning_rate(config, 1, 1)
     how = training.StepOptions(remat=options.remat)
     step = training.make_train_step(graphdef, tx, rate, mesh, how)
-    clip, density = example(model, options.batch_size)
+    clip, density = example(options.batch_size, model.frames, model.image_size)
     batch = sharding.put_batch(mesh, {'clip': clip, 'density': density})
     step = compiling.compiled(step.lower(state, batch))
     times = []
@@ -60,36 +59,6 @@ def ours(model: STSANetConfig, options) -> dict:
     product, adds = matrix_product(options.matrix_size)
     product()
     return {'time': min(times[1:]), 'rate': adds / min(timed(product) for _ in range(3))}
-
-
-def released(model: STSANetConfig, options) -> dict:
-    """Best time of the released network's step, in this process."""
-    import torch
-
-    network = released_model(options.reference).train()
-    adam = torch.optim.Adam(network.parameters(), lr=1e-4)
-    clip, density = example(model, options.batch_size)
-    clip = torch.from_numpy(clip.astype(np.float32) / 64 - 2).permute(0, 4, 1, 2, 3).contiguous()
-    density = torch.from_numpy(density)
-
-    def run():
-        s, g = network(clip), density
-        p, q = s / s.sum((1, 2), keepdim=True), g / g.sum((1, 2), keepdim=True)
-        kl = (q * torch.log(2.2204e-16 + q / (p + 2.2204e-16))).sum((1, 2))
-        a, b = s - s.mean((1, 2), keepdim=True), g - g.mean((1, 2), keepdim=True)
-        cc = (a * b).sum((1, 2)) / ((a * a).sum((1, 2)) * (b * b).sum((1, 2))).sqrt()
-        adam.zero_grad()
-        (kl - cc).mean().backward()
-        adam.step()
-
-    return {'time': min([timed(run) for _ in range(options.repeats + 1)][1:])}
-
-
-def example(model: STSANetConfig, batch_size: int):
-    """A uint8 clip and a density map, as the training loop has them."""
-    rng = np.random.default_rng(0)
-    clip = rng.integers(0, 256, (batch_size, model.frames, *model.image_size, 3), np.uint8)
-    return clip, rng.uniform(size=(batch_size, *model.image_size)).astype(np.float32)
 
 
 def report(mine: dict, theirs: dict | None, floor: float) -> int:
@@ -116,24 +85,25 @@ def main() -> int:
     parser.add_argument('--batch_size', type=int, default=1)
     parser.add_argument('--config', default='configs/dhf1k.py')
     parser.add_argument('--matrix_size', type=int, default=4096, help='of the matrix product')
-    parser.add_argument('--side', choices=('ours', 'released'), help=argparse.SUPPRESS)
+    parser.add_argument('--ours', action='store_true', help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args()
     config = load_config(options.config, overrides)
     model, options.remat = STSANetConfig(**config.model), config.remat
-    if options.side:
-        result = ours(model, options) if options.side == 'ours' else released(model, options)
+    if options.ours:
+        result = ours(model, options)
         result['peak'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps(result))
         return 0
-
-    def measured(side: str) -> dict:
-        return in_own_process('benchmarks.train_step', [*sys.argv[1:], f'--side={side}'])
-
-    mine = measured('ours')
-    theirs = measured('released') if options.reference else None
+    mine, theirs = in_own_process('benchmarks.train_step', [*sys.argv[1:], '--ours']), None
+    if options.reference:
+        names = ('reference', 'repeats', 'batch_size')
+        how = [f'--{name}={getattr(options, name)}' for name in names]
+        theirs = in_own_process('benchmarks.released', how)
     floor = 3 * options.batch_size * multiply_adds(model) / mine['rate']
     return report(mine, theirs, floor)
 
 
 if __name__ == '__main__':
+    if '--ours' in sys.argv:
+        cpu_memory.keep()  # as train.py does
     exit_cleanly(main)

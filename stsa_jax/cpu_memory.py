@@ -5,17 +5,21 @@
 
 XLA takes the temporary arrays of a program from malloc at each call, and gives them back after it.
 The C library hands large ones straight on to the system, so that each call begins with fresh pages
-to be zeroed: 115 thousand of them for one clip at full size. After `keep` they stay with the
-process, and are huge ones where the system has any.
+to be zeroed: 700 thousand of them for a training step at full size. After `keep` they stay with the
+process.
 
-`keep` is for predicting, not for training: if anything comes to lie in the place of a large piece
-while that is free, the next call takes a second one. A training step's 6.6 GB were once taken
-twice, a peak of 16.5 GB; a clip's 0.4 GB do not matter.
+Malloc keeps large pieces in the main thread's part of the heap alone, so there they have to be
+taken: `keep` has JAX run its programs in the thread that calls them, in place of one of its own.
+One part of the heap for all threads would do as well, but what compiling leaves there in small
+pieces then stands in the way of every thread: it made a training step take half as long again.
+
+If anything comes to lie in the place of a large piece while that is free, the next call takes a
+second one, as after the copies of a checkpoint's arrays. `release` then gives the first one back.
 
 Settings of malloc are the whole process's: the scripts make them, the library never does. Both
 functions do nothing where they cannot help: other C libraries, and `keep` also where JAX could find
-an accelerator (to use the CPU all the same, set JAX_PLATFORMS=cpu) or where the environment has
-settings of malloc (MALLOC_..., GLIBC_TUNABLES) of its own.
+an accelerator (to use the CPU all the same, set JAX_PLATFORMS=cpu), where several processes work
+together, or where the environment has settings of malloc (MALLOC_..., GLIBC_TUNABLES) of its own.
 """
 
 import ctypes
@@ -24,30 +28,24 @@ import importlib.util
 import os
 import pkgutil
 
-TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # of mallopt, in malloc.h
-MADV_HUGEPAGE = 14  # in sys/mman.h; Python's mmap has it, but not for memory of malloc
-_kept = False
+import jax
+
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt, in malloc.h
 
 
 def keep() -> bool:
     """Has malloc keep what is freed, for the rest of the process; returns whether it does.
 
-    The process stays as large as it was at its largest. To be called before JAX makes its threads,
-    which otherwise have parts of the heap of their own, given back as ever.
+    The process stays as large as it was at its largest. To be called in the main thread, before
+    JAX looks for its devices.
     """
-    global _kept
     library = _glibc()
     if library is None or _environment_decides() or not _on_cpu():
         return False
-    done = (
-        library.mallopt(ARENA_MAX, 1)  # the other parts of a heap cannot grow beyond 64 MB
-        and library.mallopt(MMAP_MAX, 0)
-        and library.mallopt(TRIM_THRESHOLD, -1)
-    )
-    if done:
-        _advise(library)
-        _kept = True
-    return bool(done)
+    if jax.distributed.is_initialized():
+        return False
+    jax.config.update('jax_cpu_enable_async_dispatch', False)
+    return bool(library.mallopt(MMAP_MAX, 0) and library.mallopt(TRIM_THRESHOLD, -1))
 
 
 def release() -> None:
@@ -55,24 +53,6 @@ def release() -> None:
     library = _glibc()
     if library is not None:
         library.malloc_trim(ctypes.c_size_t(0))
-        if _kept:
-            _advise(library)
-
-
-def _advise(library) -> None:
-    """Lets the heap grow in huge pages: takes a range of addresses, advises, and gives it back.
-
-    Half the size of the machine's memory. No page of it is in use, or counts, before it is written.
-    """
-    library.malloc.restype = ctypes.c_void_p
-    page = os.sysconf('SC_PAGE_SIZE')
-    size = os.sysconf('SC_PHYS_PAGES') // 2 * page
-    start = library.malloc(ctypes.c_size_t(size))
-    if start:  # else there is a limit on addresses, and pages are small
-        first = -(-start // page) * page
-        length = ctypes.c_size_t(start + size - first)
-        library.madvise(ctypes.c_void_p(first), length, MADV_HUGEPAGE)
-        library.free(ctypes.c_void_p(start))
 
 
 def _glibc():
@@ -91,9 +71,7 @@ def _environment_decides() -> bool:
 
 
 def _on_cpu() -> bool:
-    """Whether JAX will compute on the CPU; asking JAX itself would have it make its threads."""
-    import jax
-
+    """Whether JAX will compute on the CPU; asking JAX itself would have it find its devices."""
     if jax.config.jax_platforms:
         return jax.config.jax_platforms == 'cpu'
     plugins = importlib.util.find_spec('jax_plugins')

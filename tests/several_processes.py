@@ -26,7 +26,7 @@ import small_network
 
 import data
 import train
-from stsa_jax import checkpointer, distributed
+from stsa_jax import checkpointer, cpu_memory, distributed
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import InputError, exit_cleanly
 
@@ -121,6 +121,7 @@ def together(config: str, folder: Path) -> None:
     assert (jax.process_count(), jax.device_count()) == (2, 4)
     visible = jax.config.values['jax_cuda_visible_devices']
     assert visible == 'all', 'not the one with the number of the task'
+    assert not cpu_memory.keep(), 'not where several processes work together'
     run(config, folder / 'two-plain', *LONG)
     run(config, folder / 'two-fsdp4', *LONG, 'mesh.fsdp=4')
     if jax.process_index() == 0:

@@ -1,0 +1,73 @@
+"""The released PyTorch code, from a checkout of WZq975/STSANet. Imports nothing of JAX.
+
+    python -m benchmarks.released --reference=CHECKOUT [--repeats=3] [--batch_size=1]
+
+prints the best time of its training step, and this process's peak memory, as JSON.
+"""
+
+import argparse
+import importlib.util
+import json
+import resource
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.processes import timed
+
+FRAMES, IMAGE_SIZE = 32, (224, 384)  # it knows no other
+
+
+def released_model(checkout: str):
+    """The released network from its checkout, in eval mode."""
+    spec = importlib.util.spec_from_file_location('released', Path(checkout) / 'STSA_model.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.STSANet().eval()
+
+
+def example(batch_size: int, frames: int = FRAMES, image_size=IMAGE_SIZE):
+    """A uint8 clip and a density map, as the training loop has them."""
+    rng = np.random.default_rng(0)
+    clip = rng.integers(0, 256, (batch_size, frames, *image_size, 3), np.uint8)
+    return clip, rng.uniform(size=(batch_size, *image_size)).astype(np.float32)
+
+
+def train_step(checkout: str, batch_size: int):
+    """A function that trains the released network by one step: forward, backward and Adam."""
+    import torch
+
+    network = released_model(checkout).train()
+    adam = torch.optim.Adam(network.parameters(), lr=1e-4)
+    clip, density = example(batch_size)
+    clip = torch.from_numpy(clip.astype(np.float32) / 64 - 2).permute(0, 4, 1, 2, 3).contiguous()
+    density = torch.from_numpy(density)
+
+    def run():
+        s, g = network(clip), density
+        p, q = s / s.sum((1, 2), keepdim=True), g / g.sum((1, 2), keepdim=True)
+        kl = (q * torch.log(2.2204e-16 + q / (p + 2.2204e-16))).sum((1, 2))
+        a, b = s - s.mean((1, 2), keepdim=True), g - g.mean((1, 2), keepdim=True)
+        cc = (a * b).sum((1, 2)) / ((a * a).sum((1, 2)) * (b * b).sum((1, 2))).sqrt()
+        adam.zero_grad()
+        (kl - cc).mean().backward()
+        adam.step()
+
+    return run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--reference', required=True, help='a checkout of WZq975/STSANet')
+    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--batch_size', type=int, default=1)
+    options = parser.parse_args()
+    run = train_step(options.reference, options.batch_size)
+    best = min([timed(run) for _ in range(options.repeats + 1)][1:])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({'time': best, 'peak': peak}))
+    return 0
+
+
+if __name__ == '__main__':
+    main()
