@@ -15,9 +15,9 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -56,26 +56,30 @@ def forked(tasks: dict) -> dict:
 
     One that does not end within `TOO_LONG` writes where each of its threads is, and dies of it.
     """
-    running, told = {}, {}
+    running, pipes = {}, {}
     for name, (function, devices, environment) in tasks.items():
-        # Not a pipe: while nobody reads, a full one holds up its writer.
-        text = tempfile.TemporaryFile()  # noqa: SIM115 (closed below)
+        read, write = os.pipe()
         process = os.fork()
         if process == 0:
-            os.dup2(text.fileno(), 2)
+            os.dup2(write, 2)
             faulthandler.dump_traceback_later(TOO_LONG, exit=True)
             os.environ.update(environment)
             os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={devices}'
             exit_cleanly(function)
-        running[process] = name, text
-    while running:
-        process, status = os.wait()
-        name, text = running.pop(process)
-        with text:
-            text.seek(0)
-            said = text.read().decode(errors='replace')
-        told[name] = os.waitstatus_to_exitcode(status), time.monotonic(), said
-    return told
+        os.close(write)
+        running[process], pipes[name] = name, read
+    ends = {}
+    with ThreadPoolExecutor(len(pipes)) as readers:  # a full pipe would hold up its writer
+        told = readers.map(read_all, pipes.values())
+        while running:
+            process, status = os.wait()
+            ends[running.pop(process)] = os.waitstatus_to_exitcode(status), time.monotonic()
+    return {name: (*ends[name], text) for name, text in zip(pipes, told)}
+
+
+def read_all(pipe: int) -> str:
+    with open(pipe, errors='replace') as file:
+        return file.read()
 
 
 def run(config: str, workdir: Path, *overrides: str, on_batch=None) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -45,7 +46,8 @@ def start(count, devices, config_file, workdir, *overrides):  # noqa: F811
 
 
 def finish(processes, timeout=300):
-    told = [process.communicate(timeout=timeout)[1] for process in processes]
+    with ThreadPoolExecutor(len(processes)) as pool:  # a full pipe would hold up its writer
+        told = list(pool.map(lambda process: process.communicate(timeout=timeout)[1], processes))
     for process, text in zip(processes, told):
         assert process.returncode == 0, text[-4000:]
     return told
