@@ -15,7 +15,6 @@ import json
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -205,7 +204,7 @@ def _write_in_parallel(tasks, missing, results, num_workers, label, bar) -> None
     )
     try:
         shown = 0
-        with _ctrl_c_ignored():  # by what is started meanwhile, from its first moment on
+        with _ctrl_c_held():
             waiting = {pool.submit(_write_counted, tasks[i], i): i for i in missing}
         while waiting:
             done, _ = concurrent.futures.wait(
@@ -225,15 +224,13 @@ def _write_in_parallel(tasks, missing, results, num_workers, label, bar) -> None
 
 
 @contextlib.contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ctrl_c_held() -> Iterator[None]:
+    """Keeps Ctrl-C until afterwards; what is started meanwhile never gets it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(written) -> None:

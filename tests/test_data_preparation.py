@@ -17,7 +17,7 @@ import data
 from data.dhf1k import Dhf1k
 from data.hollywood2 import Hollywood2
 from data.registry import load_builder
-from data.shards import available_cores
+from data.shards import _ctrl_c_held, available_cores
 from data.ucf_sports import UcfSports
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
@@ -51,6 +51,14 @@ def test_published_numbers_of_short_videos():
 
 def test_all_cores_are_used_by_default(tmp_path):
     assert load_builder('dhf1k', tmp_path).num_workers == available_cores() >= 1
+
+
+def test_ctrl_c_while_workers_start_is_not_lost():
+    held = False
+    with pytest.raises(KeyboardInterrupt), _ctrl_c_held():
+        os.kill(os.getpid(), signal.SIGINT)
+        held = True
+    assert held, 'until they have started'
 
 
 @pytest.mark.slow
