@@ -23,7 +23,7 @@ import numpy as np
 import data
 import train
 from benchmarks.limits import Limits
-from stsa_jax import optimizer, sharding, training
+from stsa_jax import cpu_memory, optimizer, sharding, training
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.stsanet import STSANetConfig
@@ -162,4 +162,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
+    cpu_memory.keep()  # as train.py does
     exit_cleanly(main)

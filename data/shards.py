@@ -225,7 +225,7 @@ def _write_in_parallel(tasks, missing, results, num_workers, label, bar) -> None
 
 @contextlib.contextmanager
 def _ctrl_c_held() -> Iterator[None]:
-    """Keeps Ctrl-C until afterwards; what is started meanwhile never gets it."""
+    """What is started meanwhile never gets Ctrl-C; here it comes afterwards at the latest."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

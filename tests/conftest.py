@@ -3,6 +3,7 @@ network.
 """
 
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -16,6 +17,9 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 # compile the same tiny network: a cache of compiled programs, keyed by program, flags and version.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.jax_cache'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
+# A shell that starts these tests in the background has them, and what they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).parent / 'data'
 SHARED = Path(__file__).parents[2] / 'shared'
