@@ -32,10 +32,10 @@ result['keep'] = cpu_memory.keep()
 import jax, jax.numpy as jnp
 run = jax.jit(lambda x: jnp.cumsum(x[::-1]) + x)
 x = jnp.ones(2**24)  # 64 MB, as are what is computed in between and the result
-for _ in range(2):
+for _ in range(3):
     run(x).block_until_ready()
 before = touched()
-for _ in range(3):
+for _ in range(20):
     run(x).block_until_ready()
 result['pages'] = touched() - before
 
@@ -71,7 +71,9 @@ def result(tmp_path_factory):
 
 def test_a_repeated_computation_takes_no_new_pages(result):
     assert result['keep']
-    assert result['pages'] < 1000, 'of 4 kB; 16 thousand for each array that is not kept'
+    # An array is 16 thousand of 4 kB. Now and then something small comes to lie in the place of a
+    # free one, and there is one more from then on.
+    assert result['pages'] < 20 * 16_000 / 5, 'a call in five would need one: nothing is kept'
 
 
 def test_nothing_is_set_for_accelerators_or_against_the_environment(result):
