@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -12,6 +13,11 @@ def timed(run) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
+
+
+def peak_memory() -> int:
+    """Bytes that this process had resident at its largest."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def in_own_process(module: str, arguments: list[str]) -> dict:

@@ -8,12 +8,11 @@ prints the best time of its training step, and this process's peak memory, as JS
 import argparse
 import importlib.util
 import json
-import resource
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.processes import timed
+from benchmarks.processes import peak_memory, timed
 
 FRAMES, IMAGE_SIZE = 32, (224, 384)  # it knows no other
 
@@ -64,8 +63,7 @@ def main() -> int:
     options = parser.parse_args()
     run = train_step(options.reference, options.batch_size)
     best = min([timed(run) for _ in range(options.repeats + 1)][1:])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({'time': best, 'peak': peak}))
+    print(json.dumps({'time': best, 'peak': peak_memory()}))
     return 0
 
 

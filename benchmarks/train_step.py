@@ -12,12 +12,11 @@ are random.
 
 import argparse
 import json
-import resource
 import sys
 
 from benchmarks.inference import matrix_product, multiply_adds
 from benchmarks.limits import Limits
-from benchmarks.processes import in_own_process, timed
+from benchmarks.processes import in_own_process, peak_memory, timed
 from benchmarks.released import example
 from stsa_jax import cpu_memory
 from stsa_jax.configuration import load_config
@@ -90,9 +89,7 @@ def main() -> int:
     config = load_config(options.config, overrides)
     model, options.remat = STSANetConfig(**config.model), config.remat
     if options.ours:
-        result = ours(model, options)
-        result['peak'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps(result))
+        print(json.dumps(ours(model, options) | {'peak': peak_memory()}))
         return 0
     mine, theirs = in_own_process('benchmarks.train_step', [*sys.argv[1:], '--ours']), None
     if options.reference:
