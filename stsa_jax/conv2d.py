@@ -1,5 +1,7 @@
 """2-D convolution on `(N, H, W, C)`, with gradients that a CPU computes fast.
 
+On a CPU, large convolutions go by Winograd's way (`stsa_jax.winograd`).
+
 XLA's CPU backend is slow at the gradients of convolutions: of the 60 s of the network's training
 step on two cores, the weight gradients took more than 50. Here they are matrix products of the
 pixels under groups of taps with the output's gradient. On one device the pixels are taken in blocks
@@ -20,6 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from stsa_jax import winograd
+
 Pair = tuple[int, int]
 
 # Pixels under the taps of a kernel are multiplied 2 MiB at a time, which stay in a core's cache.
@@ -39,12 +43,11 @@ def conv2d(
     pool that keeps its indices: noise there decides near-ties, and one flipped index moves the
     network's output by up to 5e-3.
     """
-    if not short_sums or x.dtype != jnp.float32:
-        return _plain(x, kernel, stride, padding)
+    on_cpu = _in_groups if short_sums else _fast
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=functools.partial(_in_groups, stride=stride, padding=padding),
+        cpu=functools.partial(on_cpu, stride=stride, padding=padding),
         default=functools.partial(_plain, stride=stride, padding=padding),
     )
 
@@ -87,29 +90,76 @@ def _convolution(x, kernel, stride, padding):
     )
 
 
+def _fast(x, kernel, stride, padding):
+    if _is_split(kernel, stride, padding):
+        return _of_split(x, kernel)
+    axis = _winograd_axis(x, kernel, stride, winograd.LARGE)
+    if axis is None:
+        return _plain(x, kernel, stride, padding)
+    return winograd.convolution(x, kernel, padding, axis, _rest)
+
+
+def _is_split(kernel, stride, padding):
+    kh, kw = kernel.shape[:2]
+    return kw == 1 < kh and stride == (kh, 1) and padding == (0, 0)
+
+
+def _of_split(x, kernel):
+    """Kernel = stride along one axis: a product for each tap, where a convolution is slower."""
+    n, h, w, c = x.shape
+    taps = len(kernel)
+    parts = x[:, : h // taps * taps].reshape(n, h // taps, taps, w, c)
+    return sum(parts[:, :, i] @ kernel[i, 0] for i in range(taps))
+
+
+def _winograd_axis(x, kernel, stride, large):
+    if x.dtype != jnp.float32:  # in fewer digits the combinations would count
+        return None
+    return winograd.chosen_axis(x.shape, kernel.shape, stride, large)
+
+
+def _rest(x, kernel, padding):
+    if kernel.shape[:2] == (1, 1):
+        return x @ kernel[0, 0]
+    return _plain(x, kernel, (1, 1), padding)
+
+
 def _in_groups(x, kernel, stride, padding):
     kh, kw, channels, _ = kernel.shape
+    if x.dtype != jnp.float32:
+        return _plain(x, kernel, stride, padding)
     groups = 1
     while kh * kw * channels > groups * LONGEST_SUM and channels % (2 * groups) == 0:
         groups *= 2
     parts = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-2))
-    return sum(_plain(part, weights, stride, padding) for part, weights in parts)
+    y = sum(_plain(part, weights, stride, padding) for part, weights in parts)
+    # Else the groups are kept for the gradient, not their sum; base1's are known (PRODUCT).
+    return lax.optimization_barrier(y) if stride == (kh, 1) else y
 
 
 def _input_gradient(x, kernel, dy, stride, padding):
     """A strided kernel falls into one unstrided kernel for each place between the strides."""
     (step, across), (pad, _) = stride, padding
     size = kernel.shape[0]
+    backwards = jnp.swapaxes(kernel, -1, -2)
+    axis = _winograd_axis(dy, backwards, stride, winograd.LARGE)
+    if axis is not None:
+        room = tuple(k - 1 - p for k, p in zip(kernel.shape, padding))
+        return winograd.convolution(
+            dy, lax.optimization_barrier(backwards[::-1, ::-1]), room, axis, _rest
+        )
     if stride == (1, 1) and math.prod(dy.shape[:3]) <= FEW * kernel.shape[3]:
         return _input_gradient_of_few(x, kernel, dy, padding)
     if step == 1 or across != 1 or kernel.shape[1] != 1 or step > size:
         plain = functools.partial(_plain, stride=stride, padding=padding)
         return jax.vjp(lambda x: plain(x, kernel), x)[1](dy)[0]
-    backwards = jnp.swapaxes(kernel, -1, -2)
     length = -(-(x.shape[1] + 2 * pad) // step)
     phases = []
     for first in range(step):
         taps = backwards[first::step][::-1]
+        if len(taps) == 1 and length == dy.shape[1]:
+            phases.append(dy @ taps[0, 0])
+            continue
         room = (taps.shape[0] - 1, length - dy.shape[1])
         phases.append(_convolution(dy, taps, (1, 1), [room, (0, 0)]))
     dx = jnp.stack(phases, axis=2).reshape(x.shape[0], length * step, *x.shape[2:])
@@ -139,6 +189,18 @@ def _input_gradient_of_few(x, kernel, dy, padding):
 
 
 def _kernel_gradient(x, kernel, dy, stride, padding):
+    axis = _winograd_axis(x, kernel, stride, winograd.LARGE_GRADIENT)
+    if axis is None:
+        return _plain_kernel_gradient(x, kernel, dy, stride, padding)
+    x, dy = lax.optimization_barrier((x, dy))  # else the forward pass's combinations would be kept
+    return winograd.kernel_gradient(x, kernel, dy, padding, axis, _kernel_gradient_of_rest)
+
+
+def _kernel_gradient_of_rest(x, kernel, dy, padding):
+    return _plain_kernel_gradient(x, kernel, dy, (1, 1), padding)
+
+
+def _plain_kernel_gradient(x, kernel, dy, stride, padding):
     """The products of the output's gradient with the pixels under the kernel's taps.
 
     On one device, block for block along an axis; see the head of this module.
@@ -157,10 +219,11 @@ def _kernel_gradient(x, kernel, dy, stride, padding):
     # Each block pads itself where blocks do not overlap; a copy of all of `x` is large.
     inside = size < length and padding[axis - 1] == 0
     x = x if inside else jnp.pad(x, room)
+    # Else each block would pad all of it, and what depends on `x` alone would be made before `dy`.
+    x, dy = lax.optimization_barrier((x, dy))
     if size == length:
         products = _products(x, dy, (kh, kw), stride)
     else:
-        x = lax.optimization_barrier(x)  # else each block would pad all of it
         step, taps = stride[axis - 1], kernel.shape[axis - 1]
 
         def block(i):

@@ -273,8 +273,11 @@ def conv_of_upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     taps = kernel.transpose(0, 3, 1, 2, 4).reshape(kt, 1, 1, c, 9 * d)
     x = conv3d(x, taps, (kt, 1, 1), (0, 0, 0))
     x = x.reshape(*x.shape[:-1], 3, 3, d)  # B, T/kt, H, W, kernel row, kernel column, D
-    x = sum(_shift(double(x[..., i, :], 3), 1 - i, 3) for i in range(3))
-    return sum(_shift(double(x[..., i, :], 2), 1 - i, 2) for i in range(3))
+    for axis in (3, 2):
+        # Split, not indexed: the gradient puts the parts side by side, else it adds up padded ones.
+        parts = (part.squeeze(-2) for part in jnp.split(x, 3, -2))
+        x = sum(_shift(double(part, axis), 1 - i, axis) for i, part in enumerate(parts))
+    return x
 
 
 def _shift(x, by, axis):

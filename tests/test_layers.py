@@ -12,7 +12,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stsa_jax import layers, pooling, sharding
+from stsa_jax import conv2d, layers, pooling, sharding
 
 
 def to_torch(x):
@@ -65,7 +65,9 @@ def test_conv3d(kernel, stride, padding):
         ((4, 1, 1), (4, 1, 1), (0, 0, 0), 192),
     ],
 )
-def test_short_sums_are_closer_to_the_exact_result(kernel, stride, padding, channels):
+def test_short_sums_are_closer_to_the_exact_result(monkeypatch, kernel, stride, padding, channels):
+    # Kernel = stride has shorter sums than XLA's convolution in any case; here that one counts.
+    monkeypatch.setattr(conv2d, '_is_split', lambda *_: False)
     x, k = random(1, 8, 16, 16, channels, relu=True), random(*kernel, channels, 64, seed=1)
     weights = torch.from_numpy(k.transpose(4, 3, 0, 1, 2).copy()).double()
     exact = from_torch(F.conv3d(to_torch(x).double(), weights, None, stride, padding))
