@@ -8,7 +8,8 @@ pixels under groups of taps with the output's gradient. On one device the pixels
 that stay in a core's cache, which takes, in ms, against one product for a kernel row: 458 -> 200
 for the stem's first kernel, 599 -> 300 for its second, 211 -> 125 for its fourth, 400 -> 310 for
 the largest 5x5. On several devices each block would be summed over all of them, so there is one
-block; the mesh is that of `jax.sharding.use_abstract_mesh`, which the training step sets.
+block; the mesh is that of `jax.sharding.use_abstract_mesh`, which the training step sets. Without
+one, there has to be a single device.
 
 GPU and TPU keep XLA's own. The program is chosen where it is lowered, so it can be exported for
 another platform. There is no forward-mode derivative.
@@ -30,6 +31,8 @@ Pair = tuple[int, int]
 COLUMNS, ROWS = 256, 2048
 FEW = 4  # so many pixels for each output channel are few: moving the kernel takes longer
 LONGEST_SUM = 224  # terms that are added up in one go where the sums are to be short
+# XLA convolves few channels in one thread; then the quarters of the batch take one each.
+FEW_CHANNELS, QUARTERS = 32, 4
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -131,8 +134,16 @@ def _in_groups(x, kernel, stride, padding):
     groups = 1
     while kh * kw * channels > groups * LONGEST_SUM and channels % (2 * groups) == 0:
         groups *= 2
-    parts = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-2))
-    y = sum(_plain(part, weights, stride, padding) for part, weights in parts)
+    kernels = jnp.split(kernel, groups, axis=-2)
+
+    def convolve(x):
+        parts = jnp.split(x, groups, axis=-1)
+        return sum(_plain(*both, stride, padding) for both in zip(parts, kernels))
+
+    if channels // groups < FEW_CHANNELS and len(x) % QUARTERS == 0 and _on_one_device():
+        y = jnp.concatenate([convolve(part) for part in jnp.split(x, QUARTERS)])
+    else:
+        y = convolve(x)
     # Else the groups are kept for the gradient, not their sum; base1's are known (PRODUCT).
     return lax.optimization_barrier(y) if stride == (kh, 1) else y
 
@@ -209,8 +220,7 @@ def _plain_kernel_gradient(x, kernel, dy, stride, padding):
     axis = 2 if kw == 1 else 1
     room = ((0, 0), *((p, p) for p in padding), (0, 0))
     length = dy.shape[axis]
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.size == 1:
+    if _on_one_device():
         rows = math.prod(dy.shape[:3]) // length
         fits = [n for n in range(1, length + 1) if length % n == 0 and n * rows <= ROWS]
         size = max(fits, default=1)
@@ -236,6 +246,11 @@ def _plain_kernel_gradient(x, kernel, dy, stride, padding):
         add = lambda i, total: jax.tree.map(jnp.add, total, block(i))  # noqa: E731
         products = lax.fori_loop(0, length // size, add, zeros)
     return jnp.concatenate([part.T for part in products]).reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _on_one_device():
+    size = jax.sharding.get_abstract_mesh().size  # 0: none is set
+    return size == 1 or (size == 0 and jax.device_count() == 1)
 
 
 def _products(x, dy, shape, stride, in_cache=False):

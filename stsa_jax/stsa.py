@@ -29,15 +29,22 @@ ATTENTION = ('pairs', 'steps', 'single')
 LARGEST_MATRIX = 2**25
 
 
-@jax.custom_vjp
-def _weigh(logits, value):
-    """The softmax of `(B, N, M)` times `(B, M, C)`: `(B, N, C)`, float32, and the softmax."""
-    matrix = jax.nn.softmax(logits, axis=-1)
+def _softmax_times(logits, value):
+    # Of each query the largest logit and the sum are kept: the gradient makes the matrix again.
+    largest = checkpoint_name(logits.max(-1, keepdims=True), PRODUCT)
+    matrix = jnp.exp(logits - largest)
+    matrix = matrix / checkpoint_name(matrix.sum(-1, keepdims=True), PRODUCT)
     return (matrix.astype(value.dtype) @ value).astype(jnp.float32), matrix
 
 
+@jax.custom_vjp
+def _weigh(logits, value):
+    """The softmax of `(B, N, M)` times `(B, M, C)`: `(B, N, C)`, float32, and the softmax."""
+    return _softmax_times(logits, value)
+
+
 def _weigh_forward(logits, value):
-    out, matrix = _weigh(logits.value, value.value)
+    out, matrix = _softmax_times(logits.value, value.value)
     out = checkpoint_name(out, PRODUCT)
     return (out, matrix), (matrix, value.value, out)
 
