@@ -46,13 +46,11 @@ def conv2d(
     pool that keeps its indices: noise there decides near-ties, and one flipped index moves the
     network's output by up to 5e-3.
     """
-    on_cpu = _in_groups if short_sums else _fast
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=functools.partial(on_cpu, stride=stride, padding=padding),
-        default=functools.partial(_plain, stride=stride, padding=padding),
-    )
+    plain = functools.partial(_plain, stride=stride, padding=padding)
+    on_cpu = _way_on_cpu(x, kernel, stride, padding, short_sums)
+    if on_cpu is None:
+        return plain(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
 
 
 def _forward(x, kernel, stride, padding, short_sums):
@@ -93,13 +91,18 @@ def _convolution(x, kernel, stride, padding):
     )
 
 
-def _fast(x, kernel, stride, padding):
+def _way_on_cpu(x, kernel, stride, padding, short_sums):
+    """What a CPU does in place of XLA's convolution; None: nothing."""
+    if x.dtype != jnp.float32:
+        return None
+    if short_sums:
+        return functools.partial(_in_groups, stride=stride, padding=padding)
     if _is_split(kernel, stride, padding):
-        return _of_split(x, kernel)
+        return _of_split
     axis = _winograd_axis(x, kernel, stride, winograd.LARGE)
     if axis is None:
-        return _plain(x, kernel, stride, padding)
-    return winograd.convolution(x, kernel, padding, axis, _rest)
+        return None
+    return functools.partial(winograd.convolution, padding=padding, axis=axis, convolve=_rest)
 
 
 def _is_split(kernel, stride, padding):
@@ -129,8 +132,6 @@ def _rest(x, kernel, padding):
 
 def _in_groups(x, kernel, stride, padding):
     kh, kw, channels, _ = kernel.shape
-    if x.dtype != jnp.float32:
-        return _plain(x, kernel, stride, padding)
     groups = 1
     while kh * kw * channels > groups * LONGEST_SUM and channels % (2 * groups) == 0:
         groups *= 2

@@ -96,13 +96,7 @@ def kernel_gradient(
     k, length = kernel.shape[axis - 1], dy.shape[axis]
     m = _tile(length)
     a, g, b = matrices(m, k)
-    before = padding[axis - 1]
-    after = -(-length // m) * m + k - 1 - x.shape[axis] - before
-    edges = [(0, 0, 0)] * x.ndim
-    edges[axis] = (before, after, 0)
-    x = lax.pad(x, jnp.zeros((), x.dtype), edges)
-    x, dy = lax.optimization_barrier((x, dy))
-    inputs = _every(x, axis, m, m + k - 1)
+    inputs = _inputs(x, padding, axis, length, m, k)
     outputs = _every(_pad(dy, axis, 0, -length % m), axis, m, m)
     shape = list(kernel.shape)
     shape[axis - 1] = 1
