@@ -22,6 +22,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from stsa_jax import winograd
 
@@ -54,31 +55,39 @@ def conv2d(
 
 
 def _forward(x, kernel, stride, padding, short_sums):
-    return conv2d(x, kernel, stride, padding, short_sums), (x, kernel)
+    """Keeps besides the arrays for which of them a gradient is wanted: () if so, else None."""
+    wanted = [() if array.perturbed else None for array in (x, kernel)]
+    x, kernel = x.value, kernel.value
+    return conv2d(x, kernel, stride, padding, short_sums), (x, kernel, wanted)
 
 
 def _backward(stride, padding, short_sums, saved, dy):
-    x, kernel = saved
-    plain = functools.partial(_plain, stride=stride, padding=padding)
-    # Two choices rather than one, so that the gradient that nobody needs is left out.
-    dx = lax.platform_dependent(
-        x,
-        kernel,
-        dy,
-        cpu=functools.partial(_input_gradient, stride=stride, padding=padding),
-        default=lambda x, kernel, dy: jax.vjp(lambda x: plain(x, kernel), x)[1](dy)[0],
-    )
-    dkernel = lax.platform_dependent(
-        x,
-        kernel,
-        dy,
-        cpu=functools.partial(_kernel_gradient, stride=stride, padding=padding),
-        default=lambda x, kernel, dy: jax.vjp(lambda kernel: plain(x, kernel), kernel)[1](dy)[0],
-    )
-    return dx, dkernel
+    x, kernel, wanted = saved
+    for_x, for_kernel = (one is not None for one in wanted)
+    if isinstance(dy, SymbolicZero):
+        dy = jnp.zeros(dy.shape, dy.dtype)
+
+    def on_cpu(x, kernel, dy):
+        dx = dkernel = None
+        if for_kernel:
+            dkernel = _kernel_gradient(x, kernel, dy, stride, padding)
+        if for_x:
+            # After the kernel's gradient, so that `x` need not be kept meanwhile; but on several
+            # devices that is summed over all of them, together with other layers'.
+            if _on_one_device():
+                dkernel, dy = lax.optimization_barrier((dkernel, dy))
+            dx = _input_gradient(x, kernel, dy, stride, padding)
+        return dx, dkernel
+
+    def elsewhere(x, kernel, dy):
+        plain = functools.partial(_plain, stride=stride, padding=padding)
+        dx, dkernel = jax.vjp(plain, x, kernel)[1](dy)
+        return dx if for_x else None, dkernel if for_kernel else None
+
+    return lax.platform_dependent(x, kernel, dy, cpu=on_cpu, default=elsewhere)
 
 
-conv2d.defvjp(_forward, _backward)
+conv2d.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _plain(x, kernel, stride, padding):
@@ -145,8 +154,7 @@ def _in_groups(x, kernel, stride, padding):
         y = jnp.concatenate([convolve(part) for part in jnp.split(x, QUARTERS)])
     else:
         y = convolve(x)
-    # Else the groups are kept for the gradient, not their sum; base1's are known (PRODUCT).
-    return lax.optimization_barrier(y) if stride == (kh, 1) else y
+    return lax.optimization_barrier(y)  # else the parts may be kept for the gradient, not the whole
 
 
 def _input_gradient(x, kernel, dy, stride, padding):
@@ -229,9 +237,9 @@ def _plain_kernel_gradient(x, kernel, dy, stride, padding):
         size = length
     # Each block pads itself where blocks do not overlap; a copy of all of `x` is large.
     inside = size < length and padding[axis - 1] == 0
-    x = x if inside else jnp.pad(x, room)
-    # Else each block would pad all of it, and what depends on `x` alone would be made before `dy`.
+    # What depends on `x` alone would be made before `dy`, and kept, or by each block anew.
     x, dy = lax.optimization_barrier((x, dy))
+    x = x if inside else lax.optimization_barrier(jnp.pad(x, room))
     if size == length:
         products = _products(x, dy, (kh, kw), stride)
     else:

@@ -14,6 +14,8 @@ from flax import nnx
 
 from stsa_jax.layers import PRODUCT, BatchStat
 
+KEEP_PRODUCTS = jax.checkpoint_policies.save_only_these_names(PRODUCT)
+
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
     """The model's graph definition, and its parameters and BatchNorm statistics as pure dicts."""
@@ -40,8 +42,13 @@ def call(module: nnx.Module, *inputs, remat: bool, keep_products: bool = False, 
     """
     if not remat:
         return module(*inputs, **options)
-    policy = jax.checkpoint_policies.save_only_these_names(PRODUCT) if keep_products else None
+    policy = KEEP_PRODUCTS if keep_products else None
     return nnx.remat(lambda m, *x: m(*x, **options), policy=policy)(module, *inputs)
+
+
+def recompute(f, *inputs):
+    """`f(*inputs)` of modules and arrays; a gradient computes it again, but for dear products."""
+    return nnx.remat(f, policy=KEEP_PRODUCTS)(*inputs)
 
 
 def apply(

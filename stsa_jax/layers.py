@@ -37,7 +37,8 @@ def set_compute_dtype(module: nnx.Module, dtype: jax.typing.DTypeLike | None) ->
             part.dtype = dtype
 
 
-PRODUCT = 'product'  # of a convolution's result, for the policies of jax.checkpoint
+# Of convolutions' results and what else is dear to compute, for the policies of jax.checkpoint.
+PRODUCT = 'product'
 
 
 class BatchStat(nnx.Variable):
@@ -168,16 +169,27 @@ class ConvBNReLU(nnx.Module):
         self.padding = tuple(k // 2 for k in kernel)
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """In train mode normalises with the batch's statistics and updates the running ones."""
+        """`(B, T, H, W, features_in)` -> `(B, T', H', W', features_out)`."""
+        return self.activate(self.convolve(x, train=train), train=train)
+
+    def convolve(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """The convolution, with the BatchNorm's factor in its kernel where that is folded."""
+        kernel = self.kernel[...]
+        if not train and not self.short_sums:
+            kernel = kernel * self._factor()
+        narrow = x.astype(self.dtype or x.dtype)
+        y = conv3d(narrow, kernel, self.stride, self.padding, short_sums=self.short_sums)
+        return y.astype(x.dtype)
+
+    def activate(self, y: jax.Array, *, train: bool = False) -> jax.Array:
+        """The rest, of what `convolve` gives.
+
+        In train mode normalises with the batch's statistics and updates the running ones.
+        """
         if not train:
-            factor = self.scale[...] * lax.rsqrt(self.var[...] + BATCH_NORM_EPS)
+            factor = self._factor()
             shift = self.bias[...] - self.mean[...] * factor
-            if self.short_sums:
-                y = self._convolve(x, self.kernel[...]) * factor
-            else:
-                y = self._convolve(x, self.kernel[...] * factor)
-            return jax.nn.relu(y + shift)
-        y = self._convolve(x, self.kernel[...])
+            return jax.nn.relu((y * factor if self.short_sums else y) + shift)
         out, mean, var = _normalised_relu(y, self.scale[...], self.bias[...])
         # PyTorch normalises with the biased variance but remembers the unbiased one.
         count = math.prod(y.shape[:-1])
@@ -188,28 +200,28 @@ class ConvBNReLU(nnx.Module):
         self.count.set_value(self.count[...] + 1)
         return out
 
-    def _convolve(self, x, kernel):
-        narrow = x.astype(self.dtype or x.dtype)
-        y = conv3d(narrow, kernel, self.stride, self.padding, short_sums=self.short_sums)
-        return y.astype(x.dtype)
+    def _factor(self):
+        return self.scale[...] * lax.rsqrt(self.var[...] + BATCH_NORM_EPS)
 
 
-@jax.custom_vjp
-def _normalised_relu(y, scale, bias):
+def _normalise_relu(y, scale, bias):
     """`(..., C)` normalised over all but C, scaled, shifted, ReLU; and mean and variance `(C,)`.
 
     The gradient keeps `y` alone: JAX's own would keep the centred features and the sign besides,
     and pass over them more often. It takes the mean and variance for constants outside.
     """
     axes = tuple(range(y.ndim - 1))
-    mean = y.mean(axes)
-    var = jnp.square(y - mean).mean(axes)
+    mean = checkpoint_name(y.mean(axes), PRODUCT)
+    var = checkpoint_name(jnp.square(y - mean).mean(axes), PRODUCT)
     factor = scale * lax.rsqrt(var + BATCH_NORM_EPS)
     return jax.nn.relu(y * factor + (bias - mean * factor)), mean, var
 
 
+_normalised_relu = jax.custom_vjp(_normalise_relu)
+
+
 def _normalised_relu_forward(y, scale, bias):
-    out, mean, var = _normalised_relu(y, scale, bias)
+    out, mean, var = _normalise_relu(y, scale, bias)
     return (out, mean, var), (y, scale, bias, mean, var)
 
 
@@ -219,10 +231,12 @@ def _normalised_relu_backward(saved, gradients):
     factor = scale * inverse
     d = jnp.where(y * factor + (bias - mean * factor) > 0, gradients[0], 0)
     axes, count = tuple(range(y.ndim - 1)), math.prod(y.shape[:-1])
-    # Not (y - mean) * inverse: XLA would keep the forward pass's `y - mean` for it.
-    normalised = y * inverse - mean * inverse
-    d_bias, d_scale = d.sum(axes), (d * normalised).sum(axes)
-    d_y = factor * (d - d_bias / count - normalised * (d_scale / count))
+    d_bias = d.sum(axes)
+    d_scale = inverse * (d * (y - mean)).sum(axes)
+    # factor * (d - d_bias / count - normalised y * d_scale / count) without the normalised y, which
+    # a CPU would make an array of for this and the sum.
+    slope = factor * inverse * (d_scale / count)
+    d_y = factor * d - slope * y - (factor * (d_bias / count) - slope * mean)
     return d_y, d_scale, d_bias
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import jax
 from flax import nnx
 
-from stsa_jax.functional import call
+from stsa_jax.functional import call, recompute
 from stsa_jax.layers import Conv, ConvBNReLU
 from stsa_jax.pooling import max_pool
 
@@ -71,10 +71,34 @@ class SepConv(nnx.Module):
             features_out, features_out, (k, 1, 1), stride=(s, 1, 1), **options
         )
 
-    def __call__(self, x: jax.Array, *, train: bool = False, remat: bool = False) -> jax.Array:
-        """`(B, T, H, W, C)` -> `(B, T/s, H/s, W/s, D)`."""
-        x = call(self.spatial, x, train=train, remat=remat)
-        return call(self.temporal, x, train=train, remat=remat)
+    @property
+    def layers(self) -> tuple[ConvBNReLU, ConvBNReLU]:
+        """Both, in the order of `_chain`."""
+        return self.spatial, self.temporal
+
+
+def _chain(x: jax.Array, *layers: ConvBNReLU, train: bool, pool_at: int = 0) -> jax.Array:
+    """The layers one after the other, but for the last one's BatchNorm and ReLU.
+
+    For the gradient only the results of the convolutions are kept, not what BatchNorm, ReLU and the
+    pool in front of layer `pool_at` (if not 0) make of them.
+    """
+
+    def convolve_pooled(before, after, y):
+        return after.convolve(_pool_in_space(before.activate(y, train=train)), train=train)
+
+    def convolve(before, after, y):
+        return after.convolve(before.activate(y, train=train), train=train)
+
+    y = layers[0].convolve(x, train=train)
+    for i in range(1, len(layers)):
+        y = recompute(convolve_pooled if i == pool_at else convolve, *layers[i - 1 : i + 1], y)
+    return y
+
+
+def _pool_in_space(x: jax.Array) -> jax.Array:
+    """The max pools of base1 and behind it: H and W halve."""
+    return max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
 
 
 class Mixed(nnx.Module):
@@ -95,14 +119,22 @@ class Mixed(nnx.Module):
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`(B, T, H, W, C)` -> `(B, T, H, W, b0 + b1 + b2 + b3)`."""
-        pooled = max_pool(x, (3, 3, 3), (1, 1, 1), (1, 1, 1))
-        branches = (
-            self.branch0(x, train=train),
-            self.branch1(self.branch1_reduce(x, train=train), train=train),
-            self.branch2(self.branch2_reduce(x, train=train), train=train),
-            self.branch3(pooled, train=train),
+
+        def convolve_pooled(layer, x):
+            return layer.convolve(max_pool(x, (3, 3, 3), (1, 1, 1), (1, 1, 1)), train=train)
+
+        def side_by_side(layers, parts):
+            parts = [layer.activate(y, train=train) for layer, y in zip(layers, parts)]
+            return jax.numpy.concatenate(parts, axis=-1)
+
+        parts = (
+            self.branch0.convolve(x, train=train),
+            _chain(x, self.branch1_reduce, *self.branch1.layers, train=train),
+            _chain(x, self.branch2_reduce, *self.branch2.layers, train=train),
+            recompute(convolve_pooled, self.branch3, x),
         )
-        return jax.numpy.concatenate(branches, axis=-1)
+        last = (self.branch0, self.branch1.temporal, self.branch2.temporal, self.branch3)
+        return recompute(side_by_side, last, parts)
 
 
 class Stem(nnx.Module):
@@ -115,11 +147,11 @@ class Stem(nnx.Module):
         self.conv2 = ConvBNReLU(c64, c64, (1, 1, 1), **options)
         self.conv3 = SepConv(c64, c192, 3, short_sums=True, **options)
 
-    def __call__(self, x: jax.Array, *, train: bool = False, remat: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`(B, T, H, W, 3)` -> `(B, T/2, H/4, W/4, 192)`."""
-        x = self.conv1(x, train=train, remat=remat)
-        x = max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
-        return self.conv3(call(self.conv2, x, train=train, remat=remat), train=train, remat=remat)
+        layers = (*self.conv1.layers, self.conv2, *self.conv3.layers)
+        y = _chain(x, *layers, train=train, pool_at=2)
+        return recompute(lambda last, y: last.activate(y, train=train), self.conv3.temporal, y)
 
 
 class Stage(nnx.Module):
@@ -132,12 +164,10 @@ class Stage(nnx.Module):
             setattr(self, f'mixed_{block}', Mixed(block, features_in, width, **options))
             features_in = mixed_out(block, width)
 
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, remat: bool = False, **keep
-    ) -> jax.Array:
-        """`(B, T, H, W, C)` -> `(B, T, H, W, D)`; `remat` and `keep` as in `functional.call`."""
+    def __call__(self, x: jax.Array, *, train: bool = False, remat: bool = False) -> jax.Array:
+        """`(B, T, H, W, C)` -> `(B, T, H, W, D)`; with `remat` a gradient keeps blocks' inputs."""
         for block in self.blocks:
-            x = call(getattr(self, f'mixed_{block}'), x, train=train, remat=remat, **keep)
+            x = call(getattr(self, f'mixed_{block}'), x, train=train, remat=remat)
         return x
 
 
@@ -157,23 +187,15 @@ class S3DBackbone(nnx.Module):
     ) -> tuple[jax.Array, ...]:
         """`(B, T, H, W, 3)` -> base1 to base4; shapes at the head of this module.
 
-        In training, what follows the stem's and base2's convolutions is computed again for the
-        gradient instead of being kept, which saves a quarter of a step's temporary arrays for a
-        hundredth of its time. With `remat` the stem's layers, which are large, and the Mixed blocks
-        are computed again from their inputs; of the small features of base3 and base4 the products
-        are kept.
+        A gradient keeps the results of the convolutions and the blocks' inputs, and computes what
+        is between again; with `remat`, the convolutions of base1 and base2 too, which are large.
         """
-        less = {'remat': remat or train, 'keep_products': not remat}
-        if remat:
-            base1 = self.base1(clip, train=train, remat=True)
-        else:
-            base1 = call(self.base1, clip, train=train, **less)
-        x = max_pool(base1, (1, 3, 3), (1, 2, 2), (0, 1, 1))
-        base2 = self.base2(x, train=train, **less)
+        base1 = call(self.base1, clip, train=train, remat=remat)
+        base2 = self.base2(_pool_in_space(base1), train=train, remat=remat)
         x = max_pool(base2, (3, 3, 3), (2, 2, 2), (1, 1, 1))
-        base3 = self.base3(x, train=train, remat=remat, keep_products=True)
+        base3 = self.base3(x, train=train)
         x = max_pool(base3, (2, 2, 2), (2, 2, 2), (0, 0, 0))
-        base4 = self.base4(x, train=train, remat=remat, keep_products=True)
+        base4 = self.base4(x, train=train)
         return base1, base2, base3, base4
 
 

@@ -296,3 +296,17 @@ def test_convolution_initialises_as_pytorch():
         # Uniform: standard deviation bound / sqrt(3); 512 samples of it know it to 3 %.
         assert values.std() == pytest.approx(bound / np.sqrt(3), rel=0.1)
         assert abs(values.mean()) < 0.1 * bound
+
+
+@pytest.mark.parametrize('wanted', [(0,), (1,), (0, 1)], ids=['input', 'kernel', 'both'])
+def test_only_the_wanted_gradients_of_a_convolution_are_computed(wanted):
+    x, kernel = random(2, 12, 10, 16), random(3, 3, 16, 24, seed=1)
+
+    def total(x, kernel):
+        return jnp.square(conv2d.conv2d(x, kernel, (1, 1), (1, 1))).sum()
+
+    lowered = jax.jit(jax.grad(total, wanted)).lower(x, kernel)
+    once = 2 * 2 * 12 * 10 * 16 * 24 * 9
+    products = lowered.compile().cost_analysis()['flops'] / once
+    # At the edges the taps outside are left out or multiplied with zeros.
+    assert 0.8 * (1 + len(wanted)) < products < 1.15 * (1 + len(wanted))
