@@ -27,7 +27,7 @@ accumulate: a step works on the batch in so many parts, to save memory; BatchNor
 ema_decay: of averaged parameters, which are then the ones validated and loaded; 0 for none.
 freeze_backbone: S3D's weights and statistics stay as they are.
 freeze_batch_norm: BatchNorm's statistics, scales and biases stay as they are.
-remat: recompute cheap operations in the backward pass, to save memory.
+remat: compute large convolutions too again in the backward pass, to save memory.
 max_skipped: so many steps in a row with a loss that is not finite end the run.
 validation
     every: steps between two validations; 0 for none.

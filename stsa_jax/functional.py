@@ -47,7 +47,11 @@ def call(module: nnx.Module, *inputs, remat: bool, keep_products: bool = False, 
 
 
 def recompute(f, *inputs):
-    """`f(*inputs)` of modules and arrays; a gradient computes it again, but for dear products."""
+    """`f(*inputs)` of modules and arrays; a gradient computes it again, but for dear products.
+
+    A product that `f` itself reads further is copied to be kept (`jax.checkpoint` puts a
+    `reduce_precision` there), so a region rather begins with one, as its input, and ends with one.
+    """
     return nnx.remat(f, policy=KEEP_PRODUCTS)(*inputs)
 
 
