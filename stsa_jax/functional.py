@@ -12,9 +12,7 @@ import functools
 import jax
 from flax import nnx
 
-from stsa_jax.layers import PRODUCT, BatchStat
-
-KEEP_PRODUCTS = jax.checkpoint_policies.save_only_these_names(PRODUCT)
+from stsa_jax.layers import KEEP_PRODUCTS, BatchStat
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
@@ -42,17 +40,17 @@ def call(module: nnx.Module, *inputs, remat: bool, keep_products: bool = False, 
     """
     if not remat:
         return module(*inputs, **options)
-    policy = KEEP_PRODUCTS if keep_products else None
-    return nnx.remat(lambda m, *x: m(*x, **options), policy=policy)(module, *inputs)
+    return recompute(lambda m, *x: m(*x, **options), module, *inputs, keep_products=keep_products)
 
 
-def recompute(f, *inputs):
+def recompute(f, *inputs, keep_products: bool = True):
     """`f(*inputs)` of modules and arrays; a gradient computes it again, but for dear products.
 
-    A product that `f` itself reads further is copied to be kept (`jax.checkpoint` puts a
-    `reduce_precision` there), so a region rather begins with one, as its input, and ends with one.
+    Without `keep_products`, those too. A product that `f` itself reads further is copied to be kept
+    (`jax.checkpoint` puts a `reduce_precision` there), so a region rather begins with one, as its
+    input, and ends with one.
     """
-    return nnx.remat(f, policy=KEEP_PRODUCTS)(*inputs)
+    return nnx.remat(f, policy=KEEP_PRODUCTS if keep_products else None)(*inputs)
 
 
 def apply(

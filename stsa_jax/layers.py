@@ -39,6 +39,7 @@ def set_compute_dtype(module: nnx.Module, dtype: jax.typing.DTypeLike | None) ->
 
 # Of convolutions' results and what else is dear to compute, for the policies of jax.checkpoint.
 PRODUCT = 'product'
+KEEP_PRODUCTS = jax.checkpoint_policies.save_only_these_names(PRODUCT)
 
 
 class BatchStat(nnx.Variable):

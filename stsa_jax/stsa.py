@@ -19,7 +19,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
-from stsa_jax.layers import PRODUCT, Conv, LayerNorm
+from stsa_jax.layers import KEEP_PRODUCTS, PRODUCT, Conv, LayerNorm
 from stsa_jax.pooling import max_pool_2x2_with_indices, max_unpool_2x2
 
 STEPS = 4  # time steps of every level after its temporal compression
@@ -91,8 +91,7 @@ def attend(
     if keep_matrix:
         logits = jnp.einsum('bne,bme->bnm', query, key, preferred_element_type=jnp.float32)
         return _weigh(logits, value)
-    policy = jax.checkpoint_policies.save_only_these_names(PRODUCT)
-    block = jax.checkpoint(lambda part: attend(part, key, value, True)[0], policy=policy)
+    block = jax.checkpoint(lambda part: attend(part, key, value, True)[0], policy=KEEP_PRODUCTS)
     if blocks == 1:
         return block(query), None
     (b, n, e), rows = query.shape, -(-query.shape[1] // blocks)
