@@ -15,8 +15,8 @@ demo: $(VENV)/.run
 	$(BIN)/python demo.py --workdir=runs/demo
 
 ablations: $(VENV)/.run
-	$(BIN)/python ablations.py --workdir=runs/ablations
-	$(BIN)/python control.py --workdir=runs/ablations
+	$(BIN)/python -m experiments.ablations --workdir=runs/ablations
+	$(BIN)/python -m experiments.control --workdir=runs/ablations
 
 test: $(VENV)/.test lint
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m pytest $(PYTEST_ARGS)

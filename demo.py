@@ -24,10 +24,12 @@ from tqdm import tqdm
 import data
 import stsa_jax
 from configs import tiny
-from stsa_jax import cpu_memory, evaluation, files, visualize
+from stsa_jax import evaluation, files
 from stsa_jax.errors import exit_cleanly
-from stsa_jax.inference import predict_video
-from stsa_jax.video import write_video
+from stsa_jax.inference.windows import predict_video
+from stsa_jax.media import visualize
+from stsa_jax.media.video import write_video
+from stsa_jax.ops.cpu import memory as cpu_memory
 from train import train
 
 MARGIN = 1.5  # of CC over the centre prior's

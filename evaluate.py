@@ -26,13 +26,14 @@ from absl import logging
 
 import data
 import stsa_jax
-from stsa_jax import cpu_memory, evaluation, files
+from stsa_jax import evaluation, files
 from stsa_jax.configuration import load_config, parse_size
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.evaluation.observers import read_viewers
 from stsa_jax.evaluation.predictions import ranges
 from stsa_jax.evaluation.selection import CLIP, select
 from stsa_jax.evaluation.submission import DUE, missing_videos, write_submission
+from stsa_jax.ops.cpu import memory as cpu_memory
 
 
 def main() -> None:

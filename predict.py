@@ -38,10 +38,12 @@ from PIL import Image
 from tqdm import tqdm
 
 import stsa_jax
-from stsa_jax import cpu_memory, inference, video, visualize
+from stsa_jax import inference
 from stsa_jax.configuration import parse_size
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.files import check_free, output_folder, staged_folder, write_atomic
+from stsa_jax.media import video, visualize
+from stsa_jax.ops.cpu import memory as cpu_memory
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -194,7 +196,7 @@ def save_picture(kind: str) -> None:
     """Writes one picture for one frame of a video: its attention or its gradient."""
     import numpy as np
 
-    from stsa_jax import attention_maps
+    from stsa_jax.inference import attention_maps
 
     if len(FLAGS.video) > 1:
         raise InputError(f'--{kind} is for one --video at a time')
@@ -250,7 +252,7 @@ def parse_place(kind: str, info: video.VideoInfo) -> tuple[int, int]:
 
 def print_classes() -> None:
     """Prints the five most probable Kinetics classes of each video."""
-    from stsa_jax import classify
+    from stsa_jax.inference import classify
 
     for path in FLAGS.video:
         open_video(path)

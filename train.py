@@ -23,34 +23,28 @@ from ml_collections import ConfigDict
 import data
 from data.held_out import HeldOutClips
 from data.windows import problem_lines
-from stsa_jax import (
-    compiling,
-    cpu_memory,
-    distributed,
-    files,
-    functional,
-    optimizer,
-    run_config,
-    sharding,
-    training,
-)
-from stsa_jax.checkpoint import FOLDER, Checkpointer, describe
+from stsa_jax import files, training
+from stsa_jax.checkpoints.weights import FOLDER, Checkpointer, describe
 from stsa_jax.configuration import load_config
+from stsa_jax.distribution import processes, sharding
 from stsa_jax.errors import InputError, exit_cleanly
-from stsa_jax.initial import initial_weights
-from stsa_jax.meter import Meter
-from stsa_jax.preprocess import IMAGENET
-from stsa_jax.reporting import Reporter
-from stsa_jax.stsanet import STSANet, STSANetConfig
-from stsa_jax.trace import Trace
-from stsa_jax.validation import Best, Validation, weights_to_validate
+from stsa_jax.media.preprocess import IMAGENET
+from stsa_jax.models import functional
+from stsa_jax.models.stsanet import STSANet, STSANetConfig
+from stsa_jax.ops.cpu import memory as cpu_memory
+from stsa_jax.training import compiling, optimizer, run_config
+from stsa_jax.training.meter import Meter
+from stsa_jax.training.reporting import Reporter
+from stsa_jax.training.trace import Trace
+from stsa_jax.training.validation import Best, Validation, weights_to_validate
+from stsa_jax.weights.initial import initial_weights
 
 
 def train(
     config: ConfigDict,
     workdir: str,
     profile: str | None = None,
-    stopping: distributed.StopSignal | None = None,
+    stopping: processes.StopSignal | None = None,
 ) -> list[dict]:
     """Trains, or continues to, until `config.num_steps`; returns the log, a dict a line.
 
@@ -61,7 +55,7 @@ def train(
     """
     run_config.check_values(config)
     run_config.check_same(workdir, config.to_dict())
-    stopping = stopping or distributed.StopSignal()
+    stopping = stopping or processes.StopSignal()
     history = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(stopping)
@@ -161,7 +155,7 @@ def train(
             saving = last or stop or validating or step % config.checkpoint_every == 0
             if saving or step % config.log_every == 0:
                 values, problems = meter.read()
-                report.record(step, values | {'damaged_frames': distributed.total(damaged)})
+                report.record(step, values | {'damaged_frames': processes.total(damaged)})
                 damaged = 0
             else:
                 problems = meter.check() if step % config.max_skipped == 0 else []
@@ -268,9 +262,9 @@ def main() -> int:
     options, overrides = parser.parse_known_args()
     logging.set_verbosity(logging.ERROR)
     config = load_config(options.config, overrides)
-    distributed.initialise(options.coordinator, options.num_processes, options.process_id)
+    processes.initialise(options.coordinator, options.num_processes, options.process_id)
     cpu_memory.keep()
-    stopping = distributed.StopSignal()
+    stopping = processes.StopSignal()
     train(config, options.workdir, options.profile, stopping)
     code = options.stopped_exit_code if stopping.stopped else 0
     if compiling.goes_on():

@@ -25,14 +25,15 @@ from PIL import Image
 
 import data
 from benchmarks.limits import Limits
-from data import images, shards
-from data.dhf1k import Dhf1k
-from data.features import serialise
-from data.sources import Report
-from data.video_file import frames_of_video
+from data.copies import images
+from data.copies.sources import Report
+from data.copies.video_file import frames_of_video
+from data.preparation import shards
+from data.preparation.features import serialise
+from data.sets.dhf1k import Dhf1k
 from data.windows import ClipReader, Window
 from stsa_jax.errors import exit_cleanly
-from stsa_jax.preprocess import IMAGENET, normalise, resize_density, resize_frame
+from stsa_jax.media.preprocess import IMAGENET, normalise, resize_density, resize_frame
 
 TRAINING_FRAMES = 346_140  # of DHF1K
 SIZE, FRAMES = (224, 384), 32

@@ -33,7 +33,7 @@ from benchmarks.processes import in_own_process, timed
 from benchmarks.released import example, released_model
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
-from stsa_jax.preprocess import normalise
+from stsa_jax.media.preprocess import normalise
 
 WARM_UP = 2
 TORCH = {'torch': 'PyTorch eager', 'torch_compile': 'torch.compile'}
@@ -74,9 +74,13 @@ def ours(row: Row, config, repeats: int) -> dict:
     """Times of our program, its operations, and the device's memory and peak."""
     import jax
 
-    from stsa_jax import cost, functional, meter, optimizer, sharding, training
-    from stsa_jax.initial import initial_weights
-    from stsa_jax.stsanet import STSANetConfig
+    from stsa_jax import training
+    from stsa_jax.distribution import sharding
+    from stsa_jax.inference import cost
+    from stsa_jax.models import functional
+    from stsa_jax.models.stsanet import STSANetConfig
+    from stsa_jax.training import meter, optimizer
+    from stsa_jax.weights.initial import initial_weights
 
     model = STSANetConfig(**{**config.model, 'dtype': row.dtype})
     device = jax.devices()[0]
@@ -123,7 +127,7 @@ def released(row: Row, config, repeats: int, checkout: str) -> dict:
     """Times of the released network's forward pass."""
     import torch
 
-    from stsa_jax.stsanet import STSANetConfig
+    from stsa_jax.models.stsanet import STSANetConfig
 
     cuda = row.platform in ('gpu', 'cuda')
     if row.platform != 'cpu' and not (cuda and torch.cuda.is_available()):

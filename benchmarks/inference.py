@@ -21,11 +21,13 @@ import numpy as np
 from benchmarks.limits import Limits
 from benchmarks.processes import on_demand, serve, timed
 from benchmarks.released import released_model
-from stsa_jax import STSANetConfig, cost, cpu_memory
+from stsa_jax import STSANetConfig
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
-from stsa_jax.initial import initial_weights
-from stsa_jax.pretrained import SaliencyModel
+from stsa_jax.inference import cost
+from stsa_jax.ops.cpu import memory as cpu_memory
+from stsa_jax.weights.initial import initial_weights
+from stsa_jax.weights.pretrained import SaliencyModel
 
 LIMIT = 0.6  # of the released code's time
 

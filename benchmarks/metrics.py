@@ -31,7 +31,7 @@ from stsa_jax.evaluation.runner import score_source
 from stsa_jax.evaluation.scoring import score
 from stsa_jax.evaluation.selection import select
 from stsa_jax.evaluation.truth import GroundTruth
-from stsa_jax.maps import pad_positions
+from stsa_jax.metrics.maps import pad_positions
 
 SIZE = (360, 640)
 APART_LIMIT = 1e-4  # of float32 scores up to about 10

@@ -15,11 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.limits import Limits
-from stsa_jax import functional, optimizer, sharding, training
+from stsa_jax import training
 from stsa_jax.configuration import load_config
+from stsa_jax.distribution import sharding
 from stsa_jax.errors import exit_cleanly
-from stsa_jax.initial import random_weights
-from stsa_jax.stsanet import STSANet, STSANetConfig
+from stsa_jax.models import functional
+from stsa_jax.models.stsanet import STSANet, STSANetConfig
+from stsa_jax.training import optimizer
+from stsa_jax.weights.initial import random_weights
 
 MEMORY_LIMIT, TIME_LIMIT = 0.5, 1.35
 

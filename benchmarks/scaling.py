@@ -164,8 +164,11 @@ def efficiency(device: Device, sizes: list[int], n: int, clips: int) -> tuple[fl
 
 def compiled_step(config, devices: list, clips: int, fsdp: int = 1):
     """(the step's program for these devices, bytes of a device's part of the batch)."""
-    from stsa_jax import functional, optimizer, sharding, training
-    from stsa_jax.stsanet import STSANet, STSANetConfig
+    from stsa_jax import training
+    from stsa_jax.distribution import sharding
+    from stsa_jax.models import functional
+    from stsa_jax.models.stsanet import STSANet, STSANetConfig
+    from stsa_jax.training import optimizer
 
     model = STSANetConfig(**config.model)
     mesh = sharding.make_mesh(len(devices) // fsdp, fsdp, devices)

@@ -22,10 +22,14 @@ from flax import traverse_util
 from tqdm import tqdm
 
 import stsa_jax
-from stsa_jax import STSANet, STSANetConfig, cost, functional, losses, pretrained
-from stsa_jax.checkpoint import Weights
-from stsa_jax.initial import random_weights
-from stsa_jax.preprocess import IMAGENET
+from stsa_jax import STSANet, STSANetConfig
+from stsa_jax.checkpoints.weights import Weights
+from stsa_jax.inference import cost
+from stsa_jax.media.preprocess import IMAGENET
+from stsa_jax.metrics import losses
+from stsa_jax.models import functional
+from stsa_jax.weights import pretrained
+from stsa_jax.weights.initial import random_weights
 
 SIZES = ((112, 192), (224, 384), (288, 512), (448, 768))
 LENGTHS = (16, 32, 64)

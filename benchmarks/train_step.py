@@ -18,10 +18,10 @@ from benchmarks.inference import matrix_product, multiply_adds
 from benchmarks.limits import Limits
 from benchmarks.processes import in_own_process, peak_memory, timed
 from benchmarks.released import example
-from stsa_jax import cpu_memory
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
-from stsa_jax.stsanet import STSANetConfig
+from stsa_jax.models.stsanet import STSANetConfig
+from stsa_jax.ops.cpu import memory as cpu_memory
 
 TIME_LIMIT, MEMORY_LIMIT = 0.7, 1.0  # of the released code's
 
@@ -30,8 +30,10 @@ def ours(model: STSANetConfig, options) -> dict:
     """Best time of our step, in this process."""
     import jax
 
-    from stsa_jax import compiling, optimizer, sharding, training
-    from stsa_jax.initial import initial_weights
+    from stsa_jax import training
+    from stsa_jax.distribution import sharding
+    from stsa_jax.training import compiling, optimizer
+    from stsa_jax.weights.initial import initial_weights
 
     config = optimizer.OptimizerConfig(schedule='constant')
     tx = optimizer.optimizer(config, 1)

@@ -23,10 +23,13 @@ import numpy as np
 import data
 import train
 from benchmarks.limits import Limits
-from stsa_jax import cpu_memory, optimizer, sharding, training
+from stsa_jax import training
 from stsa_jax.configuration import load_config
+from stsa_jax.distribution import sharding
 from stsa_jax.errors import exit_cleanly
-from stsa_jax.stsanet import STSANetConfig
+from stsa_jax.models.stsanet import STSANetConfig
+from stsa_jax.ops.cpu import memory as cpu_memory
+from stsa_jax.training import optimizer
 
 LIMIT = 0.03
 

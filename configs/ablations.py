@@ -7,7 +7,7 @@ NAME alone is the paper's recipe on DHF1K (configs/dhf1k.py), `NAME,tiny` the sm
 embedded dataset (configs/tiny.py); `NAME,matching` trains that on `stsa_matching`, whose videos
 take relating distant times, `NAME,contrast` on the same trials without that relation. Each row is
 the full model with the fields below changed; their meaning is in
-`stsa_jax.stsanet.STSANetConfig`, the paper's numbers are in docs/ablations.md.
+`stsa_jax.models.stsanet.STSANetConfig`, the paper's numbers are in docs/ablations.md.
 """
 
 from configs import dhf1k, tiny

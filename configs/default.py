@@ -42,8 +42,8 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from stsa_jax.optimizer import OptimizerConfig
-from stsa_jax.stsanet import STSANetConfig
+from stsa_jax.models.stsanet import STSANetConfig
+from stsa_jax.training.optimizer import OptimizerConfig
 
 
 def get_config() -> ConfigDict:

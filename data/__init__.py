@@ -13,8 +13,8 @@ _WHERE = {
     'VideoInfo': 'videos',
     'train_clips': 'pipeline',
     'ClipIterator': 'pipeline',
-    'load_builder': 'registry',
-    'prepare_dataset': 'registry',
+    'load_builder': 'preparation.registry',
+    'prepare_dataset': 'preparation.registry',
 }
 __all__ = sorted(_WHERE)
 

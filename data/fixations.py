@@ -16,9 +16,11 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from data import diem, folders, gaze, images, tree
-from data.sources import Report
-from data.video_file import frames_of_video
+from data import gaze
+from data.copies import folders, images, tree
+from data.copies.sources import Report
+from data.copies.video_file import frames_of_video
+from data.sets import diem
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.files import output_folder, write_atomic
 

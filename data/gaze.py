@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.sources import Report
+from data.copies.sources import Report
 from stsa_jax.errors import InputError
 
 DHF1K_SIZE, DHF1K_SCREEN, DHF1K_FPS = (360, 640), (900, 1440), 30

@@ -7,7 +7,7 @@ import numpy as np
 from data.videos import open_split
 from data.windows import ClipReader, Window, problem_lines, target_offset, usable_targets
 from stsa_jax.errors import InputError
-from stsa_jax.preprocess import IMAGENET, Normalisation
+from stsa_jax.media.preprocess import IMAGENET, Normalisation
 
 
 class HeldOutClips:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from data.videos import VideoDataset, VideoInfo, open_split, prepared_builder
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.files import atomic_path
-from stsa_jax.preprocess import resize_frame
+from stsa_jax.media.preprocess import resize_frame
 
 COLUMNS = 4  # frames of each video on the sheet
 # A fixation far from all density: below this share of the map's maximum. Where a map is the blurred
@@ -84,7 +84,7 @@ def table(splits: list[VideoDataset]) -> str:
 
 def sample(dataset: VideoDataset, video: VideoInfo) -> tuple[np.ndarray, list[str]]:
     """A strip (h, w, 3) of COLUMNS frames of the video, with its maps below; and warnings."""
-    from stsa_jax.visualize import mark_fixations, overlay
+    from stsa_jax.media.visualize import mark_fixations, overlay
 
     places = np.unique(np.linspace(0, video.num_frames - 1, COLUMNS + 2)[1:-1].round().astype(int))
     columns, numbers, faint, fixated, warnings = [], [], 0, 0, []

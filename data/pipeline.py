@@ -18,11 +18,11 @@ import grain
 import numpy as np
 from absl import flags
 
-from data.shards import available_cores
+from data.preparation.shards import available_cores
 from data.videos import VideoDataset, open_split
 from data.windows import ClipReader, Window, candidate_targets, target_offset, usable_targets
 from stsa_jax.errors import InputError
-from stsa_jax.preprocess import IMAGENET, Normalisation
+from stsa_jax.media.preprocess import IMAGENET, Normalisation
 
 
 def train_clips(

@@ -16,7 +16,7 @@ from stsa_jax.errors import InputError, exit_cleanly
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    from data.registry import BUILDERS
+    from data.preparation.registry import BUILDERS
 
     parser = argparse.ArgumentParser(
         prog='python -m data.prepare', description=__doc__.splitlines()[0]
@@ -36,8 +36,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command."""
-    from data.registry import load_builder, prepare_dataset
-    from data.sources import Report
+    from data.copies.sources import Report
+    from data.preparation.registry import load_builder, prepare_dataset
 
     options = parse(arguments)
     logging.set_verbosity(logging.ERROR)  # the builder would say again what is said here

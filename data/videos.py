@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
-from data import images
-from data.features import parse
+from data.copies import images
+from data.preparation.features import parse
 from stsa_jax.errors import InputError
 
 
@@ -167,7 +167,7 @@ _RAW = tfds.decode.DeserializeMethod.RAW_BYTES
 
 def index_split(builder: tfds.core.DatasetBuilder, split: str) -> list[dict]:
     """The index of a split's videos, from reading all of it; see data.shards.VideoIndex."""
-    from data.shards import VideoIndex
+    from data.preparation.shards import VideoIndex
 
     indexes = []
     for record in builder.as_data_source(split, deserialize_method=_RAW):

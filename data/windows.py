@@ -12,10 +12,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data import images
+from data.copies import images
 from data.videos import VideoDataset, VideoInfo
 from stsa_jax.errors import InputError
-from stsa_jax.preprocess import IMAGENET, Normalisation, normalise, resize_density, resize_frame
+from stsa_jax.media.preprocess import (
+    IMAGENET,
+    Normalisation,
+    normalise,
+    resize_density,
+    resize_frame,
+)
 
 MOST_WINDOWS = 100  # that cannot be read in a row, before this is an error
 

@@ -4,20 +4,34 @@ Importing the package does no work: names are loaded on first use.
 
     model = stsa_jax.load('STSANet_DHF1K.pth')   # or .safetensors, or a checkpoint directory
     saliency = model(clip)                       # (B, 32, 224, 384, 3) -> (B, 224, 384) in [0, 1]
+
+The rooms, from the ground up; each imports only from those above it in this list:
+
+    errors, files, configuration   what everything stands on
+    ops            operations in plain JAX that give PyTorch's numbers; ops.cpu, their CPU forms
+    models         the networks, as pure functions of parameters
+    metrics        the field's scores, and the training loss
+    media          video files, frames and pictures; no model
+    distribution   the mesh of devices, and several processes
+    checkpoints    what training saves
+    weights        PyTorch's names and files -> parameters -> a model ready to use
+    training       the step, the optimizer, validation, reports
+    inference      windows over a video, attention maps, classification, cost
+    evaluation     protocols, scoring, tables
 """
 
 import importlib
 
 _WHERE = {
-    'load': 'pretrained',
-    'SaliencyModel': 'pretrained',
+    'load': 'weights.pretrained',
+    'SaliencyModel': 'weights.pretrained',
     'InputError': 'errors',
-    'STSANet': 'stsanet',
-    'STSANetConfig': 'stsanet',
-    'S3D': 's3d',
-    'S3DConfig': 's3d',
-    'split': 'functional',
-    'apply': 'functional',
+    'STSANet': 'models.stsanet',
+    'STSANetConfig': 'models.stsanet',
+    'S3D': 'models.s3d',
+    'S3DConfig': 'models.s3d',
+    'split': 'models.functional',
+    'apply': 'models.functional',
 }
 __all__ = sorted(_WHERE)
 

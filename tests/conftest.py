@@ -74,8 +74,10 @@ def not_saliency_models(tmp_path_factory) -> dict[str, Path]:
     """By what a message says of it: files with an S3D classifier, and a backbone alone."""
     from safetensors.numpy import save_file
 
-    from stsa_jax import S3D, S3DConfig, functional, port
-    from stsa_jax.initial import random_weights
+    from stsa_jax import S3D, S3DConfig
+    from stsa_jax.models import functional
+    from stsa_jax.weights import port
+    from stsa_jax.weights.initial import random_weights
 
     config = S3DConfig(num_classes=2, width=0.125)
     params, batch_stats = random_weights(*functional.abstract(S3D, config)[1:])

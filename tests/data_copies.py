@@ -11,7 +11,7 @@ import numpy as np
 from array_record.python import array_record_data_source, array_record_module
 from PIL import Image
 
-from data import features
+from data.preparation import features
 
 HEIGHT, WIDTH, BITS = 48, 96, 12
 BAR = WIDTH // BITS

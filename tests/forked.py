@@ -28,7 +28,7 @@ import small_network
 import train
 from data.held_out import HeldOutClips
 from data.pipeline import ClipIterator
-from stsa_jax.meter import Meter
+from stsa_jax.training.meter import Meter
 
 
 def before(kind, name, function):

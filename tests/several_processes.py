@@ -26,9 +26,11 @@ import small_network
 
 import data
 import train
-from stsa_jax import checkpointer, cpu_memory, distributed
+from stsa_jax.checkpoints import checkpointer
 from stsa_jax.configuration import load_config
+from stsa_jax.distribution import processes
 from stsa_jax.errors import InputError, exit_cleanly
+from stsa_jax.ops.cpu import memory as cpu_memory
 
 LONG = ('num_steps=20', 'checkpoint_every=10', 'validation.every=10', 'validation.clips=3')
 ACCUMULATED = 'accumulate=2'
@@ -106,7 +108,7 @@ def hand_over(config, folder: Path, origin: str, name: str, *overrides) -> None:
         wait_for(folder / f'{origin}.done')
         shutil.copytree(folder / origin, folder / name)
         shutil.rmtree(folder / name / 'checkpoints' / '20')
-    distributed.barrier(name)
+    processes.barrier(name)
     run(config, folder / name, *LONG, *overrides)
 
 
@@ -120,8 +122,8 @@ def alone(config: str, folder: Path) -> None:
 
 def together(config: str, folder: Path) -> None:
     """One of two tasks of SLURM, with two devices each."""
-    distributed._HEARTBEAT_SECONDS = 300  # nobody dies, but the machine may be busy
-    distributed.initialise()
+    processes._HEARTBEAT_SECONDS = 300  # nobody dies, but the machine may be busy
+    processes.initialise()
     assert (jax.process_count(), jax.device_count()) == (2, 4)
     visible = jax.config.values['jax_cuda_visible_devices']
     assert visible == 'all', 'not the one with the number of the task'
@@ -171,7 +173,7 @@ def full_disk(config: str, folder: Path) -> None:
 
 def dying(config: str, folder: Path, port: int, index: int, victim: int, how: str) -> None:
     """One of two processes; the victim dies before its fourth step, after a checkpoint."""
-    distributed.initialise(f'localhost:{port}', 2, index)
+    processes.initialise(f'localhost:{port}', 2, index)
 
     def die(step, _):
         if step == 4 and index == victim:

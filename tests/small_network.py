@@ -13,9 +13,10 @@ from flax import nnx
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from stsa_jax import checkpoint, functional
-from stsa_jax.initial import random_weights
-from stsa_jax.layers import Conv, ConvBNReLU
+from stsa_jax import checkpoints
+from stsa_jax.models import functional
+from stsa_jax.models.layers import Conv, ConvBNReLU
+from stsa_jax.weights.initial import random_weights
 
 
 class Backbone(nnx.Module):
@@ -48,7 +49,7 @@ def initial_weights(config=None, seed=0, init_from=''):
 
 
 def initialise(path, config=None, seed=0):
-    weights = checkpoint.load_weights(checkpoint.step_folder(Path(path), 'best if any'))
+    weights = checkpoints.load_weights(checkpoints.step_folder(Path(path), 'best if any'))
     return weights.params, weights.batch_stats
 
 
@@ -78,7 +79,7 @@ def watch_batches(put, functions):
 def train_it(put=setattr):
     """Makes train.py train it; `put` sets an attribute of a module."""
     import train
-    from stsa_jax import initial, pretrained
+    from stsa_jax.weights import initial, pretrained
 
     put(pretrained, 'initialise', initialise)
     put(train, 'STSANet', SmallNetwork)

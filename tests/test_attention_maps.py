@@ -11,16 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stsa_jax import (
-    InputError,
-    STSANet,
-    STSANetConfig,
-    attention_maps,
-    functional,
-    initial,
-    stsa,
-)
-from stsa_jax.layers import Conv
+from stsa_jax import InputError, STSANet, STSANetConfig
+from stsa_jax.inference import attention_maps
+from stsa_jax.models import functional, stsa
+from stsa_jax.models.layers import Conv
+from stsa_jax.weights import initial
 
 SIZE = (64, 96)
 GRIDS = {0: (8, 12), 1: (8, 12), 2: (4, 6), 3: (2, 3)}

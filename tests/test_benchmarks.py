@@ -29,9 +29,12 @@ from benchmarks import (
     training,
 )
 from benchmarks.processes import in_own_process
-from data.dhf1k import Dhf1k
-from data.sources import Report
-from stsa_jax import cost, meter, pretrained, stsanet
+from data.copies.sources import Report
+from data.sets.dhf1k import Dhf1k
+from stsa_jax.inference import cost
+from stsa_jax.models import stsanet
+from stsa_jax.training import meter
+from stsa_jax.weights import pretrained
 
 REFERENCE = """
 import torch

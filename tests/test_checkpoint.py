@@ -16,14 +16,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from stsa_jax import checksums, run_config, sharding
-from stsa_jax.checkpoint import Checkpointer, describe, load_weights, save_weights
-from stsa_jax.checkpoint_meta import read_meta
+from stsa_jax.checkpoints import checksums
+from stsa_jax.checkpoints.meta import read_meta
+from stsa_jax.checkpoints.weights import Checkpointer, describe, load_weights, save_weights
+from stsa_jax.distribution import sharding
 from stsa_jax.errors import InputError
-from stsa_jax.initial import initial_weights
-from stsa_jax.preprocess import KINETICS_KYLEMIN
-from stsa_jax.pretrained import initialise
-from stsa_jax.stsanet import STSANetConfig
+from stsa_jax.media.preprocess import KINETICS_KYLEMIN
+from stsa_jax.models.stsanet import STSANetConfig
+from stsa_jax.training import run_config
+from stsa_jax.weights.initial import initial_weights
+from stsa_jax.weights.pretrained import initialise
 
 MODEL = {'image_size': (64, 96), 'width': 0.25}
 

@@ -9,10 +9,14 @@ import pytest
 import torch
 from test_predict import moving_square, run_main
 
-from stsa_jax import S3D, classify, functional, initial, port, video
-from stsa_jax.kinetics400 import LABELS
-from stsa_jax.preprocess import KINETICS_KYLEMIN, KINETICS_TORCHVISION
-from stsa_jax.s3d import S3DConfig
+from stsa_jax import S3D
+from stsa_jax.inference import classify
+from stsa_jax.inference.kinetics400 import LABELS
+from stsa_jax.media import video
+from stsa_jax.media.preprocess import KINETICS_KYLEMIN, KINETICS_TORCHVISION
+from stsa_jax.models import functional
+from stsa_jax.models.s3d import S3DConfig
+from stsa_jax.weights import initial, port
 
 
 class Brightness:
@@ -94,12 +98,16 @@ def test_a_classifier_from_a_file(tmp_path):
     import dataclasses
 
     import stsa_jax
-    from stsa_jax import checkpoint, functional, initial, pretrained
+    from stsa_jax import checkpoints
     from stsa_jax.errors import InputError
+    from stsa_jax.models import functional
+    from stsa_jax.weights import initial, pretrained
 
     config = S3DConfig(num_classes=7, width=0.125)
     params, stats = initial.random_weights(*functional.abstract(stsa_jax.S3D, config)[1:])
-    weights = checkpoint.Weights('s3d', dataclasses.asdict(config), params, stats, KINETICS_KYLEMIN)
+    weights = checkpoints.Weights(
+        's3d', dataclasses.asdict(config), params, stats, KINETICS_KYLEMIN
+    )
     pretrained.save(tmp_path / 's3d.safetensors', weights)
     classifier = classify.load_classifier(tmp_path / 's3d.safetensors')
     assert classifier.labels[6] == 'class 6' and classifier.normalisation == KINETICS_KYLEMIN

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-import ablations
-import control
 import data
-from data import synthetic
-from stsa_jax import run_config
+from data.sets import synthetic
+from experiments import ablations, control
 from stsa_jax.errors import InputError
-from stsa_jax.stsanet import STSANetConfig
+from stsa_jax.models.stsanet import STSANetConfig
+from stsa_jax.training import run_config
 
 
 class Matcher:

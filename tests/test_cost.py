@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 
 from configs import ablations
-from stsa_jax import STSANet, STSANetConfig, cost, functional, port, stsa
+from stsa_jax import STSANet, STSANetConfig
+from stsa_jax.inference import cost
+from stsa_jax.models import functional, stsa
+from stsa_jax.weights import port
 
 ROOT = Path(__file__).parents[1]
 SMALL = STSANetConfig(image_size=(64, 96), frames=32, width=0.125)
 
 
 def run(*arguments):
-    command = [sys.executable, '-m', 'stsa_jax.cost', *arguments]
+    command = [sys.executable, '-m', 'stsa_jax.inference.cost', *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 

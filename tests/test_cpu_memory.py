@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stsa_jax import cpu_memory
+from stsa_jax.ops.cpu import memory as cpu_memory
 
 if not cpu_memory._glibc():
     pytest.skip('of the GNU C library alone', allow_module_level=True)

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 import data.fixations
 import data.inspect
 import data.prepare
-from data import images
+from data.copies import images
 from stsa_jax.errors import InputError, exit_cleanly
 from tests import data_copies as copies
 

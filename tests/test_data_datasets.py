@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import data
-from data.diem import TEST_II, TEST_III
+from data.copies.sources import Report
 from data.pipeline import train_clips
-from data.registry import load_builder
-from data.sources import Report
+from data.preparation.registry import load_builder
+from data.sets.diem import TEST_II, TEST_III
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
 

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 import data
-from data import images
-from data.dhf1k import Dhf1k
-from data.folders import FolderVideo
+from data.copies import images
+from data.copies.folders import FolderVideo
+from data.copies.sources import Report
+from data.copies.video_file import frames_of_video
 from data.pipeline import train_clips
-from data.sources import Report
-from data.video_file import frames_of_video
+from data.sets.dhf1k import Dhf1k
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
 
@@ -177,7 +177,7 @@ def test_video_that_breaks_off_is_used_as_far_as_it_goes(tmp_path):
 
 
 def test_interrupted_preparation_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    from data import shards
+    from data.preparation import shards
 
     copies.dhf1k(tmp_path / 'copy', {1: 5, 2: 6, 3: 7})
     write, written = shards.write_shard, []

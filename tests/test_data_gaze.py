@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from data import gaze, images
+from data import gaze
+from data.copies import images
 from stsa_jax.errors import InputError
 
 

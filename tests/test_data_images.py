@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import images
-from stsa_jax.preprocess import IMAGENET, normalise, resize_density, resize_frame
+from data.copies import images
+from stsa_jax.media.preprocess import IMAGENET, normalise, resize_density, resize_frame
 
 RNG = np.random.default_rng(0)
 

@@ -5,9 +5,9 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from data.folders import FolderVideo
-from data.images import decode_map
-from data.sources import Report
+from data.copies.folders import FolderVideo
+from data.copies.images import decode_map
+from data.copies.sources import Report
 from tests import data_copies as copies
 
 

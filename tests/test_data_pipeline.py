@@ -14,8 +14,8 @@ from data import windows
 from data.pipeline import train_clips
 from data.videos import VideoInfo
 from stsa_jax.errors import InputError
-from stsa_jax.preprocess import denormalise, normalise
-from stsa_jax.stsanet import STSANetConfig
+from stsa_jax.media.preprocess import denormalise, normalise
+from stsa_jax.models.stsanet import STSANetConfig
 from tests import data_copies as copies
 
 LENGTHS = {1: 30, 2: 22, 3: 18, 4: 5, 5: 1, 6: 25, 7: 20}

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from data.registry import load_builder
-from data.sources import Report
+from data.copies.sources import Report
+from data.preparation.registry import load_builder
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
 

@@ -5,8 +5,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 import data.prepare
-from data.registry import load_builder
-from data.ucf_sports import UcfSports
+from data.preparation.registry import load_builder
+from data.sets.ucf_sports import UcfSports
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
 

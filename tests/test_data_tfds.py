@@ -10,8 +10,9 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 import data
-from data import features, images
-from data.registry import load_builder
+from data.copies import images
+from data.preparation import features
+from data.preparation.registry import load_builder
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
 

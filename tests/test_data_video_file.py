@@ -7,8 +7,8 @@ import av
 import pytest
 
 import data
-from data.sources import Report
-from data.video_file import _Places, frames_of_video
+from data.copies.sources import Report
+from data.copies.video_file import _Places, frames_of_video
 from tests import data_copies as copies
 
 BASE = 64  # of the code that a frame carries: its number and this

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from test_train_script import ROOT, config_file, prepared  # noqa: F401 (fixtures)
 
-from stsa_jax import distributed
+from stsa_jax.distribution import processes
 from stsa_jax.errors import InputError
-from stsa_jax.reporting import read_log
+from stsa_jax.training.reporting import read_log
 
 
 def start(count, devices, config_file, workdir, *overrides):  # noqa: F811
@@ -155,6 +155,6 @@ def test_sigterm_to_one_process_saves_and_ends_all(config_file, tmp_path):  # no
 
 def test_options_that_do_not_belong_together():
     with pytest.raises(InputError, match='belong together'):
-        distributed.initialise('10.0.0.1:1234')
+        processes.initialise('10.0.0.1:1234')
     with pytest.raises(InputError, match=r'process_id=2: must be from 0 to below'):
-        distributed.initialise('10.0.0.1:1234', 2, 2)
+        processes.initialise('10.0.0.1:1234', 2, 2)

@@ -17,11 +17,11 @@ import data
 import evaluate
 import stsa_jax
 import train
-from data import synthetic
-from stsa_jax import attention_maps
-from stsa_jax.checkpoint import load_weights
+from data.sets import synthetic
+from stsa_jax.checkpoints.weights import load_weights
 from stsa_jax.configuration import load_config
-from stsa_jax.pretrained import convert
+from stsa_jax.inference import attention_maps
+from stsa_jax.weights.pretrained import convert
 
 CONFIG = f'{Path(__file__).parents[1]}/configs/ablations.py:single_stream,tiny'
 RATE = 0.01

@@ -13,7 +13,9 @@ import pytest
 from test_evaluation import Frames, Given, make_videos
 
 import predict
-from data import gaze, images, synthetic
+from data import gaze
+from data.copies import images
+from data.sets import synthetic
 from stsa_jax import evaluation, inference
 from stsa_jax.errors import InputError
 from stsa_jax.evaluation import exports, observers, report, tables

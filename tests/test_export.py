@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from stsa_jax import functional, optimizer, sharding, training
-from stsa_jax.stsanet import STSANet, STSANetConfig
+from stsa_jax import training
+from stsa_jax.distribution import sharding
+from stsa_jax.models import functional
+from stsa_jax.models.stsanet import STSANet, STSANetConfig
+from stsa_jax.training import optimizer
 
 CONFIG = optimizer.OptimizerConfig()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stsa_jax.inference import predict_frames, predict_video, target_index, windows
+from stsa_jax.inference.windows import predict_frames, predict_video, target_index, windows
 
 
 class Recorder:

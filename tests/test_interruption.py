@@ -14,8 +14,9 @@ import orbax.checkpoint as ocp
 import pytest
 from test_train_script import ROOT, config_file, prepared  # noqa: F401 (fixtures)
 
-from stsa_jax import checkpoint, checkpoint_meta
-from stsa_jax.reporting import read_log
+from stsa_jax import checkpoints
+from stsa_jax.checkpoints import meta as checkpoint_meta
+from stsa_jax.training.reporting import read_log
 
 FIELDS = {
     'num_steps': 48,
@@ -81,7 +82,7 @@ def runs(config_file, tmp_path_factory):  # noqa: F811
 
 def last_checkpoint(workdir: Path) -> tuple[dict, dict]:
     """Its record, and all its arrays."""
-    folder = checkpoint.step_folder(workdir)
+    folder = checkpoints.step_folder(workdir)
     meta = checkpoint_meta.read_meta(folder)
     items = ('params', 'batch_stats', 'optimizer', 'ema')
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
@@ -97,7 +98,7 @@ def assert_same_end(one: Path, other: Path):
     numbers = ('step', 'kind', 'loss', 'kl', 'cc', 'learning_rate')
     logs = [[[e.get(k) for k in numbers] for e in read_log(w)] for w in (one, other)]
     assert logs[0] == logs[1]
-    best = [checkpoint.step_folder(w, 'best').name for w in (one, other)]
+    best = [checkpoints.step_folder(w, 'best').name for w in (one, other)]
     assert best[0] == best[1]
 
 

@@ -5,9 +5,9 @@ import os
 import jax
 import pytest
 
-from stsa_jax import distributed
+from stsa_jax.distribution import processes
+from stsa_jax.distribution.launcher import Place, find_place, has_other_tpu_hosts
 from stsa_jax.errors import InputError
-from stsa_jax.launcher import Place, find_place, has_other_tpu_hosts
 
 SLURM = {
     'SLURM_JOB_ID': '8195',
@@ -113,9 +113,9 @@ def environ(monkeypatch, variables):
 
 def test_a_task_of_slurm_joins_with_all_the_gpus_of_its_node(joined, monkeypatch):
     environ(monkeypatch, SLURM)
-    distributed.initialise()
-    distributed.initialise('other:99')  # another host for the coordinator
-    distributed.initialise('other:99', 8, 7)
+    processes.initialise()
+    processes.initialise('other:99')  # another host for the coordinator
+    processes.initialise('other:99', 8, 7)
     found = [(c['coordinator_address'], c['num_processes'], c['process_id']) for c in joined]
     assert found == [('node007:61443', 4, 2), ('other:99', 4, 2), ('other:99', 8, 7)]
     assert all(call['local_device_ids'] is None for call in joined)
@@ -126,9 +126,9 @@ def test_a_task_of_slurm_joins_with_all_the_gpus_of_its_node(joined, monkeypatch
 def test_open_mpi_5_does_not_tell_the_coordinator(joined, monkeypatch):
     environ(monkeypatch, OPEN_MPI)
     with pytest.raises(InputError, match=r'Open MPI started 2 processes.* add --coordinator='):
-        distributed.initialise()
+        processes.initialise()
     assert not joined
-    distributed.initialise('first:99')
+    processes.initialise('first:99')
     assert joined[0]['process_id'] == 1 and joined[0]['num_processes'] == 2
 
 
@@ -136,14 +136,14 @@ def test_tpu_hosts_leave_finding_each_other_to_jax(joined, monkeypatch):
     before = jax.config.jax_platforms
     jax.config.update('jax_platforms', 'tpu,cpu')  # as JAX has it where there are TPUs
     try:
-        distributed.initialise()
+        processes.initialise()
         with monkeypatch.context() as patch:
             environ(patch, {'TPU_WORKER_HOSTNAMES': 'localhost'})
-            distributed.initialise()
+            processes.initialise()
     finally:
         jax.config.update('jax_platforms', before)
     environ(monkeypatch, {'TPU_WORKER_HOSTNAMES': 'a,b'})
-    distributed.initialise()  # no TPUs here, whatever the environment says
+    processes.initialise()  # no TPUs here, whatever the environment says
     assert len(joined) == 1 and 'coordinator_address' not in joined[0]
 
 
@@ -154,4 +154,4 @@ def test_what_jax_does_not_find_is_told(monkeypatch, joined):
     environ(monkeypatch, SLURM)
     monkeypatch.setattr(jax.distributed, 'initialize', fail)
     with pytest.raises(InputError, match=r'did not find each other .coordinator_address should'):
-        distributed.initialise()
+        processes.initialise()

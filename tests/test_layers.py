@@ -12,7 +12,10 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stsa_jax import conv2d, layers, pooling, sharding
+from stsa_jax.distribution import sharding
+from stsa_jax.models import layers
+from stsa_jax.ops import pooling
+from stsa_jax.ops.cpu import convolution as conv2d
 
 
 def to_torch(x):

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from stsa_jax import optimizer, sharding, training
-from stsa_jax.initial import initial_weights
-from stsa_jax.stsanet import STSANetConfig
+from stsa_jax import training
+from stsa_jax.distribution import sharding
+from stsa_jax.models.stsanet import STSANetConfig
+from stsa_jax.training import optimizer
+from stsa_jax.weights.initial import initial_weights
 
 # The backbone, both of the decoder's ends with STSA, the pool whose indices place its values, and
 # the fusion with weighting. More takes longer to compile, and that takes most of the time.

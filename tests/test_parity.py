@@ -12,8 +12,12 @@ import numpy as np
 import optax
 import pytest
 
-from stsa_jax import S3D, STSANet, STSANetConfig, functional, losses, port, sharding
-from stsa_jax.s3d import S3DConfig
+from stsa_jax import S3D, STSANet, STSANetConfig
+from stsa_jax.distribution import sharding
+from stsa_jax.metrics import losses
+from stsa_jax.models import functional
+from stsa_jax.models.s3d import S3DConfig
+from stsa_jax.weights import port
 
 pytestmark = pytest.mark.slow
 

@@ -17,10 +17,12 @@ from full_disk import file_size_limit
 from safetensors.numpy import save_file
 
 import stsa_jax
-from stsa_jax import InputError, STSANet, STSANetConfig, functional, port, pretrained
+from stsa_jax import InputError, STSANet, STSANetConfig
 from stsa_jax.errors import exit_cleanly
-from stsa_jax.pretrained import convert, initialise, read_weights
-from stsa_jax.s3d import S3DConfig
+from stsa_jax.models import functional
+from stsa_jax.models.s3d import S3DConfig
+from stsa_jax.weights import port, pretrained
+from stsa_jax.weights.pretrained import convert, initialise, read_weights
 
 TINY = STSANetConfig(image_size=(32, 64), frames=16, width=0.125)
 NAMES = ['stsanet', 's3d_kinetics', 's3d_torchvision']
@@ -318,7 +320,7 @@ def test_nothing_is_left_behind_when_writing_fails(files, tmp_path, capsys, name
 def test_the_command(files, tmp_path):
     def run(*arguments):
         return subprocess.run(
-            [sys.executable, '-m', 'stsa_jax.port', *map(str, arguments)],
+            [sys.executable, '-m', 'stsa_jax.weights.port', *map(str, arguments)],
             capture_output=True,
             text=True,
             cwd=Path(__file__).parents[1],

@@ -17,9 +17,9 @@ from PIL import Image
 
 import predict
 import stsa_jax
-from stsa_jax import video
 from stsa_jax.errors import exit_cleanly
-from stsa_jax.visualize import to_8bit
+from stsa_jax.media import video
+from stsa_jax.media.visualize import to_8bit
 
 SCRIPT = Path(predict.__file__)
 
@@ -413,7 +413,7 @@ def test_gradient_of_a_pixel_and_of_the_map(tmp_path, film, monkeypatch, capsys)
 
 
 def test_classes_of_a_video(film, monkeypatch, capsys):
-    from stsa_jax import classify
+    from stsa_jax.inference import classify
 
     class Zumba(classify.Classifier):
         def __init__(self):
@@ -443,10 +443,11 @@ def test_classifier_and_saliency_model_are_not_confused(tmp_path, film):
 @pytest.mark.slow
 def test_the_real_model_on_a_real_video(tmp_path, real_data, monkeypatch, capsys):
     """A random network of a tiny size; most of the time is its compilation, so it is done once."""
-    from stsa_jax import STSANetConfig, pretrained
-    from stsa_jax.checkpoint import Weights
-    from stsa_jax.initial import initial_weights
-    from stsa_jax.preprocess import IMAGENET
+    from stsa_jax import STSANetConfig
+    from stsa_jax.checkpoints.weights import Weights
+    from stsa_jax.media.preprocess import IMAGENET
+    from stsa_jax.weights import pretrained
+    from stsa_jax.weights.initial import initial_weights
 
     config = STSANetConfig(image_size=(32, 64), frames=16, width=0.125)
     _, params, stats = initial_weights(config, seed=0)

@@ -11,20 +11,14 @@ from flax import nnx, traverse_util
 
 import stsa_jax
 from benchmarks import sizes
-from stsa_jax import (
-    InputError,
-    STSANet,
-    STSANetConfig,
-    functional,
-    pooling,
-    port,
-    pretrained,
-    stsa,
-)
-from stsa_jax.checkpoint import Weights
-from stsa_jax.initial import random_weights
-from stsa_jax.preprocess import IMAGENET
-from stsa_jax.resample import resample, resample_taps, resize
+from stsa_jax import InputError, STSANet, STSANetConfig
+from stsa_jax.checkpoints.weights import Weights
+from stsa_jax.media.preprocess import IMAGENET
+from stsa_jax.models import functional, stsa
+from stsa_jax.ops import pooling
+from stsa_jax.weights import port, pretrained
+from stsa_jax.weights.initial import random_weights
+from stsa_jax.weights.resample import resample, resample_taps, resize
 
 CONFIG = STSANetConfig(image_size=(64, 96), frames=32, width=0.125)
 MARK = 0.37  # a value that no initialisation gives

@@ -8,9 +8,12 @@ import pytest
 from small_network import initial_weights
 
 from benchmarks.scaling import collectives, slice_devices
-from stsa_jax import functional, optimizer, sharding, training
+from stsa_jax import training
+from stsa_jax.distribution import sharding
 from stsa_jax.errors import InputError
-from stsa_jax.stsanet import STSANet, STSANetConfig
+from stsa_jax.models import functional
+from stsa_jax.models.stsanet import STSANet, STSANetConfig
+from stsa_jax.training import optimizer
 
 OPTIMIZER = optimizer.OptimizerConfig(learning_rate=3e-3, schedule='constant')
 PLAIN = training.StepOptions()

@@ -12,18 +12,11 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stsa_jax import (
-    InputError,
-    STSANet,
-    STSANetConfig,
-    cost,
-    functional,
-    layers,
-    losses,
-    stsa,
-    stsanet,
-)
-from stsa_jax.pooling import max_pool_2x2_with_indices, max_unpool_2x2
+from stsa_jax import InputError, STSANet, STSANetConfig
+from stsa_jax.inference import cost
+from stsa_jax.metrics import losses
+from stsa_jax.models import functional, layers, stsa, stsanet
+from stsa_jax.ops.pooling import max_pool_2x2_with_indices, max_unpool_2x2
 
 TINY = STSANetConfig(image_size=(32, 64), frames=16, width=0.125)
 

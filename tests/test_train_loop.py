@@ -30,13 +30,16 @@ from test_train_script import (  # noqa: F401 (fixtures)
 
 import train
 from data.held_out import HeldOutClips
-from stsa_jax import checkpoint, functional, meter, sharding, training
-from stsa_jax.checkpoint import Checkpointer, load_weights
-from stsa_jax.checkpoint_meta import read_meta
+from stsa_jax import checkpoints, training
+from stsa_jax.checkpoints.meta import read_meta
+from stsa_jax.checkpoints.weights import Checkpointer, load_weights
+from stsa_jax.distribution import sharding
 from stsa_jax.errors import InputError
-from stsa_jax.reporting import Reporter
-from stsa_jax.trace import Trace
-from stsa_jax.validation import Best, validate
+from stsa_jax.models import functional
+from stsa_jax.training import meter
+from stsa_jax.training.reporting import Reporter
+from stsa_jax.training.trace import Trace
+from stsa_jax.training.validation import Best, validate
 
 
 @pytest.fixture
@@ -372,6 +375,6 @@ def test_every_option_of_the_step_is_a_field_of_the_config(config_file, tmp_path
     scores, *_ = validate(eval_step, weights.params, weights.batch_stats, held_out, 16, mesh)
     assert scores['kl'] == pytest.approx(validation['kl'], rel=1e-5)
     folder = workdir / 'checkpoints' / '4'
-    plain = checkpoint._read_arrays(folder / 'params', read_meta(folder))
+    plain = checkpoints._read_arrays(folder / 'params', read_meta(folder))
     scores, *_ = validate(eval_step, plain, weights.batch_stats, held_out, 16, mesh)
     assert scores['kl'] != pytest.approx(validation['kl'], rel=1e-5)

@@ -19,11 +19,11 @@ from tensorboardX.proto.event_pb2 import SessionLog
 
 import data
 import train
-from data import synthetic
-from stsa_jax.checkpoint import load_weights
+from data.sets import synthetic
+from stsa_jax.checkpoints.weights import load_weights
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import InputError, exit_cleanly
-from stsa_jax.reporting import read_log
+from stsa_jax.training.reporting import read_log
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {

@@ -13,13 +13,17 @@ from flax import traverse_util
 from jax.ad_checkpoint import print_saved_residuals
 from small_network import initial_weights
 
-from stsa_jax import cost, functional, optimizer, sharding, training
+from stsa_jax import training
+from stsa_jax.distribution import sharding
 from stsa_jax.errors import InputError
-from stsa_jax.initial import random_weights
-from stsa_jax.meter import Meter
-from stsa_jax.optimizer import OptimizerConfig
-from stsa_jax.preprocess import normalise
-from stsa_jax.stsanet import STSANet, STSANetConfig
+from stsa_jax.inference import cost
+from stsa_jax.media.preprocess import normalise
+from stsa_jax.models import functional
+from stsa_jax.models.stsanet import STSANet, STSANetConfig
+from stsa_jax.training import optimizer
+from stsa_jax.training.meter import Meter
+from stsa_jax.training.optimizer import OptimizerConfig
+from stsa_jax.weights.initial import random_weights
 
 CONSTANT = OptimizerConfig(schedule='constant', learning_rate=1e-2)
 

@@ -16,11 +16,13 @@ from flax import nnx, traverse_util
 
 import stsa_jax
 from configs import ablations
-from stsa_jax import InputError, STSANet, STSANetConfig, amsf, functional, port, stsa
+from stsa_jax import InputError, STSANet, STSANetConfig
 from stsa_jax.configuration import load_config
-from stsa_jax.pretrained import initialise
-from stsa_jax.stsanet import Branch
-from stsa_jax.torch_names import torch_name
+from stsa_jax.models import amsf, functional, stsa
+from stsa_jax.models.stsanet import Branch
+from stsa_jax.weights import port
+from stsa_jax.weights.names import torch_name
+from stsa_jax.weights.pretrained import initialise
 
 ROOT = Path(__file__).parents[1]
 TINY = {'image_size': (32, 64), 'frames': 16, 'width': 0.125}

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stsa_jax import video
 from stsa_jax.errors import InputError
+from stsa_jax.media import video
 
 HEIGHT, WIDTH = 48, 80
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stsa_jax import visualize
+from stsa_jax.media import visualize
 
 
 @pytest.fixture

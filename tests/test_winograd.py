@@ -8,7 +8,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stsa_jax import conv2d, sharding, winograd
+from stsa_jax.distribution import sharding
+from stsa_jax.ops.cpu import convolution as conv2d
+from stsa_jax.ops.cpu import winograd
 
 FORMS = [(2, 3), (4, 3), (2, 5), (4, 5)]
 
@@ -87,7 +89,7 @@ def test_result_and_gradients(always, kernel, height, width, more, seed):
 
 @pytest.mark.parametrize('kernel', [(3, 3), (5, 5)])
 def test_the_error_is_a_few_roundings(always, kernel):
-    """What `stsa_jax.winograd` says of it, at the network's number of channels."""
+    """What `stsa_jax.ops.cpu.winograd` says of it, at the network's number of channels."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=(1, 16, 16, 192)).astype(np.float32)
     k = rng.normal(size=(*kernel, 192, 32)).astype(np.float32)

@@ -78,10 +78,10 @@ class HalfOfViewers:
 
 def blur(dataset: str, width: int) -> float:
     """Standard deviation in pixels of a dataset's density maps, for frames of this width."""
-    from data.registry import EMBEDDED
+    from data.preparation.registry import EMBEDDED
 
     if dataset in EMBEDDED:
-        from data.synthetic import BLUR
+        from data.sets.synthetic import BLUR
 
         return BLUR
     from data import gaze
@@ -97,7 +97,7 @@ def read_viewers(dataset, root=None) -> dict[str, list[gaze.Fixations]]:
     if nothing fits.
     """
     from data import gaze
-    from data.registry import EMBEDDED
+    from data.preparation.registry import EMBEDDED
 
     if dataset.name in EMBEDDED:
         return _synthetic(dataset)
@@ -126,7 +126,8 @@ def read_viewers(dataset, root=None) -> dict[str, list[gaze.Fixations]]:
 
 
 def _synthetic(dataset) -> dict[str, list[gaze.Fixations]]:
-    from data import gaze, synthetic
+    from data import gaze
+    from data.sets import synthetic
 
     found = {}
     for video in dataset.videos:

@@ -20,8 +20,8 @@ from stsa_jax.evaluation.protocol import LABELS, LOWER_IS_BETTER, METRICS
 from stsa_jax.evaluation.records import Row
 from stsa_jax.evaluation.selection import Selected, select
 from stsa_jax.files import write_atomic
-from stsa_jax.video import write_video
-from stsa_jax.visualize import side_by_side
+from stsa_jax.media.video import write_video
+from stsa_jax.media.visualize import side_by_side
 
 EXAMPLES = 4  # best and worst frames of each model
 CLIP_FRAMES = 90

@@ -15,9 +15,9 @@ from PIL import Image
 from stsa_jax import metrics
 from stsa_jax.evaluation.protocol import METRICS, Protocol
 from stsa_jax.evaluation.truth import GroundTruth, frame_seed
-from stsa_jax.maps import pad_positions
-from stsa_jax.preprocess import resize_density
-from stsa_jax.visualize import to_8bit
+from stsa_jax.media.preprocess import resize_density
+from stsa_jax.media.visualize import to_8bit
+from stsa_jax.metrics.maps import pad_positions
 
 _FILTERS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
 # What can be wrong with a frame; the first two are the truth's, the others the prediction's.

@@ -12,10 +12,12 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from stsa_jax import inference, sharding
+from stsa_jax import inference
+from stsa_jax.distribution import sharding
 from stsa_jax.evaluation.selection import Selected
 from stsa_jax.evaluation.truth import GroundTruth
-from stsa_jax.preprocess import resize_density
+from stsa_jax.inference.windows import windows
+from stsa_jax.media.preprocess import resize_density
 
 PRIOR_SIZE = (180, 320)  # fine enough for a mean over thousands of maps
 PRIOR_FRAMES = 1000
@@ -55,12 +57,12 @@ class ModelMaps:
             for i in range(video.num_frames)
         )
         length, target = model.config.frames, inference.target_index(model.config)
-        windows = (
+        chosen = (
             window
-            for position, window in enumerate(inference.windows(frames, length, target))
+            for position, window in enumerate(windows(frames, length, target))
             if position in wanted
         )
-        while batch := list(islice(windows, self.batch_size)):
+        while batch := list(islice(chosen, self.batch_size)):
             filled = batch + batch[-1:] * (self.batch_size - len(batch))
             clips = np.stack([np.stack(window) for window in filled])
             if self._sharding is not None:

@@ -16,7 +16,7 @@ from stsa_jax.evaluation.predictions import ranges
 from stsa_jax.evaluation.selection import Selected, select
 from stsa_jax.evaluation.sources import Source
 from stsa_jax.files import output_folder, write_atomic
-from stsa_jax.visualize import to_8bit
+from stsa_jax.media.visualize import to_8bit
 
 # What a benchmark's server expects: names of the videos, and frames of all together.
 DUE = {('dhf1k', 'test'): ([f'{number:04d}' for number in range(701, 1001)], 176_192)}

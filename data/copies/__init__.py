@@ -1,0 +1,1 @@
+"""Reading what people hold: folders, video files, images, in the layouts that are about."""

@@ -1,0 +1,86 @@
+"""What a dataset's layout gives the builder: videos that yield their frames, and what was wrong.
+
+A source is small and picklable, and reads nothing before `frames` is called, so that any process
+can prepare any video.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.preparation.features import Frame
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something in a copy that is not as it should be: the file or folder, what, what was done."""
+
+    path: str
+    what: str
+    done: str = ''
+
+    def __str__(self) -> str:
+        return f'{self.path}: {self.what}' + (f'; {self.done}' if self.done else '')
+
+
+class Report:
+    """Collects the problems met on the way; the caller decides what to make of them."""
+
+    def __init__(self):
+        self.problems: list[Problem] = []
+
+    def add(self, path: str | os.PathLike, what: str, done: str = '') -> None:
+        """Notes that `what` is wrong with `path` and what was `done` about it."""
+        self.problems.append(Problem(str(path), what, done))
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoSource:
+    """One video of a dataset. Subclasses say how its frames and annotation are read."""
+
+    name: str
+
+    @property
+    def kind(self) -> str:
+        """What sort of video this is, where the dataset distinguishes; else empty."""
+        return ''
+
+    def paths(self) -> tuple[Path, ...]:
+        """The files and folders it is read from; if they change, it is prepared anew."""
+        return ()
+
+    def frames(self, report: Report) -> Iterator[Frame]:
+        """Yields every frame in order; what cannot be used goes to `report`."""
+        raise NotImplementedError
+
+    def expected_frames(self) -> int | None:
+        """About how many frames it has, found without reading them; None if that is not known."""
+        return None
+
+    def identity(self) -> str:
+        """A text that changes when what `frames` yields may change."""
+        return f'{self!r} {[_state(path) for path in self.paths()]}'
+
+
+def _state(path: Path) -> str:
+    """A digest that changes with the file, or with any file directly in the folder.
+
+    A folder's own time does not change when a file in it is overwritten.
+    """
+    digest = hashlib.sha256(str(path).encode())
+    try:
+        stats = [('', path.stat())]
+        if path.is_dir():
+            with os.scandir(path) as found:
+                # A link counts with what it links to, or by itself if that is not there.
+                stats += sorted(
+                    (e.name, e.stat(follow_symlinks=os.path.exists(e.path))) for e in found
+                )
+    except OSError as error:
+        stats = []
+        digest.update(type(error).__name__.encode())
+    for name, stat in stats:
+        digest.update(f'{name}\0{stat.st_size} {stat.st_mtime_ns}\0'.encode())
+    return digest.hexdigest()

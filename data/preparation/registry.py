@@ -1,0 +1,79 @@
+"""The datasets by name: their builders, and preparing one."""
+
+import importlib
+import os
+from pathlib import Path
+
+from data.preparation.features import storage
+from data.videos import default_data_dir
+from stsa_jax.errors import InputError
+
+# Rendered, with all that is known of them.
+EMBEDDED = ('stsa_synthetic', 'stsa_matching', 'stsa_contrast')
+# Where the builder of each dataset is.
+BUILDERS = {
+    'stsa_synthetic': ('data.sets.synthetic', 'StsaSynthetic'),
+    'stsa_matching': ('data.sets.synthetic', 'StsaMatching'),
+    'stsa_contrast': ('data.sets.synthetic', 'StsaContrast'),
+    'dhf1k': ('data.sets.dhf1k', 'Dhf1k'),
+    'hollywood2': ('data.sets.hollywood2', 'Hollywood2'),
+    'ucf_sports': ('data.sets.ucf_sports', 'UcfSports'),
+    'diem': ('data.sets.diem', 'Diem'),
+}
+
+
+def load_builder(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    size: tuple[int, int] | str | None = 'default',
+    encoding: str = 'jpeg',
+    num_workers: int | None = None,
+    strict: bool = False,
+):
+    """The TFDS builder of dataset `name`.
+
+    Args:
+      size: (H, W) to store frames at, None for the video's own, or 'default': that of training,
+        and the rendered size for the embedded dataset.
+      encoding: 'jpeg', or losslessly 'png'.
+      num_workers: processes that prepare; all cores by default.
+      strict: whether anything wrong with the copy is an error.
+
+    Raises InputError if there is no dataset of this name.
+    """
+    if name not in BUILDERS:
+        raise InputError(f'no dataset {name!r}; there are {", ".join(sorted(BUILDERS))}')
+    module, class_name = BUILDERS[name]
+    builder = getattr(importlib.import_module(module), class_name)
+    if size == 'default':
+        size = builder.BUILDER_CONFIGS[0].size
+    config = storage(size, encoding)
+    known = {each.name: each for each in builder.BUILDER_CONFIGS}
+    return builder(
+        data_dir=str(Path(data_dir).expanduser() if data_dir else default_data_dir()),
+        config=known.get(config.name, config),
+        num_workers=num_workers,
+        strict=strict,
+    )
+
+
+def prepare_dataset(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    source: str | os.PathLike | None = None,
+    **options,
+):
+    """Prepares dataset `name` from `source`, unless that is done, and returns its builder.
+
+    `source` is the folder of the copy, which the embedded dataset does not need; `options` are
+    those of `load_builder`. Raises InputError if the copy is not there or cannot be used.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = load_builder(name, data_dir, **options)
+    if source is not None:
+        source = Path(source).expanduser().absolute()
+    config = tfds.download.DownloadConfig(manual_dir=source)
+    builder.download_and_prepare(download_config=config)
+    return builder

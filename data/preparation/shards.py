@@ -1,0 +1,266 @@
+"""Preparation in parallel, and again from where it stopped: one file of records per few videos.
+
+Each shard is written by one process, to a temporary name, and then renamed, with a JSON file beside
+it that says which videos it holds. A shard whose JSON file is there is complete; its name has a
+hash of its sources, so that a run after an interruption takes over exactly what is still valid.
+"""
+
+import concurrent.futures
+import concurrent.futures.process
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data.copies import images
+from data.copies.sources import Problem, Report, VideoSource
+from data.preparation.features import Frame, FrameStorage, serialise
+from stsa_jax.errors import InputError
+from stsa_jax.files import atomic_path, write_atomic, writer_errors
+from stsa_jax.media.preprocess import resize_frame
+
+MAX_SHARDS = 256  # a split; few enough files, and little is lost at an interruption
+
+_written = None  # in a worker: frames written so far by shard, shared with the parent
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """Some consecutive videos of one split, the file to write them to, and how."""
+
+    sources: tuple[VideoSource, ...]
+    folder: str
+    split: str
+    index: int
+    size: tuple[int, int] | None
+    encoding: str
+
+    @functools.cached_property
+    def path(self) -> Path:
+        """Where the records go; beside it, with `.json`, what they are.
+
+        Found once, by looking at every file of the sources: a file that changes from then on is
+        noticed by the next run.
+        """
+        text = '\n'.join([source.identity() for source in self.sources])
+        text += f'{self.size} {self.encoding} {images.JPEG_QUALITY}'
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return Path(self.folder) / f'{self.split}-{self.index:05d}-{digest}.array_record'
+
+
+def plan(
+    sources: Sequence[VideoSource], folder: Path, split: str, storage: FrameStorage
+) -> list[ShardTask]:
+    """Divides the videos of a split among at most MAX_SHARDS tasks, in order."""
+    groups = np.array_split(np.arange(len(sources)), min(len(sources), MAX_SHARDS))
+    return [
+        ShardTask(
+            tuple(sources[i] for i in group), str(folder), split, index, storage.size,
+            storage.encoding,
+        )
+        for index, group in enumerate(groups)
+    ]  # fmt: skip
+
+
+def example_of(frame: Frame, source: VideoSource, size, encoding: str) -> dict:
+    """The example, see data.features, that stores this frame at `size` (None: as it is)."""
+    image = frame.image if size is None else resize_frame(frame.image, size)
+    annotated = frame.density is not None and frame.fixations is not None
+    black = _black(frame.size) if not annotated else None
+    return {
+        'frame': images.encode_frame(image, encoding),
+        'density': frame.density if annotated else black,
+        'fixations': frame.fixations if annotated else black,
+        'annotated': annotated,
+        'video': source.name,
+        'kind': source.kind,
+        'frame_number': frame.number,
+    }
+
+
+def stored(task: ShardTask) -> dict | None:
+    """What a shard holds that an earlier run has written, see `write_shard`; None if none has."""
+    description = task.path.with_suffix('.json')
+    if description.exists() and task.path.exists():
+        return json.loads(description.read_text())
+    return None
+
+
+def write_shard(task: ShardTask, advance: Callable[[int], object] = lambda frames: None) -> dict:
+    """Writes one shard and returns what it holds; calls `advance(1)` after each frame.
+
+    Returns `{'videos': [...], 'problems': [...], 'bytes': n, 'examples': n}`, where each video has
+    `name, kind, num_frames, height, width, unusable` (see data.videos.VideoInfo).
+    """
+    from array_record.python import array_record_module
+
+    report, videos, total = Report(), [], 0
+    with atomic_path(task.path) as temporary:
+        writer = array_record_module.ArrayRecordWriter(str(temporary), 'group_size:1')
+        try:
+            for source in task.sources:
+                index = VideoIndex(source.name, source.kind)
+                for frame in source.frames(report):
+                    record = serialise(example_of(frame, source, task.size, task.encoding))
+                    total += len(record)
+                    with writer_errors(task.path, RuntimeError):
+                        writer.write(record)
+                    index.add(frame.size, frame.number, frame.usable)
+                    advance(1)
+                if index.num_frames:
+                    videos.append(index.as_dict())
+        finally:
+            with writer_errors(task.path, RuntimeError):
+                writer.close()
+    result = {
+        'videos': videos,
+        'problems': [dataclasses.astuple(problem) for problem in report.problems],
+        'bytes': total,
+        'examples': sum(video['num_frames'] for video in videos),
+    }
+    write_atomic(task.path.with_suffix('.json'), json.dumps(result))
+    return result
+
+
+class VideoIndex:
+    """Gathers what is to be known of a video without reading its frames."""
+
+    def __init__(self, name: str, kind: str):
+        self.name, self.kind, self.num_frames = name, kind, 0
+        self.size, self.first_number = (0, 0), 0
+        self.unusable: list[list[int]] = []
+
+    def add(self, size: tuple[int, int], number: int, usable: bool) -> None:
+        """Counts one more frame, with its annotation's size and whether it can be a target."""
+        if not self.num_frames:
+            self.size, self.first_number = size, number
+        if not usable:
+            if self.unusable and self.unusable[-1][1] == self.num_frames:
+                self.unusable[-1][1] += 1
+            else:
+                self.unusable.append([self.num_frames, self.num_frames + 1])
+        self.num_frames += 1
+
+    def as_dict(self) -> dict:
+        """For JSON. `unusable`: ranges [start, stop) of frames that cannot be targets."""
+        return {
+            'name': self.name,
+            'kind': self.kind,
+            'num_frames': self.num_frames,
+            'height': self.size[0],
+            'width': self.size[1],
+            'first_number': self.first_number,
+            'unusable': self.unusable,
+        }
+
+
+def write_shards(tasks: Sequence[ShardTask], num_workers: int, label: str) -> list[dict]:
+    """Writes the shards that are not there yet on `num_workers` processes; results in their order.
+
+    The progress bar counts frames, those of earlier runs included, within videos too.
+    """
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # it is waiting for disks, mostly
+        results = list(pool.map(stored, tasks))
+    missing = [i for i, result in enumerate(results) if result is None]
+    before = sum(result['examples'] for result in results if result is not None)
+    with tqdm(
+        total=before + _expected_frames([tasks[i] for i in missing]),
+        initial=before,
+        unit='frame',
+        desc=label,
+        disable=None,
+    ) as bar:
+        if num_workers <= 1 or len(missing) <= 1:
+            for i in missing:
+                results[i] = write_shard(tasks[i], bar.update)
+        else:
+            _write_in_parallel(tasks, missing, results, num_workers, label, bar)
+    return results
+
+
+def _expected_frames(tasks: Sequence[ShardTask]) -> int | None:
+    """About how many frames these shards will hold; None if a source cannot tell."""
+    sources = [source for task in tasks for source in task.sources]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        counts = list(pool.map(lambda source: source.expected_frames(), sources))
+    return None if None in counts else sum(counts)
+
+
+def _write_in_parallel(tasks, missing, results, num_workers, label, bar) -> None:
+    # Spawned, not forked: the caller may run threads (JAX does), which a fork would break.
+    context = multiprocessing.get_context('spawn')
+    written = context.RawArray('q', len(tasks))  # frames; each number has one process that writes
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(num_workers, len(missing)), context, _start_worker, (written,)
+    )
+    try:
+        shown = 0
+        with _ctrl_c_held():
+            waiting = {pool.submit(_write_counted, tasks[i], i): i for i in missing}
+        while waiting:
+            done, _ = concurrent.futures.wait(
+                waiting, 0.2, concurrent.futures.FIRST_COMPLETED
+            )  # fmt: skip
+            for future in done:
+                results[waiting.pop(future)] = future.result()
+            shown, seen = sum(written), shown
+            bar.update(shown - seen)
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise InputError(
+            f'{label}: a process was killed, likely for want of memory; run it again with '
+            'fewer processes, it goes on where it stopped'
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """What is started meanwhile never gets Ctrl-C; here it comes afterwards at the latest."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(written) -> None:
+    """Leaves Ctrl-C to the parent: the shards that are being written are finished."""
+    global _written
+    _written = written
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _write_counted(task: ShardTask, i: int) -> dict:
+    def advance(frames: int) -> None:
+        _written[i] += frames
+
+    return write_shard(task, advance)
+
+
+def problems_of(results: Sequence[dict]) -> list[Problem]:
+    """All problems of these shards, in order."""
+    return [Problem(*problem) for result in results for problem in result['problems']]
+
+
+def available_cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+_BLACK: dict[tuple[int, int], bytes] = {}
+
+
+def _black(size: tuple[int, int]) -> bytes:
+    if size not in _BLACK:
+        _BLACK[size] = images.encode_map(np.zeros(size, np.uint8))
+    return _BLACK[size]

@@ -1,0 +1,1 @@
+"""What the tables of the docs come from, a command each."""

@@ -1,0 +1,256 @@
+"""Saving and restoring a training run with Orbax, and the record kept with each checkpoint."""
+
+import base64
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from stsa_jax import files
+from stsa_jax.checkpoints import checksums
+from stsa_jax.checkpoints.meta import OtherRunError, best_step, check_run, damaged, read_meta
+from stsa_jax.distribution import processes
+from stsa_jax.errors import InputError
+
+FOLDER = 'checkpoints'
+# So long the background may take to write. Of several processes, those that could write wait until
+# then for one that could not.
+WRITE_SECONDS = 600
+
+
+class Checkpoint(NamedTuple):
+    """What a training run goes on from."""
+
+    step: int
+    items: dict[str, Any]  # 'params', 'batch_stats', 'optimizer' and, if kept, 'ema'
+    data_state: Any  # of this process's data iterator
+    metrics: dict[str, float]  # of the validation at this step; empty without one
+
+
+class Checkpointer:
+    """Saves and restores a training run in `workdir`; a context manager that ends with the saving.
+
+    Saving is asynchronous: `save` returns once the arrays are copied, and the files follow in the
+    background, in a temporary folder that is renamed when complete. All processes call together.
+    """
+
+    def __init__(self, workdir, description: dict, keep: int = 3, best: str = '', mode='max'):
+        """Keeps the last `keep` checkpoints, and the best one by the metric `best` if named."""
+        self._folder = Path(workdir).absolute() / FOLDER
+        self._description = description | {'selection': {'metric': best, 'mode': mode}}
+        self._best = _TheBest()
+        policies = [preservation_policy.LatestN(keep), self._best]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(timeout_secs=WRITE_SECONDS),
+        )
+        if jax.process_index() == 0:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        for step in self.steps():
+            with suppress(InputError):
+                self._best.metas[step] = read_meta(self._folder / str(step))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        problems = []
+        for end in (self._manager.wait_until_finished, self._manager.close):
+            try:
+                end()
+            except Exception as error:  # Orbax and TensorStore raise all kinds
+                problems.append(error)
+        if problems and kind is None:
+            raise _not_written(problems[0]) from problems[0]
+        if problems:
+            _warn(_not_written(problems[0]))  # what ended the run matters more
+
+    def steps(self) -> list[int]:
+        """The steps that are there, complete ones only, in order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, items: Mapping[str, Any], data_state=None, metrics=None) -> None:
+        """Starts to write checkpoint `step`; waits first for the one before to be finished.
+
+        `items` maps names to pytrees of arrays; `data_state` is this process's iterator state
+        (JSON or bytes). Raises InputError if this one or the one before could not be written, as on
+        a full disk of one process: on all processes, so that they go on alike. Those before stay as
+        they are, and saving can be tried again later.
+        """
+        self.wait()
+        meta = self._description | {
+            'step': step,
+            'data': processes.gather_json(_as_json(data_state)),
+            'metrics': dict(metrics or {}),
+            'checksums': checksums.of_tree(items),
+        }
+        self._best.metas[step] = meta
+        self._together(
+            self._manager.save,
+            step,
+            args=ocp.args.Composite(
+                meta=ocp.args.JsonSave(meta),
+                **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+            ),
+        )
+
+    def amend(self, step: int, data_state, metrics: Mapping[str, float]) -> None:
+        """Replaces what the checkpoint of `step` says of the data and of validation."""
+        self.wait()
+        path = self._folder / str(step) / 'meta' / 'metadata'
+        new = {'data': processes.gather_json(_as_json(data_state)), 'metrics': dict(metrics)}
+        self._best.metas[step] = json.loads(path.read_text()) | new
+        if jax.process_index() == 0:
+            files.write_atomic(path, json.dumps(self._best.metas[step]))
+        processes.barrier(f'amend checkpoint {step}')
+
+    def wait(self) -> None:
+        """Returns when what was saved is on the disk; raises InputError if it could not be.
+
+        All processes call together, and it is raised on all.
+        """
+        self._together(self._manager.wait_until_finished)
+
+    def _together(self, act, *args, **kwargs) -> None:
+        problem = None
+        try:
+            act(*args, **kwargs)
+        except Exception as error:  # Orbax and TensorStore raise all kinds
+            problem = error
+        if processes.all_agree(problem is None):
+            return
+        told = processes.gather_json(problem and str(problem))
+        raise _not_written(next(text for text in told if text is not None)) from problem
+
+    def restore(self, like: Mapping[str, Any]) -> Checkpoint | None:
+        """The newest checkpoint that is whole, laid out like `like`; None where there is none.
+
+        `like` maps the items' names to pytrees of arrays or ShapeDtypeStructs with shardings. A
+        damaged checkpoint is named on standard error, set aside as `damaged-<step>`, and the one
+        before is tried. Raises InputError if none of them can be read, or if one is of another run.
+        """
+        bad = []
+        for step in self.steps()[::-1]:
+            folder = self._folder / str(step)
+            found, problem = None, None
+            try:
+                meta = read_meta(folder)
+                check_run(self._description, like, meta, folder)
+                with quiet():
+                    found = self._restore(step, like, meta)
+            except OtherRunError:
+                raise
+            except Exception as error:  # Orbax and TensorStore raise all kinds
+                problem = damaged(folder, error)
+            if processes.all_agree(problem is None):
+                problem = mismatch(found.items, meta, folder)  # the same on all processes
+                if problem is None:
+                    self._set_aside(bad)
+                    return found
+            _warn(problem or f'{folder}: another process could not read it')
+            bad.append(step)
+        if bad:
+            raise InputError(
+                f'{self._folder}: none of its checkpoints ({bad}) can be read; restore the '
+                f'folder from a copy, or start anew in another workdir. The oldest: {problem}'
+            )
+        return None
+
+    def _restore(self, step: int, like, meta: dict) -> Checkpoint:
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(like))
+        items = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                **{name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
+            ),
+        )
+        items = {name: items[name] for name in like}
+        return Checkpoint(step, items, _own(meta['data']), meta['metrics'])
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Moves damaged steps out of the way of the steps that will be saved again."""
+        for step in steps:
+            if jax.process_index() == 0:
+                aside = self._folder.parent / f'damaged-{step}'
+                shutil.rmtree(aside, ignore_errors=True)
+                (self._folder / str(step)).rename(aside)
+            processes.barrier(f'set aside checkpoint {step}')
+        if steps:
+            self._manager.reload()
+
+
+class _TheBest:
+    """Keeps the best checkpoint by validation; `metas` has the record of each step."""
+
+    def __init__(self):
+        self.metas = {}
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        best = best_step({step: self.metas[step] for step in steps if step in self.metas})
+        return [step == best for step in steps]
+
+
+def _not_written(error: Exception | str) -> InputError:
+    reason = (str(error).strip() or 'no reason given').splitlines()[0][:300]
+    return InputError(
+        f'a checkpoint could not be written ({reason}); the ones before '
+        'are whole. Is the disk full or read-only? Free some space: the same command then continues'
+    )
+
+
+def mismatch(items: Mapping[str, Any], meta: dict, folder: Path) -> str | None:
+    """What is wrong with arrays that were read, or None; all processes call together."""
+    for name, found in checksums.of_tree(items).items():
+        expected = meta['checksums'].get(name)
+        if found != expected:
+            return (
+                f'{folder}: {name} is not as it was written (checksum {found}, expected '
+                f'{expected}): the file is damaged; copy it again, or use an earlier step'
+            )
+    return None
+
+
+def _warn(line) -> None:
+    print(f'warning: {line}', file=sys.stderr)
+
+
+def _as_json(data_state):
+    if isinstance(data_state, bytes):
+        return {'base64': base64.b64encode(data_state).decode()}
+    return data_state
+
+
+def _own(states: list):
+    """This process's iterator state. All are at the same position, so any serves as a spare."""
+    state = states[jax.process_index() % len(states)]
+    if isinstance(state, dict) and set(state) == {'base64'}:
+        return base64.b64decode(state['base64'])
+    return state
+
+
+@contextmanager
+def quiet():
+    """Keeps off the screen what Orbax says besides the error that it raises.
+
+    It warns of items that are read one by one, which is what we want, and a damaged file leaves
+    unfinished reads behind that are reported as unraisable.
+    """
+    verbosity, hook = logging.get_verbosity(), sys.unraisablehook
+    logging.set_verbosity(logging.ERROR)
+    sys.unraisablehook = lambda *_: None
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        sys.unraisablehook = hook

@@ -1,0 +1,93 @@
+"""The record kept with each checkpoint: which model it is of, and how good it was."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stsa_jax.checkpoints import checksums
+from stsa_jax.errors import InputError
+from stsa_jax.media.preprocess import IMAGENET, Normalisation
+from stsa_jax.training.run_config import differences, to_json
+
+KINDS = ('stsanet', 's3d')
+_FORMAT = 'stsa-jax checkpoint 1'
+
+
+def describe(kind: str, model_config: Mapping, normalisation: Normalisation = IMAGENET) -> dict:
+    """The part of a checkpoint's `meta` that says which model its arrays belong to."""
+    if kind not in KINDS:
+        raise ValueError(f'kind must be one of {KINDS}, found {kind!r}')
+    return {
+        'format': _FORMAT,
+        'kind': kind,
+        'model': to_json(model_config),
+        'normalisation': {k: list(map(float, v)) for k, v in normalisation._asdict().items()},
+    }
+
+
+def read_meta(folder: Path) -> dict:
+    """The record of one step; raises InputError if it is not one of this project."""
+    path = folder / 'meta' / 'metadata'
+    try:
+        meta = json.loads(path.read_text())
+        if meta.get('format') != _FORMAT:
+            raise ValueError(f'its format is {meta.get("format")!r}, not {_FORMAT!r}')
+        missing = {'kind', 'model', 'normalisation', 'data', 'metrics', 'checksums'} - set(meta)
+        if missing or meta['kind'] not in KINDS:
+            raise ValueError(f'it lacks {sorted(missing)}' if missing else f'kind {meta["kind"]!r}')
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(damaged(path, error)) from error
+    return meta
+
+
+def damaged(path: Path, error) -> str:
+    """The message about a checkpoint that cannot be read."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return (
+        f'{path}: not a whole checkpoint of this project ({reason}); '
+        'copy it again, or use an earlier step'
+    )
+
+
+class OtherRunError(InputError):
+    """The checkpoint is whole, but not of this run."""
+
+
+def check_run(description: dict, like: Mapping[str, Any], meta: dict, folder: Path) -> None:
+    """Raises OtherRunError if the checkpoint in `folder` is not of the run described.
+
+    `meta` is the checkpoint's record, and `like` are the arrays of the run.
+    """
+    lines = differences(
+        *({k: d[k] for k in ('kind', 'model', 'normalisation')} for d in (meta, description))
+    )
+    if lines:
+        listed = '\n  '.join(lines)
+        raise OtherRunError(
+            f'{folder}: was written by a run of another config; continue it with that one, or name '
+            f'another workdir:\n  {listed}'
+        )
+    here, there = set(checksums.names(like)), set(meta['checksums'])
+    if here != there:
+        some = sorted(here ^ there)[:3]
+        raise OtherRunError(
+            f'{folder}: holds other arrays than this run ({len(there - here)} more, '
+            f'{len(here - there)} fewer: {", ".join(some)}, ...): it was written by another config '
+            'or version; continue it with that one, or name another workdir'
+        )
+
+
+def best_step(metas: Mapping[int, dict]) -> int | None:
+    """The step with the best value, the latest such, of the metric that its run selected by.
+
+    None if there was no validation, or none whose value is a number.
+    """
+    scored = {}
+    for step, meta in metas.items():
+        selection = meta.get('selection', {})
+        score = meta['metrics'].get(selection.get('metric'), math.nan)
+        if not math.isnan(score):
+            scored[step] = -score if selection.get('mode') == 'min' else score
+    return max(scored, key=lambda step: (scored[step], step), default=None)

@@ -1,0 +1,161 @@
+"""Several processes as one: what they tell each other besides the arrays of a step."""
+
+import json
+import os
+import signal
+import threading
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from stsa_jax.distribution import launcher
+from stsa_jax.errors import InputError
+
+_HEARTBEAT_SECONDS = 30  # a process that is gone for so long ends the others
+_SHUTDOWN_SECONDS = 20  # so long one that ends waits for the others; then it ends them
+
+
+def initialise(coordinator: str = '', num_processes: int = 0, process_id: int = -1) -> None:
+    """Joins this process with the others of the job; without others it does nothing.
+
+    With `coordinator` ('host:port' of process 0) the two numbers are needed too, unless a launcher
+    tells them. Without, several tasks of SLURM or Open MPI are noticed by their environment, and
+    the hosts of a TPU slice, or of several, by JAX. Call it before anything else of JAX. Raises
+    InputError if the options are incomplete, or the processes do not find each other within five
+    minutes.
+    """
+    given = (bool(coordinator), num_processes > 0, process_id >= 0)
+    place = launcher.find_place(os.environ)
+    told = (bool(coordinator), True, True) if place and not any(given[1:]) else given
+    if any(given) and not all(told):
+        raise InputError(
+            'several processes: --coordinator=HOST:PORT, --num_processes and --process_id belong '
+            f'together; found coordinator={coordinator!r}, num_processes={num_processes}, '
+            f'process_id={process_id}'
+        )
+    if all(given) and not process_id < num_processes:
+        raise InputError(
+            f'--process_id={process_id}: must be from 0 to below --num_processes={num_processes}'
+        )
+    if all(given):
+        options = _by_hand(coordinator, num_processes, process_id, place and place.devices)
+    elif place:
+        coordinator = coordinator or place.coordinator
+        if not coordinator:
+            raise InputError(
+                f'{place.launcher} started {place.num_processes} processes, but this version of it '
+                'does not tell where process 0 runs: add --coordinator=HOST:PORT, the host of '
+                'process 0 and any free port of it'
+            )
+        options = _by_hand(coordinator, place.num_processes, place.process_id, place.devices)
+    elif 'tpu' in (jax.config.jax_platforms or '') and (
+        launcher.has_other_tpu_hosts(os.environ) is not False
+    ):
+        options = {}
+    else:
+        return
+    try:
+        jax.distributed.initialize(
+            **options,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InputError(
+            f'the processes did not find each other ({str(error).splitlines()[0]}); is the '
+            'coordinator reachable, and does every process run?'
+            + ('' if options else ' Set TPU_SKIP_MDS_QUERY=1 if this host is to work alone')
+        ) from error
+
+
+def _by_hand(coordinator, num_processes, process_id, devices) -> dict:
+    # JAX's own detection would show a task of SLURM or Open MPI a single GPU of its node.
+    return {
+        'coordinator_address': coordinator,
+        'num_processes': num_processes,
+        'process_id': process_id,
+        'local_device_ids': devices,
+        'cluster_detection_method': 'deactivate',
+    }
+
+
+def gather_json(value) -> list:
+    """`value` of every process, in the order of the processes; all call together."""
+    if jax.process_count() == 1:
+        return [value]
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    longest = multihost_utils.process_allgather(np.array(len(text))).max()
+    padded = np.full(longest, ord(' '), np.uint8)
+    padded[: len(text)] = text
+    return [json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)]
+
+
+def all_agree(ok: bool) -> bool:
+    """True if it is true of every process; all call together."""
+    if jax.process_count() == 1:
+        return ok
+    return bool(multihost_utils.process_allgather(np.array(ok)).all())
+
+
+def total(count: int) -> int:
+    """The sum of the processes' counts; all call together."""
+    if jax.process_count() == 1:
+        return count
+    return int(multihost_utils.process_allgather(np.array(count)).sum())
+
+
+def barrier(name: str) -> None:
+    """Returns once every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+class Stopped(BaseException):
+    """SIGTERM came while there was nothing to save."""
+
+
+class StopSignal:
+    """Notices SIGTERM, which announces preemption, so that the loop can save and end.
+
+    A context manager. Until `hold` is called there is nothing to save, and a signal ends the block
+    at once; from then on `requested` tells of it. A second signal changes nothing, so that saving
+    is not cut off. Several processes learn of a signal together through the coordinator, and only
+    by `requested`. `stopped` says afterwards whether a signal ended the run.
+    """
+
+    def __init__(self):
+        self._seen = self._held = self.stopped = False
+        self._calls = 0
+
+    def __enter__(self):
+        # Signals can be handled in the main thread alone; elsewhere the process just ends.
+        main = threading.current_thread() is threading.main_thread()
+        self._ours = main and jax.process_count() == 1
+        if self._ours:
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, kind, *_):
+        if self._ours:
+            signal.signal(signal.SIGTERM, self._before)
+        return kind is Stopped
+
+    def _note(self, *_):
+        first, self._seen = not self._seen, True
+        if first and not self._held:
+            self.stopped = True
+            raise Stopped
+
+    def hold(self) -> None:
+        """From now on there is something to save."""
+        self._held = True
+
+    def requested(self) -> bool:
+        """Whether to stop now; processes that call it equally often get the same answers."""
+        if jax.process_count() == 1:
+            self.stopped = self._seen
+        elif not self.stopped:
+            self._calls += 1
+            self.stopped = multihost_utils.reached_preemption_sync_point(self._calls)
+        return self.stopped

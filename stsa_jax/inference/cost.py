@@ -1,0 +1,198 @@
+"""What a config costs: parameters, model size, multiply-adds by part, memory and time of a clip.
+
+    python -m stsa_jax.cost --config=configs/dhf1k.py [--memory] [--time] [--config.model.frames=64]
+
+The multiply-adds are counted in the traced program of one clip in eval mode, nothing is computed:
+each convolution and matrix product with its shapes, at the module that it stands in. The FLOPs of
+the paper's Table I are those of the convolutions, 193.3 G; the two products of attention come on
+top. A part is named as in the code: `branch1.stsa.layer_2`.
+
+The count is that of the architecture as published. Our float32 program runs less: it multiplies
+the readout's channels before it upsamples them (`layers.conv_of_upsampled`).
+"""
+
+import argparse
+import dataclasses
+import functools
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx, traverse_util
+
+from stsa_jax.configuration import load_config
+from stsa_jax.models import functional
+from stsa_jax.models.layers import set_compute_dtype
+from stsa_jax.models.stsanet import STSANet, STSANetConfig
+from stsa_jax.weights.initial import random_weights
+
+DEPTH = {'backbone': 2, 'branch': 3}  # how many names of a path make a part; 1 for the others
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of the network: its parameters, and multiply-adds for one clip."""
+
+    parameters: int = 0
+    convolutions: int = 0  # matrix products with weights are convolutions of size 1
+    attention: int = 0  # products of features with features: q . k and the weighting of v
+
+    def __add__(self, other: 'Part') -> 'Part':
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other))
+        return Part(*(a + b for a, b in pairs))
+
+
+def cost(config: STSANetConfig) -> dict[str, Part]:
+    """The parts of the network as published, in order, by name."""
+    parameters = Counter()
+    for path, array in traverse_util.flatten_dict(functional.abstract(STSANet, config)[1]).items():
+        parameters[_part(path[:-1])] += math.prod(array.shape)
+    convolutions, attention = multiply_adds(config, published=True)
+    names = [*convolutions, *(parameters.keys() - convolutions.keys())]
+    return {name: Part(parameters[name], convolutions[name], attention[name]) for name in names}
+
+
+def multiply_adds(config: STSANetConfig, published: bool = False) -> tuple[Counter, Counter]:
+    """Multiply-adds of the convolutions and of attention, by part, in the program of `config`.
+
+    With `published` each convolution is made where it stands in the architecture.
+    """
+    graphdef, *weights = functional.abstract(STSANet, config)
+
+    def run(params, batch_stats, clip):
+        model = nnx.merge(graphdef, params, batch_stats)
+        if published:
+            set_compute_dtype(model, jnp.bfloat16)  # which has no tricks
+        for path, module in list(nnx.iter_modules(model)):
+            if path:
+                module.__class__ = _named(type(module), path[-1])
+        return model(clip)
+
+    program = jax.make_jaxpr(run)(*weights, _clips(config, 2))  # of one, products lose their batch
+    convolutions, attention = Counter(), Counter()
+    for equation, path, times in equations(program.jaxpr):
+        if equation.primitive.name == 'conv_general_dilated':
+            counted, shape = convolutions, equation.invars[1].aval.shape
+            summed = equation.params['dimension_numbers'].rhs_spec[1:]
+        elif equation.primitive.name == 'dot_general':
+            (summed, _), (batch, _) = equation.params['dimension_numbers']
+            shape = equation.invars[0].aval.shape
+            counted = attention if batch else convolutions  # kernels are the same in all examples
+        else:
+            continue
+        outputs = times * math.prod(equation.outvars[0].aval.shape)
+        counted[_part(path)] += outputs * math.prod(shape[i] for i in summed) // 2
+    return convolutions, attention
+
+
+def equations(jaxpr, path: tuple[str, ...] = (), times: int = 1) -> Iterator[tuple]:
+    """Each equation of a program, also of those inside it: (equation, scopes, how often it runs).
+
+    Of programs for several platforms, the one for any.
+    """
+    for equation in jaxpr.eqns:
+        scopes = [name for name in str(equation.source_info.name_stack).split('/') if name]
+        here = (*path, *scopes)
+        inner = equation.params.get('branches', [equation.params.get('jaxpr')])[-1]
+        inner = inner or equation.params.get('call_jaxpr')
+        if inner is None:
+            yield equation, here, times
+        else:
+            repeats = equation.params['length'] if equation.primitive.name == 'scan' else 1
+            yield from equations(getattr(inner, 'jaxpr', inner), here, times * repeats)
+
+
+def table(parts: dict[str, Part]) -> str:
+    """The parts as lines of text, with their sum."""
+    lines = [f'{"":24}{"parameters":>12}{"convolutions":>14}{"attention":>12}']
+    lines.append(f'{"part":24}{"M":>12}{"G":>14}{"G":>12}')
+    for name, part in {**parts, 'total': total(parts)}.items():
+        lines.append(
+            f'{name:24}{part.parameters / 1e6:12.2f}{part.convolutions / 1e9:14.2f}'
+            f'{part.attention / 1e9:12.2f}'
+        )
+    return '\n'.join(lines)
+
+
+def total(parts: dict[str, Part]) -> Part:
+    """The sum of all parts."""
+    return sum(parts.values(), Part())
+
+
+def compiled_step(config: STSANetConfig):
+    """The compiled eval step of one clip: `(params, batch_stats, clip)` -> saliency."""
+    graphdef, *weights = functional.abstract(STSANet, config)
+    run = jax.jit(functools.partial(functional.apply, graphdef))
+    return run.lower(*weights, _clips(config, 1)).compile()
+
+
+def seconds_per_clip(config: STSANetConfig, compiled, repeats: int = 3) -> float:
+    """The best time of `repeats` runs on the default device, with random weights."""
+    _, *weights = functional.abstract(STSANet, config)
+    clip = np.random.default_rng(0).normal(size=_clips(config, 1).shape).astype(np.float32)
+    inputs = jax.device_put((*random_weights(*weights), clip))
+    times = []
+    for _ in range(repeats + 1):  # the first one warms up
+        start = time.perf_counter()
+        jax.block_until_ready(compiled(*inputs))
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog='python -m stsa_jax.cost',
+        description='Parameters, multiply-adds, memory and time of a config.',
+        epilog='Any field can be changed: --config.model.image_size=448,768',
+        allow_abbrev=False,
+    )
+    parser.add_argument('--config', required=True, help='a config file, as configs/dhf1k.py')
+    parser.add_argument('--memory', action='store_true', help='of activations; compiles (minutes)')
+    parser.add_argument('--time', action='store_true', help='of one clip; compiles and runs it')
+    options, overrides = parser.parse_known_args()
+    config = STSANetConfig(**load_config(options.config, overrides).model)
+    parts = cost(config)
+    whole = total(parts)
+    run = sum(multiply_adds(config)[0].values())
+    height, width = config.image_size
+    print(f'clips of {config.frames} frames of {height}x{width}, width {config.width:g}')
+    print(f'parameters      {whole.parameters / 1e6:.2f} M ({whole.parameters:,})')
+    print(f'model size      {4 * whole.parameters / 1e6:.0f} MB (float32)')
+    print(
+        f'multiply-adds   {whole.convolutions / 1e9:.0f} G in convolutions, and '
+        f'{whole.attention / 1e9:.0f} G in attention'
+    )
+    print(f'                our program for {config.dtype} runs {run / 1e9:.0f} G in convolutions')
+    if options.memory or options.time:
+        compiled = compiled_step(config)
+        device = jax.devices()[0].device_kind
+    if options.memory:
+        plan = compiled.memory_analysis()
+        print(f'activations     {plan.temp_size_in_bytes / 1e9:.3g} GB (XLA on {device})')
+    if options.time:
+        print(f'time per clip   {seconds_per_clip(config, compiled):.3g} s ({device})')
+    print(f'\n{table(parts)}')
+
+
+def _clips(config: STSANetConfig, count: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((count, config.frames, *config.image_size, 3), jnp.float32)
+
+
+def _part(path: tuple[str, ...]) -> str:
+    path = path or ('between the modules',)
+    return '.'.join(path[: DEPTH.get(path[0].rstrip('0123456789'), 1)])
+
+
+def _named(module_class: type, name: str) -> type:
+    """`module_class` whose calls are traced under `name`."""
+
+    def __call__(self, *inputs, **options):
+        with jax.named_scope(name):
+            return module_class.__call__(self, *inputs, **options)
+
+    return type(module_class.__name__, (module_class,), {'__call__': __call__})

@@ -1,0 +1,1 @@
+"""Video files, frames and pictures: reading, writing, preparing, drawing. No model, no JAX."""

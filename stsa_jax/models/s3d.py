@@ -1,0 +1,223 @@
+"""S3D (Xie et al., ECCV 2018): the 3D-convolutional backbone, and the Kinetics classifier.
+
+Input `(B, T, H, W, 3)` float32, T a multiple of 8, H and W of 16. The four stages of the backbone,
+at width 1 for 32x224x384:
+
+    base1  (16, 56, 96,  192)
+    base2  (16, 28, 48,  480)
+    base3  ( 8, 14, 24,  832)
+    base4  ( 4,  7, 12, 1024)
+
+Every convolution is bias-free and followed by BatchNorm and ReLU. What range the input has to be
+in depends on the weights: see `stsa_jax.media.preprocess`.
+"""
+
+from dataclasses import dataclass
+
+import jax
+from flax import nnx
+
+from stsa_jax.models.functional import call, recompute
+from stsa_jax.models.layers import Conv, ConvBNReLU
+from stsa_jax.ops.pooling import max_pool
+
+# block: input channels, b0, b1 (reduce, out), b2 (reduce, out), b3
+MIXED = {
+    '3b': (192, 64, (96, 128), (16, 32), 32),
+    '3c': (256, 128, (128, 192), (32, 96), 64),
+    '4b': (480, 192, (96, 208), (16, 48), 64),
+    '4c': (512, 160, (112, 224), (24, 64), 64),
+    '4d': (512, 128, (128, 256), (24, 64), 64),
+    '4e': (512, 112, (144, 288), (32, 64), 64),
+    '4f': (528, 256, (160, 320), (32, 128), 128),
+    '5b': (832, 256, (160, 320), (32, 128), 128),
+    '5c': (832, 384, (192, 384), (48, 128), 128),
+}
+STAGES = {'base2': ('3b', '3c'), 'base3': ('4b', '4c', '4d', '4e', '4f'), 'base4': ('5b', '5c')}
+
+
+def scale_width(channels: int, width: float) -> int:
+    """`channels` times the width multiplier, rounded to a multiple of 4, at least 4."""
+    return channels if width == 1 else max(4, 4 * round(channels * width / 4))
+
+
+def mixed_out(block: str, width: float) -> int:
+    """Output channels of a Mixed block: its four branches side by side."""
+    _, b0, (_, b1), (_, b2), b3 = MIXED[block]
+    return sum(scale_width(c, width) for c in (b0, b1, b2, b3))
+
+
+def stage_channels(width: float = 1.0) -> tuple[int, int, int, int]:
+    """Channels of base1 to base4: (192, 480, 832, 1024) at width 1."""
+    last = (blocks[-1] for blocks in STAGES.values())
+    return (scale_width(192, width), *(mixed_out(block, width) for block in last))
+
+
+class SepConv(nnx.Module):
+    """Spatial (1,k,k), then temporal (k,1,1) convolution, each with BatchNorm and ReLU."""
+
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        size: int,
+        stride: int = 1,
+        **options,
+    ):
+        """`options` are those of `ConvBNReLU`."""
+        k, s = size, stride
+        self.spatial = ConvBNReLU(features_in, features_out, (1, k, k), stride=(1, s, s), **options)
+        self.temporal = ConvBNReLU(
+            features_out, features_out, (k, 1, 1), stride=(s, 1, 1), **options
+        )
+
+    @property
+    def layers(self) -> tuple[ConvBNReLU, ConvBNReLU]:
+        """Both, in the order of `_chain`."""
+        return self.spatial, self.temporal
+
+
+def _chain(x: jax.Array, *layers: ConvBNReLU, train: bool, pool_at: int = 0) -> jax.Array:
+    """The layers one after the other, but for the last one's BatchNorm and ReLU.
+
+    For the gradient only the results of the convolutions are kept, not what BatchNorm, ReLU and the
+    pool in front of layer `pool_at` (if not 0) make of them.
+    """
+
+    def convolve_pooled(before, after, y):
+        return after.convolve(_pool_in_space(before.activate(y, train=train)), train=train)
+
+    def convolve(before, after, y):
+        return after.convolve(before.activate(y, train=train), train=train)
+
+    y = layers[0].convolve(x, train=train)
+    for i in range(1, len(layers)):
+        y = recompute(convolve_pooled if i == pool_at else convolve, *layers[i - 1 : i + 1], y)
+    return y
+
+
+def _pool_in_space(x: jax.Array) -> jax.Array:
+    """The max pools of base1 and behind it: H and W halve."""
+    return max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+
+
+class Mixed(nnx.Module):
+    """Inception block: four branches side by side along the channels."""
+
+    def __init__(self, block: str, features_in: int, width: float, **options):
+        """`options` are those of `ConvBNReLU`."""
+        _, b0, (r1, b1), (r2, b2), b3 = MIXED[block]
+        b0, r1, b1, r2, b2, b3 = (scale_width(c, width) for c in (b0, r1, b1, r2, b2, b3))
+
+        def pointwise(out):
+            return ConvBNReLU(features_in, out, (1, 1, 1), **options)
+
+        self.branch0 = pointwise(b0)
+        self.branch1_reduce, self.branch1 = pointwise(r1), SepConv(r1, b1, 3, **options)
+        self.branch2_reduce, self.branch2 = pointwise(r2), SepConv(r2, b2, 3, **options)
+        self.branch3 = pointwise(b3)
+
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """`(B, T, H, W, C)` -> `(B, T, H, W, b0 + b1 + b2 + b3)`."""
+
+        def convolve_pooled(layer, x):
+            return layer.convolve(max_pool(x, (3, 3, 3), (1, 1, 1), (1, 1, 1)), train=train)
+
+        def side_by_side(layers, parts):
+            parts = [layer.activate(y, train=train) for layer, y in zip(layers, parts)]
+            return jax.numpy.concatenate(parts, axis=-1)
+
+        parts = (
+            self.branch0.convolve(x, train=train),
+            _chain(x, self.branch1_reduce, *self.branch1.layers, train=train),
+            _chain(x, self.branch2_reduce, *self.branch2.layers, train=train),
+            recompute(convolve_pooled, self.branch3, x),
+        )
+        last = (self.branch0, self.branch1.temporal, self.branch2.temporal, self.branch3)
+        return recompute(side_by_side, last, parts)
+
+
+class Stem(nnx.Module):
+    """The first stage, up to 1/4 of the size and 1/2 of the frames."""
+
+    def __init__(self, width: float, **options):
+        """`options` are those of `ConvBNReLU`."""
+        c64, c192 = scale_width(64, width), scale_width(192, width)
+        self.conv1 = SepConv(3, c64, 7, 2, short_sums=True, **options)
+        self.conv2 = ConvBNReLU(c64, c64, (1, 1, 1), **options)
+        self.conv3 = SepConv(c64, c192, 3, short_sums=True, **options)
+
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """`(B, T, H, W, 3)` -> `(B, T/2, H/4, W/4, 192)`."""
+        layers = (*self.conv1.layers, self.conv2, *self.conv3.layers)
+        y = _chain(x, *layers, train=train, pool_at=2)
+        return recompute(lambda last, y: last.activate(y, train=train), self.conv3.temporal, y)
+
+
+class Stage(nnx.Module):
+    """Mixed blocks one after the other."""
+
+    def __init__(self, name: str, features_in: int, width: float, **options):
+        """`options` are those of `ConvBNReLU`."""
+        self.blocks = STAGES[name]
+        for block in self.blocks:
+            setattr(self, f'mixed_{block}', Mixed(block, features_in, width, **options))
+            features_in = mixed_out(block, width)
+
+    def __call__(self, x: jax.Array, *, train: bool = False, remat: bool = False) -> jax.Array:
+        """`(B, T, H, W, C)` -> `(B, T, H, W, D)`; with `remat` a gradient keeps blocks' inputs."""
+        for block in self.blocks:
+            x = call(getattr(self, f'mixed_{block}'), x, train=train, remat=remat)
+        return x
+
+
+class S3DBackbone(nnx.Module):
+    """The fully convolutional part: a clip -> the features of its four stages."""
+
+    def __init__(self, width: float = 1.0, **options):
+        """`options` are those of `ConvBNReLU`: `rngs`, and `momentum` of the running statistics."""
+        channels = stage_channels(width)
+        self.base1 = Stem(width, **options)
+        self.base2 = Stage('base2', channels[0], width, **options)
+        self.base3 = Stage('base3', channels[1], width, **options)
+        self.base4 = Stage('base4', channels[2], width, **options)
+
+    def __call__(
+        self, clip: jax.Array, *, train: bool = False, remat: bool = False
+    ) -> tuple[jax.Array, ...]:
+        """`(B, T, H, W, 3)` -> base1 to base4; shapes at the head of this module.
+
+        A gradient keeps the results of the convolutions and the blocks' inputs, and computes what
+        is between again; with `remat`, the convolutions of base1 and base2 too, which are large.
+        """
+        base1 = call(self.base1, clip, train=train, remat=remat)
+        base2 = self.base2(_pool_in_space(base1), train=train, remat=remat)
+        x = max_pool(base2, (3, 3, 3), (2, 2, 2), (1, 1, 1))
+        base3 = self.base3(x, train=train)
+        x = max_pool(base3, (2, 2, 2), (2, 2, 2), (0, 0, 0))
+        base4 = self.base4(x, train=train)
+        return base1, base2, base3, base4
+
+
+@dataclass(frozen=True)
+class S3DConfig:
+    """The Kinetics classifier: how many classes, and the width multiplier of all channels."""
+
+    num_classes: int = 400
+    width: float = 1.0
+
+
+class S3D(nnx.Module):
+    """S3D's Kinetics classifier: `(B, T, H, W, 3)` -> logits `(B, num_classes)`."""
+
+    def __init__(self, config: S3DConfig = S3DConfig(), *, rngs: nnx.Rngs):
+        self.config = config
+        self.backbone = S3DBackbone(config.width, rngs=rngs)
+        self.classifier = Conv(stage_channels(config.width)[3], config.num_classes, rngs=rngs)
+
+    def __call__(self, clip: jax.Array, *, train: bool = False) -> jax.Array:
+        """`(B, T, H, W, 3)` -> logits `(B, num_classes)`; T at least 16."""
+        *_, x = self.backbone(clip, train=train)  # (B, T/8, H/32, W/32, 1024)
+        x = x.mean(axis=(2, 3), keepdims=True)
+        x = (x[:, :-1] + x[:, 1:]) / 2  # average pool over 2 time steps, stride 1
+        return self.classifier(x).mean(axis=(1, 2, 3))

@@ -1,0 +1,296 @@
+"""STSA-Net (Wang et al., IEEE TMM; paper section III): a clip in, the saliency of one frame out.
+
+Input `(B, 32, 224, 384, 3)` float32, RGB normalised with ImageNet's mean and standard deviation
+(`stsa_jax.media.preprocess`). Output `(B, 224, 384)` in [0, 1]: the saliency of the 16th frame, or
+of the 32nd for weights trained "last-supervised" (Table VI).
+
+The shape story at the default config, `(T, H, W, C)`:
+
+    level   backbone          compressed        STSA layer I -> II
+    0       16, 56, 96, 192   4, 56, 96, 192    192 -> 192, attention at 28x48
+    1       16, 28, 48, 480   4, 28, 48, 480    480 -> 240
+    2        8, 14, 24, 832   4, 14, 24, 832    832 -> 416
+    3        4,  7, 12, 1024  as it is          1024 -> 512 -> 416, upsampled to 14x24
+
+    AMSF (3, 2) -> 4, 14, 24, 240;  upsampled, with 1 -> 4, 28, 48, 192;  with 0 -> 4, 56, 96, 192
+    readout     -> 4, 112, 192, 64 -> 2, 224, 384, 32 -> 1, 224, 384, 32 -> 224, 384
+
+Sizes are multiples of 16. Where one is not of 32, level 3 has the pool's `H // 32`, and is resized
+to level 2's size rather than doubled.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from stsa_jax.errors import InputError
+from stsa_jax.models.amsf import AMSF
+from stsa_jax.models.functional import call
+from stsa_jax.models.layers import BATCH_NORM_MOMENTUM, Conv, set_compute_dtype
+from stsa_jax.models.s3d import S3DBackbone, scale_width, stage_channels
+from stsa_jax.models.stsa import ATTENTION, STEPS, STSAModule
+from stsa_jax.ops.pooling import resize, upsample_2x
+
+TIME_STRIDES = (2, 2, 4, 8)  # of the backbone's stages
+SPACE_STRIDES = (4, 8, 16, 32)
+# STSA layer I and II at width 1: the released code's embeddings are not always half the channels,
+# and level 0's middle convolution keeps its channels where the paper says that it halves them.
+STSA_OUT = (192, 240, 416, 512)
+STSA_EMBED = ((96, 96), (224, 128), (416, 208), (512, 256))
+AMSF_OUT = (240, 192, 192)
+STRUCTURE = (
+    'levels',
+    'stsa_levels',
+    'stsa_layers',
+    'attention',
+    'amsf_weighting',
+    'amsf_multi_scale',
+    'amsf_concat',
+)
+
+
+@dataclass(frozen=True)
+class STSANetConfig:
+    """What the network is made of. The defaults are the paper's model.
+
+    Attributes:
+        image_size: (H, W) of the input, multiples of 16 from 32 on.
+        frames: length of the clip, a multiple of 8, at least 16.
+        width: multiplies all channel counts.
+        target: the frame that the output is for: 'middle' (frame T/2) or 'last'.
+        norm: 'full', LayerNorms of STSA whose scale and bias have the features' shape, as in the
+            published weights, or 'size_free', one a channel, so that weights fit every input size.
+        batch_norm_momentum: how much of a batch's statistics goes into the running ones. The
+            default suits a pre-trained backbone; train from scratch with 0.1 or so.
+        dtype: of convolutions and attention, 'float32' or 'bfloat16'. With bfloat16 a third of the
+            multiply-adds stay in float32: base1 and branch 0, where rounding moves the indices of
+            the max pool, and the readout. Parameters, sums and normalisations are float32.
+        levels: of the backbone that are used, counted from 0; 3, where the decoder starts, is
+            always one. The paper's single-stream row uses 3 alone.
+        stsa_levels: those that have an STSA module. The paper's STSA_n is level n - 1. Without, a
+            level keeps its temporal compression and the convolution that sets its channels.
+        stsa_layers: of each STSA module, I and II.
+        attention: 'pairs' of groups of time steps; 'steps': each step attends to itself ("w/o
+            temporal relations"); 'single': all positions of all steps to each other, in layer I
+            alone ("single similarity matrix").
+        amsf_weighting: attention weighting in the fusion, else plain addition.
+        amsf_multi_scale: the multi-scale structure in the fusion, else a 3x3 convolution.
+        amsf_concat: the fusion puts the levels' channels side by side instead of adding them.
+    """
+
+    image_size: tuple[int, int] = (224, 384)
+    frames: int = 32
+    width: float = 1.0
+    target: str = 'middle'
+    norm: str = 'full'
+    batch_norm_momentum: float = BATCH_NORM_MOMENTUM
+    dtype: str = 'float32'
+    levels: tuple[int, ...] = (0, 1, 2, 3)
+    stsa_levels: tuple[int, ...] = (0, 1, 2, 3)
+    stsa_layers: tuple[int, ...] = (1, 2)
+    attention: str = 'pairs'
+    amsf_weighting: bool = True
+    amsf_multi_scale: bool = True
+    amsf_concat: bool = False
+
+    def __post_init__(self):
+        for field in ('image_size', 'levels', 'stsa_levels', 'stsa_layers'):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        layers = (1,) if self.attention == 'single' else (1, 2)
+        checks = {
+            'image_size': (
+                len(self.image_size) == 2 and all(n >= 32 and n % 16 == 0 for n in self.image_size),
+                'two multiples of 16 from 32 on, as (224, 384)',
+            ),
+            'frames': (self.frames >= 16 and self.frames % 8 == 0, 'a multiple of 8 from 16 on'),
+            'width': (self.width > 0, 'a positive number, 1 for the paper'),
+            'target': (self.target in ('middle', 'last'), "'middle' or 'last'"),
+            'norm': (self.norm in ('full', 'size_free'), "'full' or 'size_free'"),
+            'batch_norm_momentum': (0 < self.batch_norm_momentum <= 1, 'a number in (0, 1]'),
+            'dtype': (self.dtype in ('float32', 'bfloat16'), "'float32' or 'bfloat16'"),
+            'levels': (
+                _some_of(self.levels, range(4)) and 3 in self.levels,
+                'some of (0, 1, 2, 3), 3 among them: there the decoder starts',
+            ),
+            'stsa_levels': (
+                _some_of(self.stsa_levels, self.levels),
+                f'some of the levels that are used, {self.levels}, or () for none',
+            ),
+            'attention': (self.attention in ATTENTION, f'one of {", ".join(ATTENTION)}'),
+            'stsa_layers': (
+                self.stsa_layers != () and _some_of(self.stsa_layers, layers),
+                f'some of {layers} with attention={self.attention!r}'
+                + ', whose one matrix relates all steps' * (len(layers) == 1)
+                + '; for no STSA at all set stsa_levels=()',
+            ),
+            'amsf_weighting': (
+                self.levels != (3,) or not self.amsf_weighting,
+                'False for a single stream: it has no two levels to weigh',
+            ),
+            'amsf_concat': (
+                self.levels != (3,) or not self.amsf_concat,
+                'False for a single stream: it has no two levels to put side by side',
+            ),
+        }
+        for field, (good, expected) in checks.items():
+            if not good:
+                raise InputError(
+                    f'config.model.{field} is {getattr(self, field)!r}, expected {expected}'
+                )
+
+    @property
+    def structure(self) -> dict:
+        """The fields that say which parts there are, and not their sizes."""
+        return {field: getattr(self, field) for field in STRUCTURE}
+
+    @property
+    def target_index(self) -> int:
+        """Position of the target frame in the clip, from 0: 15 of 32 for 'middle'."""
+        return self.frames // 2 - 1 if self.target == 'middle' else self.frames - 1
+
+
+def _some_of(chosen: tuple, known) -> bool:
+    """Whether `chosen` are distinct members of `known`, in order."""
+    return list(chosen) == [k for k in known if k in chosen]
+
+
+class Branch(nnx.Module):
+    """One level: temporal compression to four steps, then its STSA module.
+
+    Steps that do not divide by four are repeated, evenly, up to the next multiple of four. Level 3
+    is compressed only where it has more than four.
+    """
+
+    def __init__(self, level: int, config: STSANetConfig, *, rngs: nnx.Rngs):
+        width = config.width
+        channels = stage_channels(width)[level]
+        height, wide = (n // SPACE_STRIDES[level] for n in config.image_size)
+        self.steps = config.frames // TIME_STRIDES[level]
+        k = -(-self.steps // STEPS)
+        self.filled = k * STEPS
+        self.compress = (
+            Conv(
+                channels,
+                channels,
+                (k, 1, 1),
+                stride=(k, 1, 1),
+                short_sums=level == 0,
+                rngs=rngs,
+            )
+            if k > 1 or level < 3
+            else None
+        )
+        self.stsa = STSAModule(
+            (height, wide),
+            (channels, scale_width(STSA_OUT[level], width)),
+            tuple(scale_width(e, width) for e in STSA_EMBED[level]),
+            bottleneck=level == 0,
+            layers=config.stsa_layers if level in config.stsa_levels else (),
+            attention=config.attention,
+            size_free=config.norm == 'size_free',
+            rngs=rngs,
+        )
+
+    def __call__(self, x: jax.Array, taps: dict | None = None, name: str = '') -> jax.Array:
+        """`(B, T, H, W, C_I)` -> `(B, 4, H, W, C_II)`."""
+        if self.steps < self.filled:
+            x = x[:, np.arange(self.filled) * self.steps // self.filled]
+        if self.compress is not None:
+            x = jax.nn.relu(self.compress(x))
+            if taps is not None:
+                taps[f'{name}.compress'] = x
+        return self.stsa(x, taps, name)
+
+
+class Readout(nnx.Module):
+    """Fused features to one map: `(B, 4, H/4, W/4, C)` -> `(B, H, W)`."""
+
+    def __init__(self, channels: int, width: float, *, rngs: nnx.Rngs):
+        c64, c32 = scale_width(64, width), scale_width(32, width)
+        self.reduce = Conv(channels, c64, (1, 3, 3), upsampled=True, rngs=rngs)
+        self.time_1 = Conv(c64, c32, (2, 3, 3), stride=(2, 1, 1), upsampled=True, rngs=rngs)
+        self.time_2 = Conv(c32, c32, (2, 1, 1), stride=(2, 1, 1), bias=False, rngs=rngs)
+        self.map = Conv(c32, 1, (1, 3, 3), rngs=rngs)
+
+    def __call__(self, x: jax.Array, taps: dict | None = None) -> jax.Array:
+        """See above."""
+        x = jax.nn.relu(self.reduce(x))
+        if taps is not None:
+            taps['readout.reduce'] = upsample_2x(x)
+        x = jax.nn.relu(self.time_1(x))
+        x = jax.nn.relu(self.time_2(x))
+        return jax.nn.sigmoid(self.map(x))[:, 0, :, :, 0]
+
+
+class STSANet(nnx.Module):
+    """The whole network."""
+
+    def __init__(self, config: STSANetConfig = STSANetConfig(), *, rngs: nnx.Rngs):
+        """Initialises as PyTorch does by default. `split` it for training (`functional`)."""
+        self.config = config
+        out = [scale_width(c, config.width) for c in STSA_OUT]
+        fused = [scale_width(c, config.width) for c in AMSF_OUT]
+        self.backbone = S3DBackbone(config.width, momentum=config.batch_norm_momentum, rngs=rngs)
+        for level in config.levels:
+            setattr(self, f'branch{level}', Branch(level, config, rngs=rngs))
+        self.lateral = Conv(out[3], out[2], (1, 3, 3), rngs=rngs)
+        for i, channels in enumerate((out[2], *fused[:2])):
+            low = 2 - i in config.levels
+            amsf = AMSF(
+                channels,
+                fused[i],
+                weighting=config.amsf_weighting and low,
+                multi_scale=config.amsf_multi_scale,
+                concat=config.amsf_concat and low,
+                rngs=rngs,
+            )
+            setattr(self, f'amsf{i}', amsf)
+        self.readout = Readout(fused[2], config.width, rngs=rngs)
+        if config.dtype != 'float32':
+            for name, part in nnx.iter_children(self):
+                if name not in ('branch0', 'readout'):
+                    set_compute_dtype(part, jnp.bfloat16)
+            set_compute_dtype(self.backbone.base1, None)
+
+    def __call__(
+        self,
+        clip: jax.Array,
+        *,
+        train: bool = False,
+        remat: bool = False,
+        taps: dict | None = None,
+    ) -> jax.Array:
+        """`(B, T, H, W, 3)` float32 -> saliency `(B, H, W)` float32 in [0, 1].
+
+        With `train`, BatchNorm uses and remembers the batch's statistics. With `remat` a gradient
+        keeps little more than the features between the blocks, and computes the blocks again. A
+        dict given as `taps` is filled with the stage features and attention matrices, by name.
+        """
+        expected = (self.config.frames, *self.config.image_size, 3)
+        if clip.ndim != 5 or clip.shape[1:] != expected:
+            raise InputError(
+                f'a clip of shape {clip.shape} does not fit this model: expected (B, '
+                f'{", ".join(map(str, expected))}), that is batch, frames, height, width, RGB; '
+                'resize and cut the frames, or use a model of another image_size and frames'
+            )
+        if remat and taps is not None:
+            raise ValueError('remat and taps exclude each other: it keeps no intermediate results')
+        stages = self.backbone(clip, train=train, remat=remat)
+        levels = [None] * 4  # None: not used, in a single stream
+        for i in self.config.levels:
+            names = (taps, f'branch{i}') if taps is not None else ()
+            branch, small = getattr(self, f'branch{i}'), i >= 2
+            levels[i] = call(branch, stages[i], *names, remat=remat, keep_products=small)
+        x = resize(jax.nn.relu(self.lateral(levels[3])), stages[2].shape[2:4])
+        if taps is not None:
+            taps.update({f'backbone.base{i + 1}': stage for i, stage in enumerate(stages)})
+            taps['lateral'] = x
+        for i in range(3):
+            names = (taps, f'amsf{i}') if taps is not None else ()
+            x = call(getattr(self, f'amsf{i}'), x, levels[2 - i], *names, remat=remat)
+            if i < 2:  # the readout upsamples the last one
+                x = upsample_2x(x)
+        return call(self.readout, x, *([taps] if taps is not None else []), remat=remat)

@@ -1,0 +1,1 @@
+"""Operations that give PyTorch's numbers, on channels-last activations `(B, T, H, W, C)`."""

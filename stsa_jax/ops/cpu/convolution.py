@@ -1,0 +1,286 @@
+"""2-D convolution on `(N, H, W, C)`, with gradients that a CPU computes fast.
+
+On a CPU, large convolutions go by Winograd's way (`stsa_jax.ops.cpu.winograd`).
+
+XLA's CPU backend is slow at the gradients of convolutions: of the 60 s of the network's training
+step on two cores, the weight gradients took more than 50. Here they are matrix products of the
+pixels under groups of taps with the output's gradient. On one device the pixels are taken in blocks
+that stay in a core's cache, which takes, in ms, against one product for a kernel row: 458 -> 200
+for the stem's first kernel, 599 -> 300 for its second, 211 -> 125 for its fourth, 400 -> 310 for
+the largest 5x5. On several devices each block would be summed over all of them, so there is one
+block; the mesh is that of `jax.sharding.use_abstract_mesh`, which the training step sets. Without
+one, there has to be a single device.
+
+GPU and TPU keep XLA's own. The program is chosen where it is lowered, so it can be exported for
+another platform. There is no forward-mode derivative.
+"""
+
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from stsa_jax.ops.cpu import winograd
+
+Pair = tuple[int, int]
+
+# Pixels under the taps of a kernel are multiplied 2 MiB at a time, which stay in a core's cache.
+COLUMNS, ROWS = 256, 2048
+FEW = 4  # so many pixels for each output channel are few: moving the kernel takes longer
+LONGEST_SUM = 224  # terms that are added up in one go where the sums are to be short
+# XLA convolves few channels in one thread; then the quarters of the batch take one each.
+FEW_CHANNELS, QUARTERS = 32, 4
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def conv2d(
+    x: jax.Array, kernel: jax.Array, stride: Pair, padding: Pair, short_sums: bool = False
+) -> jax.Array:
+    """`(N, H, W, C)` with kernel `(kh, kw, C, D)` -> `(N, H', W', D)`; pads both sides alike.
+
+    With `short_sums`, a CPU sums groups of input channels on their own before adding them up, since
+    the rounding error of a sum grows with its length. It is for the layers in front of the first
+    pool that keeps its indices: noise there decides near-ties, and one flipped index moves the
+    network's output by up to 5e-3.
+    """
+    plain = functools.partial(_plain, stride=stride, padding=padding)
+    on_cpu = _way_on_cpu(x, kernel, stride, padding, short_sums)
+    if on_cpu is None:
+        return plain(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
+
+
+def _forward(x, kernel, stride, padding, short_sums):
+    """Keeps besides the arrays for which of them a gradient is wanted: () if so, else None."""
+    wanted = [() if array.perturbed else None for array in (x, kernel)]
+    x, kernel = x.value, kernel.value
+    return conv2d(x, kernel, stride, padding, short_sums), (x, kernel, wanted)
+
+
+def _backward(stride, padding, short_sums, saved, dy):
+    x, kernel, wanted = saved
+    for_x, for_kernel = (one is not None for one in wanted)
+    if isinstance(dy, SymbolicZero):
+        dy = jnp.zeros(dy.shape, dy.dtype)
+
+    def on_cpu(x, kernel, dy):
+        dx = dkernel = None
+        if for_kernel:
+            dkernel = _kernel_gradient(x, kernel, dy, stride, padding)
+        if for_x:
+            # After the kernel's gradient, so that `x` need not be kept meanwhile; but on several
+            # devices that is summed over all of them, together with other layers'.
+            if _on_one_device():
+                dkernel, dy = lax.optimization_barrier((dkernel, dy))
+            dx = _input_gradient(x, kernel, dy, stride, padding)
+        return dx, dkernel
+
+    def elsewhere(x, kernel, dy):
+        plain = functools.partial(_plain, stride=stride, padding=padding)
+        dx, dkernel = jax.vjp(plain, x, kernel)[1](dy)
+        return dx if for_x else None, dkernel if for_kernel else None
+
+    return lax.platform_dependent(x, kernel, dy, cpu=on_cpu, default=elsewhere)
+
+
+conv2d.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _plain(x, kernel, stride, padding):
+    return _convolution(x, kernel, stride, [(p, p) for p in padding])
+
+
+def _convolution(x, kernel, stride, padding):
+    return lax.conv_general_dilated(
+        x, kernel, stride, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+
+
+def _way_on_cpu(x, kernel, stride, padding, short_sums):
+    """What a CPU does in place of XLA's convolution; None: nothing."""
+    if x.dtype != jnp.float32:
+        return None
+    if short_sums:
+        return functools.partial(_in_groups, stride=stride, padding=padding)
+    if _is_split(kernel, stride, padding):
+        return _of_split
+    axis = _winograd_axis(x, kernel, stride, winograd.LARGE)
+    if axis is None:
+        return None
+    return functools.partial(winograd.convolution, padding=padding, axis=axis, convolve=_rest)
+
+
+def _is_split(kernel, stride, padding):
+    kh, kw = kernel.shape[:2]
+    return kw == 1 < kh and stride == (kh, 1) and padding == (0, 0)
+
+
+def _of_split(x, kernel):
+    """Kernel = stride along one axis: a product for each tap, where a convolution is slower."""
+    n, h, w, c = x.shape
+    taps = len(kernel)
+    parts = x[:, : h // taps * taps].reshape(n, h // taps, taps, w, c)
+    return sum(parts[:, :, i] @ kernel[i, 0] for i in range(taps))
+
+
+def _winograd_axis(x, kernel, stride, large):
+    if x.dtype != jnp.float32:  # in fewer digits the combinations would count
+        return None
+    return winograd.chosen_axis(x.shape, kernel.shape, stride, large)
+
+
+def _rest(x, kernel, padding):
+    if kernel.shape[:2] == (1, 1):
+        return x @ kernel[0, 0]
+    return _plain(x, kernel, (1, 1), padding)
+
+
+def _in_groups(x, kernel, stride, padding):
+    kh, kw, channels, _ = kernel.shape
+    groups = 1
+    while kh * kw * channels > groups * LONGEST_SUM and channels % (2 * groups) == 0:
+        groups *= 2
+    kernels = jnp.split(kernel, groups, axis=-2)
+
+    def convolve(x):
+        parts = jnp.split(x, groups, axis=-1)
+        return sum(_plain(*both, stride, padding) for both in zip(parts, kernels))
+
+    if channels // groups < FEW_CHANNELS and len(x) % QUARTERS == 0 and _on_one_device():
+        y = jnp.concatenate([convolve(part) for part in jnp.split(x, QUARTERS)])
+    else:
+        y = convolve(x)
+    return lax.optimization_barrier(y)  # else the parts may be kept for the gradient, not the whole
+
+
+def _input_gradient(x, kernel, dy, stride, padding):
+    """A strided kernel falls into one unstrided kernel for each place between the strides."""
+    (step, across), (pad, _) = stride, padding
+    size = kernel.shape[0]
+    backwards = jnp.swapaxes(kernel, -1, -2)
+    axis = _winograd_axis(dy, backwards, stride, winograd.LARGE)
+    if axis is not None:
+        room = tuple(k - 1 - p for k, p in zip(kernel.shape, padding))
+        return winograd.convolution(
+            dy, lax.optimization_barrier(backwards[::-1, ::-1]), room, axis, _rest
+        )
+    if stride == (1, 1) and math.prod(dy.shape[:3]) <= FEW * kernel.shape[3]:
+        return _input_gradient_of_few(x, kernel, dy, padding)
+    if step == 1 or across != 1 or kernel.shape[1] != 1 or step > size:
+        plain = functools.partial(_plain, stride=stride, padding=padding)
+        return jax.vjp(lambda x: plain(x, kernel), x)[1](dy)[0]
+    length = -(-(x.shape[1] + 2 * pad) // step)
+    phases = []
+    for first in range(step):
+        taps = backwards[first::step][::-1]
+        if len(taps) == 1 and length == dy.shape[1]:
+            phases.append(dy @ taps[0, 0])
+            continue
+        room = (taps.shape[0] - 1, length - dy.shape[1])
+        phases.append(_convolution(dy, taps, (1, 1), [room, (0, 0)]))
+    dx = jnp.stack(phases, axis=2).reshape(x.shape[0], length * step, *x.shape[2:])
+    return lax.slice_in_dim(dx, pad, pad + x.shape[1], axis=1)
+
+
+def _input_gradient_of_few(x, kernel, dy, padding):
+    """One product with all taps, each moved to its place.
+
+    A convolution transposes the kernel: 14 ms in place of 2 for 7x12 pixels of 1024 channels.
+    """
+    kh, kw, c, d = kernel.shape
+    products = lax.dot_general(
+        dy.reshape(-1, d),
+        kernel.reshape(-1, d),
+        (((1,), (1,)), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
+    products = products.reshape(*dy.shape[:3], kh, kw, c)
+    dx = 0
+    for tap in itertools.product(range(kh), range(kw)):
+        before = [at - p for at, p in zip(tap, padding)]
+        after = [n - m - b for n, m, b in zip(x.shape[1:3], dy.shape[1:3], before)]
+        room = [(0, 0, 0), *((b, a, 0) for b, a in zip(before, after)), (0, 0, 0)]
+        dx += lax.pad(products[:, :, :, *tap], jnp.float32(0), room)
+    return dx.astype(x.dtype)
+
+
+def _kernel_gradient(x, kernel, dy, stride, padding):
+    axis = _winograd_axis(x, kernel, stride, winograd.LARGE_GRADIENT)
+    if axis is None:
+        return _plain_kernel_gradient(x, kernel, dy, stride, padding)
+    x, dy = lax.optimization_barrier((x, dy))  # else the forward pass's combinations would be kept
+    return winograd.kernel_gradient(x, kernel, dy, padding, axis, _kernel_gradient_of_rest)
+
+
+def _kernel_gradient_of_rest(x, kernel, dy, padding):
+    return _plain_kernel_gradient(x, kernel, dy, (1, 1), padding)
+
+
+def _plain_kernel_gradient(x, kernel, dy, stride, padding):
+    """The products of the output's gradient with the pixels under the kernel's taps.
+
+    On one device, block for block along an axis; see the head of this module.
+    """
+    kh, kw, *_ = kernel.shape
+    axis = 2 if kw == 1 else 1
+    room = ((0, 0), *((p, p) for p in padding), (0, 0))
+    length = dy.shape[axis]
+    if _on_one_device():
+        rows = math.prod(dy.shape[:3]) // length
+        fits = [n for n in range(1, length + 1) if length % n == 0 and n * rows <= ROWS]
+        size = max(fits, default=1)
+    else:
+        size = length
+    # Each block pads itself where blocks do not overlap; a copy of all of `x` is large.
+    inside = size < length and padding[axis - 1] == 0
+    # What depends on `x` alone would be made before `dy`, and kept, or by each block anew.
+    x, dy = lax.optimization_barrier((x, dy))
+    x = x if inside else lax.optimization_barrier(jnp.pad(x, room))
+    if size == length:
+        products = _products(x, dy, (kh, kw), stride)
+    else:
+        step, taps = stride[axis - 1], kernel.shape[axis - 1]
+
+        def block(i):
+            pixels = lax.dynamic_slice_in_dim(x, i * size * step, (size - 1) * step + taps, axis)
+            pixels = lax.optimization_barrier(jnp.pad(pixels, room)) if inside else pixels
+            gradient = lax.dynamic_slice_in_dim(dy, i * size, size, axis)
+            return _products(pixels, gradient, (kh, kw), stride, in_cache=True)
+
+        zeros = [jnp.zeros(part.shape, part.dtype) for part in jax.eval_shape(block, 0)]
+        add = lambda i, total: jax.tree.map(jnp.add, total, block(i))  # noqa: E731
+        products = lax.fori_loop(0, length // size, add, zeros)
+    return jnp.concatenate([part.T for part in products]).reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _on_one_device():
+    size = jax.sharding.get_abstract_mesh().size  # 0: none is set
+    return size == 1 or (size == 0 and jax.device_count() == 1)
+
+
+def _products(x, dy, shape, stride, in_cache=False):
+    """For each group of taps `(D, taps C)`; `x` is padded, `shape` the kernel's (kh, kw)."""
+    (n, h, w, d), c = dy.shape, x.shape[3]
+    taps = list(itertools.product(*map(range, shape)))
+    columns = max(COLUMNS, COLUMNS * ROWS // (n * h * w))
+    groups = -(-len(taps) // max(columns // c, 1))
+    each = -(-len(taps) // groups)  # taps in a group
+
+    def under(i, j):
+        last = (n, i + (h - 1) * stride[0] + 1, j + (w - 1) * stride[1] + 1, c)
+        return lax.slice(x, (0, i, j, 0), last, (1, *stride, 1))
+
+    gradient = dy.reshape(-1, d).T
+    if in_cache:  # transposing it there takes little, and the products are 1.3 to 1.5 times as fast
+        gradient = lax.optimization_barrier(gradient)
+    products = []
+    for first in range(0, len(taps), each):
+        pixels = jnp.concatenate([under(*tap) for tap in taps[first : first + each]], axis=-1)
+        # Two axes each: XLA is slower where it has to sum over three.
+        pixels = pixels.reshape(n * h * w, -1)
+        products.append(jnp.matmul(gradient, pixels, preferred_element_type=jnp.float32))
+    return products

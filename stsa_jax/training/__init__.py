@@ -1,0 +1,29 @@
+"""Training: the step and its state in `step`; optimizer, validation, reports beside it."""
+
+from stsa_jax.training.step import (
+    StepOptions,
+    TrainState,
+    abstract_batch,
+    abstract_state,
+    create_state,
+    flops,
+    from_items,
+    make_eval_step,
+    make_train_step,
+    memory,
+    to_items,
+)
+
+__all__ = [
+    'StepOptions',
+    'TrainState',
+    'abstract_batch',
+    'abstract_state',
+    'create_state',
+    'flops',
+    'from_items',
+    'make_eval_step',
+    'make_train_step',
+    'memory',
+    'to_items',
+]

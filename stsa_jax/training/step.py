@@ -1,0 +1,313 @@
+"""One step of training and one of validation: pure functions of a state and a batch.
+
+    state, metrics = train_step(state, batch)      # compiled; the old state is given up
+    losses = eval_step(params, batch_stats, batch)
+
+A batch is `clip` (B, T, H, W, 3), float32 normalised or uint8 to be normalised here (a quarter of
+the bytes to send to the device), and `density` (B, H, W) float32. The loss of an example is
+KL - CC (paper, equation 12), averaged over the global batch.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct, traverse_util
+from jax.sharding import Mesh
+
+from stsa_jax.distribution import sharding
+from stsa_jax.media.preprocess import IMAGENET, Normalisation
+from stsa_jax.metrics import losses
+from stsa_jax.models import functional
+from stsa_jax.training.optimizer import plateau_scale
+
+NORM_ONLY = frozenset({'scale', 'bias'})
+
+
+class TrainState(struct.PyTreeNode):
+    """What a step changes. All leaves are arrays."""
+
+    step: jax.Array  # int32, the number of batches seen
+    params: dict
+    batch_stats: dict
+    opt_state: Any
+    ema: dict | None  # averaged parameters, None if the run keeps none
+    skipped: jax.Array  # int32, steps not taken because a loss or gradient was not finite
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """How a step is computed; the fields are those of the config of the same names.
+
+    Attributes:
+        accumulate: the batch is worked on in so many parts; BatchNorm then sees a part at a time.
+        ema_decay: of the averaged parameters, 0 for none.
+        freeze_backbone: S3D's weights and statistics stay as they are.
+        freeze_batch_norm: BatchNorm's statistics, scales and biases stay as they are.
+        remat: the backward pass computes the model's blocks again instead of keeping their results.
+    """
+
+    accumulate: int = 1
+    ema_decay: float = 0.0
+    freeze_backbone: bool = False
+    freeze_batch_norm: bool = False
+    remat: bool = False
+
+    @classmethod
+    def of(cls, config: Mapping) -> 'StepOptions':
+        """Those of a training config."""
+        return cls(**{field.name: config[field.name] for field in dataclasses.fields(cls)})
+
+
+def create_state(mesh: Mesh, params, batch_stats, tx, ema: bool = False) -> TrainState:
+    """The state before the first step, from host arrays, laid out on the mesh."""
+    abstract = abstract_state(mesh, params, batch_stats, tx, ema)
+    shardings = jax.tree.map(lambda array: array.sharding, abstract)
+    params = sharding.put_state(params, shardings.params)
+    batch_stats = sharding.put_state(batch_stats, shardings.batch_stats)
+    # Compiled, so that the optimizer's arrays are made where they belong.
+    fresh = jax.jit(functools.partial(_fresh, tx=tx, ema=ema), out_shardings=shardings)
+    return fresh(params, batch_stats)
+
+
+def abstract_state(mesh: Mesh, params, batch_stats, tx, ema: bool = False) -> TrainState:
+    """The state with shapes and shardings in place of arrays: nothing is computed or allocated."""
+    state = jax.eval_shape(functools.partial(_fresh, tx=tx, ema=ema), params, batch_stats)
+    return jax.tree.map(
+        lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
+        state,
+        sharding.state_sharding(mesh, state),
+    )
+
+
+def abstract_batch(mesh: Mesh, batch_size: int, config) -> dict[str, jax.ShapeDtypeStruct]:
+    """A global batch of uint8 clips for a model of `config`, with shardings in place of arrays."""
+    place, (height, width) = sharding.batch_sharding(mesh), config.image_size
+    shapes = {
+        'clip': ((batch_size, config.frames, height, width, 3), jnp.uint8),
+        'density': ((batch_size, height, width), jnp.float32),
+    }
+    return {
+        name: jax.ShapeDtypeStruct(shape, kind, sharding=place)
+        for name, (shape, kind) in shapes.items()
+    }
+
+
+def _fresh(params, batch_stats, *, tx, ema):
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=tx.init(params),
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        skipped=jnp.int32(0),
+    )
+
+
+def to_items(state: TrainState) -> dict[str, Any]:
+    """The state as the items of a checkpoint."""
+    items = {
+        'params': state.params,
+        'batch_stats': state.batch_stats,
+        'optimizer': {'opt_state': state.opt_state, 'step': state.step, 'skipped': state.skipped},
+    }
+    return items if state.ema is None else items | {'ema': state.ema}
+
+
+def from_items(items: dict[str, Any]) -> TrainState:
+    """The inverse of `to_items`."""
+    return TrainState(
+        params=items['params'],
+        batch_stats=items['batch_stats'],
+        ema=items.get('ema'),
+        **items['optimizer'],
+    )
+
+
+def make_train_step(
+    graphdef,
+    tx: optax.GradientTransformationExtraArgs,
+    learning_rate: Callable,
+    mesh: Mesh,
+    options: StepOptions = StepOptions(),
+    normalisation: Normalisation = IMAGENET,
+) -> Callable:
+    """The compiled `train_step(state, batch) -> (state, metrics)`.
+
+    The state given in is donated: its memory is used for the new one. Metrics, on every device:
+    `loss`, `kl`, `cc` (means over the batch), `losses` (B,), `grad_norm`, `learning_rate`,
+    `skipped` (0 or 1). If the loss or the gradient is not finite, only the counters change.
+    """
+
+    def loss_fn(params, batch_stats, batch):
+        params = _freeze(_gathered(mesh, params), options)
+        train = not (options.freeze_batch_norm or options.freeze_backbone)
+        clip = _normalised(batch['clip'], normalisation)
+        result = functional.apply(
+            graphdef, params, batch_stats, clip, train=train, remat=options.remat
+        )
+        saliency, batch_stats = result if train else (result, batch_stats)
+        kl = losses.kl(saliency, batch['density'])
+        cc = losses.cc(saliency, batch['density'])
+        return (kl - cc).mean(), (batch_stats, {'kl': kl, 'cc': cc})
+
+    def gradient(params, batch_stats, batch):
+        return jax.grad(loss_fn, has_aux=True)(params, batch_stats, batch)
+
+    def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+        grads, batch_stats, scores = _accumulated(
+            gradient, state.params, state.batch_stats, batch, options.accumulate
+        )
+        scores['losses'] = scores['kl'] - scores['cc']
+        loss, grad_norm = scores['losses'].mean(), optax.global_norm(grads)
+        rate = learning_rate(state.step) * plateau_scale(state.opt_state)
+        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+        def take(state):
+            updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss)
+            plain_rate = learning_rate(state.step)
+            params = jax.tree.map(lambda p, u: p - plain_rate * u, state.params, updates)
+            new = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
+            if not options.ema_decay:
+                return new
+            # Short memory at first, so that the random start is soon forgotten.
+            decay = jnp.minimum(options.ema_decay, (1 + state.step) / (10 + state.step))
+            ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+            return new.replace(ema=ema)
+
+        # A branch, where a choice between the old and the new state would need memory for both.
+        new = jax.lax.cond(good, take, lambda state: state, state)
+        new = new.replace(step=state.step + 1, skipped=state.skipped + ~good)
+        metrics = {
+            'loss': loss,
+            'kl': scores['kl'].mean(),
+            'cc': scores['cc'].mean(),
+            'losses': scores['losses'],
+            'grad_norm': grad_norm,
+            'learning_rate': rate,
+            'skipped': ~good,
+        }
+        return new, metrics
+
+    def constrained(state, batch):
+        # The gradients of convolutions ask for the mesh (`stsa_jax.ops.cpu.convolution`).
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            new, metrics = train_step(state, batch)
+        new = jax.lax.with_sharding_constraint(new, sharding.state_sharding(mesh, new))
+        return new, jax.lax.with_sharding_constraint(metrics, sharding.replicated(mesh))
+
+    # XLA's compiler for CPUs drops the barriers that keep it from merging what the backward pass
+    # computes again with what the forward pass computed, and so from keeping that after all.
+    on_cpu = mesh.devices.flat[0].platform == 'cpu'
+    settings = {'xla_disable_hlo_passes': 'cse_barrier_expander'} if on_cpu else None
+    return jax.jit(constrained, donate_argnums=0, compiler_options=settings)
+
+
+def make_eval_step(graphdef, mesh: Mesh, normalisation: Normalisation = IMAGENET) -> Callable:
+    """The compiled `eval_step(params, batch_stats, batch) -> {'kl', 'cc', 'saliency'}`, (B, ...).
+
+    The results are whole on every device.
+    """
+
+    def eval_step(params, batch_stats, batch):
+        clip = _normalised(batch['clip'], normalisation)
+        saliency = functional.apply(graphdef, _gathered(mesh, params), batch_stats, clip)
+        scores = {
+            'kl': losses.kl(saliency, batch['density']),
+            'cc': losses.cc(saliency, batch['density']),
+            'saliency': saliency,
+        }
+        return jax.lax.with_sharding_constraint(scores, sharding.replicated(mesh))
+
+    return jax.jit(eval_step)
+
+
+def flops(compiled, accumulate: int = 1) -> float:
+    """Operations of one call on one device, as XLA counts them; 0 if it does not.
+
+    XLA counts the body of a loop once, and nearly all is in that over the `accumulate` parts. On a
+    single CPU device the gradients of the kernels are in loops too, and count less than they are.
+    """
+    analysis = compiled.cost_analysis() or {}
+    return accumulate * float(analysis.get('flops', 0))
+
+
+def memory(compiled) -> int:
+    """Bytes that one call takes on one device, by XLA's plan; 0 if it does not tell."""
+    plan = compiled.memory_analysis()
+    if plan is None:
+        return 0
+    held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return held + plan.temp_size_in_bytes
+
+
+def _normalised(clip: jax.Array, normalisation: Normalisation) -> jax.Array:
+    if clip.dtype != jnp.uint8:
+        return clip
+    mean, std = (jnp.asarray(x, jnp.float32) for x in normalisation)
+    return clip.astype(jnp.float32) * (1 / (255 * std)) - mean / std
+
+
+def _gathered(mesh: Mesh, params):
+    """Parameters whole on every device; their gradients go back split, by reduce-scatter."""
+    if mesh.shape['fsdp'] == 1:
+        return params
+
+    def gather(array):
+        split = sharding.state_sharding(mesh, array)
+
+        @jax.custom_vjp
+        def whole(x):
+            return jax.lax.with_sharding_constraint(x, sharding.replicated(mesh))
+
+        whole.defvjp(
+            lambda x: (whole(x), None),
+            lambda _, g: (jax.lax.with_sharding_constraint(g, split),),
+        )
+        return whole(array)
+
+    return jax.tree.map(gather, params)
+
+
+def _freeze(params: dict, options: StepOptions) -> dict:
+    """Cuts the gradient of what is frozen; XLA then leaves out its computation."""
+    if not (options.freeze_backbone or options.freeze_batch_norm):
+        return params
+    flat = traverse_util.flatten_dict(params)
+
+    def frozen(path):
+        if path[0] != 'backbone':
+            return False
+        return options.freeze_backbone or path[-1] in NORM_ONLY  # all of its biases are BatchNorm's
+
+    return traverse_util.unflatten_dict(
+        {k: jax.lax.stop_gradient(v) if frozen(k) else v for k, v in flat.items()}
+    )
+
+
+def _accumulated(gradient, params, batch_stats, batch, parts: int):
+    """(mean gradient, batch statistics, per-example scores) of a batch worked on in `parts`.
+
+    Part j holds the examples j, j + parts, ...: with the batch split over the devices in blocks,
+    each device then has its share of every part, on any layout, and nothing is sent around.
+    """
+    if parts == 1:
+        grads, (batch_stats, scores) = gradient(params, batch_stats, batch)
+        return grads, batch_stats, scores
+    batch = jax.tree.map(
+        lambda x: jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1), batch
+    )
+
+    def add(carry, part):
+        total, stats = carry
+        grads, (stats, scores) = gradient(params, stats, part)
+        return (jax.tree.map(lambda a, b: a + b / parts, total, grads), stats), scores
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    (grads, batch_stats), scores = jax.lax.scan(add, (zeros, batch_stats), batch)
+    scores = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1), scores)
+    return grads, batch_stats, scores

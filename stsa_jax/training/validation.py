@@ -1,0 +1,131 @@
+"""Scores on held-out clips during training, and whether they still get better."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from stsa_jax.distribution import sharding
+from stsa_jax.errors import InputError
+from stsa_jax.media import visualize
+from stsa_jax.media.preprocess import denormalise
+
+METRICS = ('cc', 'kl', 'loss')
+
+
+def validate(
+    eval_step: Callable,
+    params,
+    batch_stats,
+    clips,
+    batch_size: int,
+    mesh: Mesh,
+    stop: Callable[[], bool] = lambda: False,
+):
+    """Mean scores over all of `clips`, and pictures of the first batch.
+
+    Args:
+        eval_step: from `training.make_eval_step`.
+        clips: has a length, and `read(indices)` gives a batch of numpy arrays.
+        batch_size: over all devices; the last batch is filled up with clips that do not count.
+        stop: asked before each batch, whether to give up.
+
+    Returns:
+        ({'loss', 'kl', 'cc'}, saliency (b, H, W) of this process's clips of the first batch, the
+        batch itself), or None if it was given up. All processes call together and get the same
+        scores.
+    """
+    share = batch_size // jax.process_count()
+    kl, cc, first = [], [], None
+    for start in range(0, len(clips), batch_size):
+        if stop():
+            return None
+        mine = start + jax.process_index() * share + np.arange(share)
+        batch = clips.read(np.minimum(mine, len(clips) - 1))
+        arrays = {name: batch[name] for name in ('clip', 'density')}
+        scores = jax.device_get(eval_step(params, batch_stats, sharding.put_batch(mesh, arrays)))
+        real = min(batch_size, len(clips) - start)
+        kl.append(scores['kl'][:real])
+        cc.append(scores['cc'][:real])
+        if first is None:
+            own = scores['saliency'][jax.process_index() * share :][:share]
+            first = own, batch
+    kl, cc = np.concatenate(kl).astype(np.float64).mean(), np.concatenate(cc).mean(dtype=float)
+    return {'loss': float(kl - cc), 'kl': float(kl), 'cc': float(cc)}, *first
+
+
+@dataclasses.dataclass
+class Best:
+    """The best value of a metric so far, and how many validations ago it was."""
+
+    metric: str
+    mode: str
+    value: float | None = None
+    since: int = 0
+
+    def __post_init__(self):
+        if self.metric not in METRICS or self.mode not in ('min', 'max'):
+            raise InputError(
+                f'config.validation: metric={self.metric!r}, mode={self.mode!r}: expected one of '
+                f'{", ".join(METRICS)}, and min or max'
+            )
+
+    def update(self, scores: dict[str, float]) -> bool:
+        """Takes in the scores of a validation; True if they are the best so far."""
+        new = scores[self.metric]
+        sign = 1 if self.mode == 'max' else -1
+        first = self.value is None or math.isnan(self.value)  # which anything else is better than
+        better = first or sign * new > sign * self.value
+        self.value, self.since = (new, 0) if better else (self.value, self.since + 1)
+        return better
+
+    def is_stale(self, patience: int) -> bool:
+        """Whether so many validations brought nothing better; never with 0."""
+        return 0 < patience <= self.since
+
+
+class Validation:
+    """Validates the state of a run now and then, always on the same clips.
+
+    `eval_step`, `batch_size` and `mesh` are as for `validate`; `best` takes in the scores; `target`
+    is the target's place in a clip, for the pictures.
+    """
+
+    def __init__(self, eval_step, clips, batch_size: int, mesh: Mesh, best: Best, target: int):
+        self._arguments = clips, batch_size, mesh
+        self._eval_step, self._best, self._target = eval_step, best, target
+        self._told = 0
+
+    def __call__(self, step: int, state, report, stop: Callable[[], bool]) -> dict[str, float]:
+        """The scores, which are reported too; {}, and nothing is done, if `stop` told to stop."""
+        done = validate(self._eval_step, *weights_to_validate(state), *self._arguments, stop)
+        if done is None:
+            return {}
+        scores, saliency, shown = done
+        problems = self._arguments[0].problems
+        for line in problems[self._told :]:
+            report.say(line, from_all=True)
+        self._told = len(problems)
+        self._best.update(scores)
+        report.record(step, scores, 'validation')
+        report.images(step, pictures(shown, saliency, self._target))
+        return scores
+
+
+def weights_to_validate(state) -> tuple:
+    """Parameters, the averaged ones where the run keeps them, and batch statistics."""
+    return state.params if state.ema is None else state.ema, state.batch_stats
+
+
+def pictures(batch: dict, saliency: np.ndarray, target: int, most: int = 4) -> dict:
+    """For TensorBoard: the target frame, the prediction and the ground truth, side by side."""
+    made = {}
+    for i in range(min(most, len(saliency))):
+        frame = batch['clip'][i, target]
+        frame = frame if frame.dtype == np.uint8 else denormalise(frame)
+        name = f'validation/{batch["video"][i]}_{batch["frame"][i]}'
+        made[name] = visualize.side_by_side(frame, saliency[i], batch['density'][i])
+    return made

@@ -1,0 +1,230 @@
+"""Files of weights: PyTorch's .pth and .pt, safetensors with PyTorch's names, checkpoint folders.
+
+What is inside is recognised from the names (`stsa_jax.weights.port`). Our safetensors files also
+record the model's config and the normalisation of its frames, as JSON in the metadata `model` and
+`normalisation`; for other files they follow from names and shapes.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from stsa_jax import checkpoints
+from stsa_jax.checkpoints.weights import Weights
+from stsa_jax.errors import InputError
+from stsa_jax.files import atomic_path, writer_errors
+from stsa_jax.media.preprocess import (
+    IMAGENET,
+    KINETICS_KYLEMIN,
+    KINETICS_TORCHVISION,
+    Normalisation,
+)
+from stsa_jax.models.s3d import S3DConfig
+from stsa_jax.models.stsanet import STSANetConfig
+from stsa_jax.weights import port
+
+_TORCH = ('.pth', '.pt')
+_SAFETENSORS = '.safetensors'
+_NORMALISATION = {
+    'stsanet': IMAGENET,
+    's3d_kinetics': KINETICS_KYLEMIN,
+    's3d_torchvision': KINETICS_TORCHVISION,
+}
+
+
+def read_weights(path: str | os.PathLike, step: int | str | None = None) -> Weights:
+    """The weights of a whole model, of whatever kind `path` holds.
+
+    Raises InputError naming `path` if there are none, or a backbone alone.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f'{path}: there is no such file or folder; check the path of the weights')
+    if path.is_dir():
+        weights = checkpoints.load_weights(path, step)
+        config_from(weights.kind, weights.model_config, path)
+        return weights
+    if step is not None:
+        raise InputError(f'{path}: is a file of weights, but step {step} of a folder was asked for')
+    state_dict, metadata = read_state_dict(path)
+    naming = port.recognise(state_dict, str(path))
+    if naming == 'stsanet' and port.is_backbone(state_dict):
+        raise InputError(
+            f'{path}: holds a backbone alone (base1 to base4), not a whole model; train one from '
+            'it with train.py --config.init_from, or give the weights of a whole model'
+        )
+    kind = 'stsanet' if naming == 'stsanet' else 's3d'
+    if fields := recorded_config(metadata):
+        config = config_from(kind, fields, path)
+    else:
+        config = port.infer_config(state_dict, naming)
+    normalisation = _recorded_normalisation(metadata, path) or _NORMALISATION[naming]
+    params, batch_stats = port.from_torch(state_dict, config, source=str(path))
+    return Weights(kind, dataclasses.asdict(config), params, batch_stats, normalisation)
+
+
+def recorded_config(metadata: dict[str, str]) -> dict[str, Any]:
+    """The config's fields in the metadata of a safetensors file; none if it is not ours."""
+    try:
+        fields = json.loads(metadata.get('model', '{}'))
+    except ValueError:  # another program's 'model', such as a name
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _recorded_normalisation(metadata: dict[str, str], path: Path) -> Normalisation | None:
+    if 'normalisation' not in metadata:
+        return None
+    try:
+        mean, std = json.loads(metadata['normalisation'])
+        if len(mean) == len(std) == 3:
+            return Normalisation(tuple(map(float, mean)), tuple(map(float, std)))
+    except (TypeError, ValueError):
+        pass
+    raise InputError(
+        f"{path}: the metadata 'normalisation' is {metadata['normalisation']!r}, expected mean and "
+        'std of the frames, [[r, g, b], [r, g, b]]; write it as that, or leave it out'
+    )
+
+
+def config_from(
+    kind: str, fields: dict[str, Any], source: str | os.PathLike
+) -> STSANetConfig | S3DConfig:
+    """The config of fields that were read from `source`; InputError where they are not one's."""
+    config_class = STSANetConfig if kind == 'stsanet' else S3DConfig
+    try:
+        return config_class(**fields)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f'{source}: the config recorded with the weights is none of {config_class.__name__}: '
+            f'{error}; if a later version wrote it, update stsa_jax'
+        ) from error
+
+
+def read_state_dict(path: str | os.PathLike) -> tuple[dict, dict[str, str]]:
+    """A .pth, .pt or .safetensors file -> {name: array or tensor}, and its metadata if it has any.
+
+    PyTorch files are read with `weights_only=True`: nothing in them is run. Raises InputError.
+    """
+    path = Path(path)
+    if path.suffix == _SAFETENSORS:
+        return _read_safetensors(path)
+    if path.suffix not in _TORCH:
+        raise InputError(
+            f'{path}: expected a .pth, .pt or .safetensors file or a checkpoint folder, found a '
+            f'file ending in {path.suffix or "nothing"!r}'
+        )
+    return _read_torch(path), {}
+
+
+def _read_safetensors(path):
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework='numpy') as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, TypeError) as error:
+        raise InputError(
+            f'{path}: not a whole safetensors file ({error}); copy or download it again'
+        ) from error
+
+
+def _read_torch(path):
+    torch = _torch(path)
+    try:
+        found = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # torch raises all kinds for a damaged file
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+        raise InputError(
+            f'{path}: not a whole PyTorch file of weights alone ({reason}); copy or download it '
+            'again; a file that needs code to be read is refused'
+        ) from error
+    for key in ('state_dict', 'model_state_dict', 'model'):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(torch.is_tensor(v) for v in found.values()):
+        raise InputError(
+            f'{path}: expected a state dict (name -> tensor), found {type(found).__name__}; save '
+            'one with torch.save(model.state_dict(), PATH)'
+        )
+    return found
+
+
+def _torch(path):
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError(
+            f'{path}: PyTorch is needed for .pth and .pt files; install it with '
+            "pip install -e '.[port]' in the checkout, or use a .safetensors file"
+        ) from error
+    return torch
+
+
+def save(path: str | os.PathLike, weights: Weights, naming: str | None = None) -> None:
+    """Writes weights: .pth, .pt and .safetensors in PyTorch's names, else a checkpoint folder.
+
+    `naming` is for S3D in a file; by default that of the implementation the weights came from.
+    Raises InputError, and leaves nothing behind, where the path or the disk does not allow it.
+    """
+    path = Path(path)
+    if path.suffix not in (*_TORCH, _SAFETENSORS):
+        if path.suffix and not path.is_dir():
+            raise InputError(
+                f'{path}: cannot tell what to write: expected a name that ends in .pth, .pt or '
+                '.safetensors, or a folder name without an ending'
+            )
+        config, normalisation = weights.model_config, weights.normalisation
+        checkpoints.save_weights(
+            path, weights.kind, config, weights.params, weights.batch_stats, normalisation
+        )
+        return
+    if path.is_dir():
+        raise InputError(f'{path}: is a folder, but a file was to be written; name another')
+    torchvision = weights.normalisation == KINETICS_TORCHVISION
+    if weights.kind == 's3d' and naming is None and torchvision:
+        naming = 's3d_torchvision'
+    state_dict = port.to_torch(weights.params, weights.batch_stats, naming=naming)
+    if path.suffix == _SAFETENSORS:
+        from safetensors import SafetensorError
+        from safetensors.numpy import save_file
+
+        metadata = {
+            'model': json.dumps(weights.model_config),
+            'normalisation': json.dumps(weights.normalisation),
+        }
+        with atomic_path(path) as temporary, writer_errors(path, SafetensorError):
+            save_file(state_dict, temporary, metadata)
+    else:
+        torch = _torch(path)
+        # Copies: a parameter shares no memory with ours, and 0-d arrays stay 0-d.
+        tensors = {k: torch.tensor(v) for k, v in state_dict.items()}
+        with atomic_path(path) as temporary, writer_errors(path, RuntimeError):
+            torch.save(tensors, temporary)
+
+
+def convert(arguments: list[str] | None = None) -> None:
+    """The command `python -m stsa_jax.port SOURCE DEST`."""
+    parser = argparse.ArgumentParser(
+        prog='python -m stsa_jax.port',
+        description='Converts weights between PyTorch (.pth, .pt), safetensors and checkpoints.',
+    )
+    parser.add_argument('source', help='a .pth, .pt or .safetensors file, or a checkpoint folder')
+    parser.add_argument('dest', help='what to write: its ending says what')
+    parser.add_argument(
+        '--naming',
+        choices=('s3d_kinetics', 's3d_torchvision'),
+        help="how to name S3D's classifier in a file (default: as where it came from)",
+    )
+    options = parser.parse_args(arguments)
+    weights = read_weights(options.source)
+    if options.naming and weights.kind != 's3d':
+        raise InputError(f'{options.source}: --naming is for S3D, but this is {weights.kind}')
+    save(options.dest, weights, options.naming)
+    count = port.parameter_count(weights.params)
+    print(f'{options.source} -> {options.dest}: {weights.kind}, {count:,} parameters')
+    fields = ', '.join(f'{key}={value}' for key, value in weights.model_config.items())
+    print(f'  {fields}')

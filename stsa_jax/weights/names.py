@@ -1,0 +1,131 @@
+"""Where each of our arrays lives in a PyTorch state dict: one rule a module, no lists of names.
+
+Three kinds of state dicts are known, by the names inside:
+
+    'stsanet'          the released STSA-Net: base1..base4, branch0_pre, ..., readout_2
+    's3d_kinetics'     S3D of kylemin/S3D: base.0 .. base.15, fc
+    's3d_torchvision'  S3D of torchvision: features.0 .. features.15, classifier
+
+A path is the tuple of keys in our nested dicts; it maps to a PyTorch name and to the order in
+which our axes stand there.
+"""
+
+from stsa_jax.models.s3d import STAGES
+
+NAMINGS = ('stsanet', 's3d_kinetics', 's3d_torchvision')
+
+Path = tuple[str, ...]
+_KERNEL = (4, 3, 0, 1, 2)  # (kt, kh, kw, in, out) -> (out, in, kt, kh, kw)
+_FULL = (3, 0, 1, 2)  # (T, H, W, C) -> (C, T, H, W)
+_VECTOR = (0,)
+_SCALAR = ()
+
+# Positions of the blocks in the Sequential of both S3D implementations; pools take the gaps.
+_FLAT = {
+    'conv1': 0, 'conv2': 2, 'conv3': 3, '3b': 5, '3c': 6, '4b': 8, '4c': 9, '4d': 10, '4e': 11,
+    '4f': 12, '5b': 14, '5c': 15,
+}  # fmt: skip
+_STEM = {'conv1': 'base1.0', 'conv2': 'base1.2', 'conv3': 'base1.3'}
+_MIXED = {
+    'branch0': 'branch0.0', 'branch1_reduce': 'branch1.0', 'branch1': 'branch1.1',
+    'branch2_reduce': 'branch2.0', 'branch2': 'branch2.1', 'branch3': 'branch3.1',
+}  # fmt: skip
+_UNIT = {  # (convolution, BatchNorm) inside a unit, by naming
+    's3d_torchvision': {
+        '': ('.0', '.1'),
+        'spatial': ('.0.0', '.0.1'),
+        'temporal': ('.1.0', '.1.1'),
+    },
+}
+_UNIT['stsanet'] = _UNIT['s3d_kinetics'] = {
+    '': ('.conv', '.bn'), 'spatial': ('.conv_s', '.bn_s'), 'temporal': ('.conv_t', '.bn_t'),
+}  # fmt: skip
+_EMBEDDING = {
+    'query_1': 'q.0', 'query_2': 'q.2', 'key_1': 'k.0', 'key_2': 'k.2', 'value_1': 'v.0',
+    'value_2': 'v.2',
+}  # fmt: skip
+_AMSF = {
+    'spatial': 'SA_{}.0', 'squeeze': 'CA_{}.1', 'norm': 'CA_{}.2', 'excite': 'CA_{}.4',
+    'point': 'inc_{}_0.0', 'time_1': 'inc_{}_1.0', 'space_1': 'inc_{}_1.2',
+    'time_2': 'inc_{}_2.0', 'space_2': 'inc_{}_2.2', 'pool': 'inc_{}_3.1',
+    'plain': 'plain_{}.0',  # of variants; ours
+}  # fmt: skip
+_READOUT = {
+    'reduce': 'readout_1.0', 'time_1': 'readout_2.0', 'time_2': 'readout_2.2', 'map': 'readout_2.4',
+}  # fmt: skip
+
+
+def torch_name(path: Path, naming: str) -> tuple[str, tuple[int, ...]]:
+    """PyTorch's name of the array at `path`, and the order of our axes in it.
+
+    Raises KeyError for a path that is not of the model of that naming.
+    """
+    *module, leaf = path
+    if module[0] == 'backbone':
+        return _backbone(module[1:], leaf, naming)
+    if naming == 's3d_kinetics' and module == ['classifier']:
+        return _plain('fc.0', leaf)
+    if naming == 's3d_torchvision' and module == ['classifier']:
+        return _plain('classifier.1', leaf)
+    if naming != 'stsanet':
+        raise KeyError('.'.join(path))
+    return _plain(_head(module), leaf, norm=module[-1] == 'norm')
+
+
+def _head(module: list[str]) -> str:
+    """The parts of STSA-Net after the backbone."""
+    first = module[0]
+    if first == 'lateral':
+        return 'branch3_beh_0.0'
+    if first == 'readout':
+        return _READOUT[module[1]]
+    if first.startswith('amsf'):
+        return _AMSF[module[-1]].format(first[-1])
+    level = first[-1]
+    if module[1] == 'compress':
+        return f'branch{level}_pre.0'
+    if module[2] == 'middle':
+        return f'branch{level}_mid.0'
+    layer, part, *rest = module[2:]
+    if part == 'norm':
+        return f'ln_{level}_{int(layer[-1]) - 1}'
+    if part == 'whole':  # of a variant; the name is ours
+        return f'branch{level}_all_{_EMBEDDING[rest[-1]]}'
+    pair = int(part[-1]) if layer == 'layer_1' else 2
+    member, embedding = rest
+    return f'branch{level}_{pair}_{member}_{_EMBEDDING[embedding]}'
+
+
+def _plain(prefix, leaf, norm=False):
+    if leaf == 'kernel':
+        return f'{prefix}.weight', _KERNEL
+    if norm:
+        return f'{prefix}.{"weight" if leaf == "scale" else "bias"}', _FULL
+    return f'{prefix}.{leaf}', _VECTOR
+
+
+def _backbone(module, leaf, naming):
+    stage, block, *rest = module
+    block = block.removeprefix('mixed_')
+    mixed = stage != 'base1'
+    if naming == 's3d_kinetics':
+        prefix = f'base.{_FLAT[block]}'
+    elif naming == 's3d_torchvision':
+        prefix = f'features.{_FLAT[block]}'
+    else:
+        prefix = f'{stage}.{STAGES[stage].index(block)}' if mixed else _STEM[block]
+    if mixed:
+        branch, *rest = rest
+        place = _MIXED[branch]
+        # torchvision's first branch is the unit itself, not a Sequential of one.
+        torchvision_b0 = naming == 's3d_torchvision' and branch == 'branch0'
+        prefix += f'.{"branch0" if torchvision_b0 else place}'
+    convolution, norm = _UNIT[naming][rest[0] if rest else '']
+    return {
+        'kernel': (f'{prefix}{convolution}.weight', _KERNEL),
+        'scale': (f'{prefix}{norm}.weight', _VECTOR),
+        'bias': (f'{prefix}{norm}.bias', _VECTOR),
+        'mean': (f'{prefix}{norm}.running_mean', _VECTOR),
+        'var': (f'{prefix}{norm}.running_var', _VECTOR),
+        'count': (f'{prefix}{norm}.num_batches_tracked', _SCALAR),
+    }[leaf]

@@ -1,0 +1,258 @@
+"""Weights between PyTorch state dicts and our params and batch_stats; exact and strict both ways.
+
+    python -m stsa_jax.port SOURCE DEST
+
+SOURCE and DEST are each a PyTorch file (.pth, .pt), a safetensors file with PyTorch's names, or a
+checkpoint directory. What is inside is recognised from the names: STSA-Net, or S3D's Kinetics
+classifier as kylemin/S3D or torchvision name it.
+
+As a library, on dicts of arrays:
+
+    params, batch_stats = from_torch(state_dict)
+    state_dict = to_torch(params, batch_stats)
+"""
+
+import collections
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx, traverse_util
+
+from stsa_jax.errors import InputError
+from stsa_jax.models import functional
+from stsa_jax.models.s3d import S3D, S3DConfig
+from stsa_jax.models.stsa import STEPS
+from stsa_jax.models.stsanet import STSANet, STSANetConfig
+from stsa_jax.weights.names import torch_name
+
+StateDict = Mapping[str, Any]
+
+
+def recognise(state_dict: StateDict, source: str = 'the state dict') -> str:
+    """The naming of a state dict: 'stsanet', 's3d_kinetics' or 's3d_torchvision'.
+
+    Raises InputError for a dict of another model.
+    """
+    names = {name.removeprefix('module.') for name in state_dict}
+    starts = {name.split('.')[0] for name in names}
+    if 'base1' in starts:
+        return 'stsanet'
+    if 'base.0.conv_s.weight' in names:
+        return 's3d_kinetics'
+    if 'features.0.0.0.weight' in names:
+        return 's3d_torchvision'
+    shown = ', '.join(sorted(names)[:3]) or 'none'
+    raise InputError(
+        f'{source}: not the weights of STSA-Net or S3D: expected names such as '
+        'base1.0.conv_s.weight (STSA-Net), base.0.conv_s.weight (kylemin/S3D) or '
+        f'features.0.0.0.weight (torchvision S3D); found {shown}. Give a state dict of one of these'
+    )
+
+
+def is_backbone(state_dict: StateDict) -> bool:
+    """Whether nothing of STSA-Net after its backbone is there; so it is of S3D's weights."""
+    return not any(_in_head(name.removeprefix('module.')) for name in state_dict)
+
+
+def infer_config(state_dict: StateDict, naming: str) -> STSANetConfig | S3DConfig:
+    """The config that a state dict's shapes belong to, with the defaults where they do not say."""
+    shapes = {name.removeprefix('module.'): np.shape(a) for name, a in state_dict.items()}
+
+    def shape(name, default):
+        return shapes.get(name) or default
+
+    stem = {
+        'stsanet': 'base1.0.conv_s.weight',
+        's3d_kinetics': 'base.0.conv_s.weight',
+        's3d_torchvision': 'features.0.0.0.weight',
+    }[naming]
+    width = shape(stem, (64,))[0] / 64
+    if naming != 'stsanet':
+        head = 'fc.0.weight' if naming == 's3d_kinetics' else 'classifier.1.weight'
+        return S3DConfig(num_classes=shape(head, (400,))[0], width=width)
+    norm = shape('ln_0_0.weight', (192, STEPS, 56, 96))
+    sizes = {'norm': 'size_free'} if len(norm) == 1 else {'image_size': [4 * n for n in norm[2:]]}
+    compression = shape('branch0_pre.0.weight', (192, 192, 4, 1, 1))[2]
+    return STSANetConfig(frames=2 * STEPS * compression, width=width, **sizes)
+
+
+def from_torch(
+    state_dict: StateDict,
+    config: STSANetConfig | S3DConfig | None = None,
+    *,
+    seed: int = 0,
+    source: str = 'the state dict',
+    shared: list[str] | None = None,
+) -> tuple[dict, dict]:
+    """A PyTorch state dict -> `(params, batch_stats)`, nested dicts of numpy arrays.
+
+    Strict: an unknown, missing or misshapen entry is an InputError that names it and both shapes.
+    The one exception: a dict with a whole backbone and nothing else of the model (S3D's weights for
+    an `STSANetConfig`, or STSA-Net's base1 to base4 alone) fills the backbone, and the rest has
+    PyTorch's default initialisation from `seed`. `module.` prefixes are understood.
+
+    Between variants of the network (other parts, see `STSANetConfig.structure`) give a list as
+    `shared`: then what both have is taken, the backbone at the least, and the rest is initialised.
+    The list is filled with lines that say what was and was not loaded, of a backbone alone too.
+
+    Args:
+        state_dict: name -> array or tensor.
+        config: the model wanted; None for the one that the names and shapes say.
+        seed: of the initialisation of what the dict does not hold.
+        source: what to call the dict in errors.
+        shared: see above; None is strict.
+    """
+    naming = recognise(state_dict, source)
+    if config is None:
+        config = infer_config(state_dict, naming)
+    target = 'stsanet' if isinstance(config, STSANetConfig) else 's3d'
+    if target == 's3d' and naming == 'stsanet':
+        raise InputError(f"{source}: holds STSA-Net's weights, but S3D's were expected")
+    arrays = {name.removeprefix('module.'): as_numpy(a) for name, a in state_dict.items()}
+
+    model_class = STSANet if target == 'stsanet' else S3D
+    _, params, batch_stats = functional.abstract(model_class, config)
+    wanted = traverse_util.flatten_dict({'params': params, 'batch_stats': batch_stats})
+    backbone = {path: a for path, a in wanted.items() if path[1] == 'backbone'}
+    rest = {path: a for path, a in wanted.items() if path[1] != 'backbone'}
+    if target == 'stsanet' and is_backbone(arrays):
+        wanted, arrays = _backbone(arrays, backbone, rest, source, shared)
+    elif shared is not None:
+        wanted, arrays = _shared(arrays, backbone, rest, source, shared)
+    found = _match(arrays, wanted, naming, source)
+    if len(found) < len(backbone) + len(rest):
+        model = functional.split(model_class(config, rngs=nnx.Rngs(seed)))
+        initial = traverse_util.flatten_dict({'params': model[1], 'batch_stats': model[2]})
+        found = {path: np.asarray(initial[path]) for path in rest} | found
+    tree = traverse_util.unflatten_dict(found)
+    return tree['params'], tree['batch_stats']
+
+
+def to_torch(params: dict, batch_stats: dict | None = None, *, naming: str | None = None) -> dict:
+    """`(params, batch_stats)` -> {name: array in PyTorch's layout}, the inverse of from_torch.
+
+    Takes any tree of the shape of `params`, such as gradients, with `batch_stats` left out.
+
+    Args:
+        params, batch_stats: nested dicts of arrays.
+        naming: for S3D's classifier 's3d_kinetics' (the default) or 's3d_torchvision'.
+    """
+    naming = naming or ('s3d_kinetics' if 'classifier' in params else 'stsanet')
+    state_dict = {}
+    for path, array in traverse_util.flatten_dict({**_merge(params, batch_stats)}).items():
+        array = np.asarray(array)
+        name, axes = _place(path, array, naming)
+        if path[-1] == 'count':
+            array = array.astype(np.int64)
+        state_dict[name] = np.ascontiguousarray(array.transpose(axes)) if axes else array
+    return state_dict
+
+
+def _match(arrays, wanted, naming, source):
+    """{our path: array}; raises InputError with everything that does not fit."""
+    found, problems, used = {}, [], set()
+    for path, like in wanted.items():
+        name, axes = _place(path[1:], like, naming)
+        shape = tuple(like.shape[i] for i in axes)
+        used.add(name)
+        if name not in arrays:
+            problems.append(f'{name} is missing, expected with shape {shape}')
+        elif arrays[name].shape != shape:
+            problems.append(f'{name} has shape {arrays[name].shape}, expected {shape}')
+        else:
+            array = arrays[name].transpose(np.argsort(axes)) if axes else arrays[name]
+            found[path] = np.ascontiguousarray(array, dtype=like.dtype).reshape(like.shape)
+    for name in sorted(set(arrays) - used):
+        problems.append(f'{name} with shape {arrays[name].shape} is not a part of the model')
+    if problems:
+        more = f'\n  ... and {len(problems) - 8} more' if len(problems) > 8 else ''
+        listed = '\n  '.join(problems[:8]) + more
+        raise InputError(
+            f'{source}: {len(problems)} entries do not fit the model; use the weights of this '
+            f'model, or a config of the same size:\n  {listed}'
+        )
+    return found
+
+
+def _backbone(arrays, backbone, rest, source, lines):
+    """Of S3D's weights, or those of a backbone: the paths wanted, and the arrays for them."""
+    unused = [name for name in arrays if name.startswith(('fc.', 'classifier.'))]
+    if lines is not None:
+        lines.append(
+            f'{source}: loaded the backbone: {_parameters(backbone):,} of the '
+            f"model's {_parameters(backbone | rest):,} parameters"
+        )
+        lines += _left(list(dict.fromkeys(path[1] for path in rest)), unused)
+    return backbone, {name: a for name, a in arrays.items() if name not in unused}
+
+
+def _shared(arrays, backbone, rest, source, lines):
+    """What a variant and a state dict have both: the paths wanted, and the arrays for them."""
+    wanted, new = dict(backbone), []
+    for path, like in rest.items():
+        name, axes = _place(path[1:], like, 'stsanet')
+        fits = name in arrays and arrays[name].shape == tuple(like.shape[i] for i in axes)
+        if fits:
+            wanted[path] = like
+        else:
+            new.append('.'.join(path[1:-1]))
+    names = {torch_name(path[1:], 'stsanet')[0] for path in wanted}
+    unused = sorted(name for name in arrays if name not in names and _in_head(name))
+    arrays = {name: a for name, a in arrays.items() if name not in unused}
+    lines.append(
+        f'{source}: loaded what both models have: {_parameters(wanted):,} of the '
+        f"model's {_parameters(backbone | rest):,} parameters"
+    )
+    lines += _left(new, unused)
+    return wanted, arrays
+
+
+def _left(new, unused) -> list[str]:
+    """Lines on the parts that were not in the file, and on the entries not in the model."""
+    lines = []
+    if new:
+        lines.append(f'  not in the file, initialised at random: {_listed(new)}')
+    if unused:
+        lines.append(f'  not in the model, left out: {_listed(n.split(".")[0] for n in unused)}')
+    return lines
+
+
+def _parameters(paths) -> int:
+    return sum(math.prod(like.shape) for path, like in paths.items() if path[0] == 'params')
+
+
+def _listed(names) -> str:
+    counts = collections.Counter(names)
+    return ', '.join(f'{name} ({n} arrays)' if n > 1 else name for name, n in counts.items())
+
+
+def _place(path, array, naming):
+    """`torch_name`; the scale and bias of a size-free norm are vectors in both."""
+    name, axes = torch_name(path, naming)
+    return name, axes if len(axes) == len(array.shape) else tuple(range(len(array.shape)))
+
+
+def _in_head(name: str) -> bool:
+    return name.startswith(('branch', 'ln_', 'SA_', 'CA_', 'inc_', 'plain_', 'readout_'))
+
+
+def _merge(params, batch_stats):
+    flat = traverse_util.flatten_dict(params)
+    flat |= traverse_util.flatten_dict(batch_stats or {})
+    return traverse_util.unflatten_dict(flat)
+
+
+def as_numpy(array) -> np.ndarray:
+    """A PyTorch tensor (on any device, of any float type) or an array, as numpy."""
+    if hasattr(array, 'detach'):
+        array = array.detach().cpu()
+        array = array.float() if array.is_floating_point() else array
+    return np.asarray(array)
+
+
+def parameter_count(params: dict) -> int:
+    """Number of scalars in a tree of parameters."""
+    return sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,192 @@
+"""Weights from any file that people hold, and the model ready to use.
+
+model = load('STSANet_DHF1K.pth')      # or .pt, .safetensors, or a checkpoint directory
+saliency = model(clip)                 # (B, 32, 224, 384, 3) -> (B, 224, 384)
+"""
+
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from stsa_jax import checkpoints
+from stsa_jax.checkpoints.meta import read_meta
+from stsa_jax.errors import InputError
+from stsa_jax.media.preprocess import IMAGENET, Normalisation, normalise, resize_frame
+from stsa_jax.models import functional
+from stsa_jax.models.stsanet import STSANet, STSANetConfig
+from stsa_jax.weights import port
+from stsa_jax.weights.files import (
+    config_from,
+    convert,
+    read_state_dict,
+    read_weights,
+    recorded_config,
+    save,
+)
+from stsa_jax.weights.resample import resample
+
+
+class SaliencyModel:
+    """STSA-Net with its weights: a clip in, saliency out; compiled once for each batch size.
+
+    Attributes:
+        config: STSANetConfig; `image_size` and `frames` say what clips it takes.
+        normalisation: of the frames, for `preprocess`.
+        graphdef, params, batch_stats: for `stsa_jax.apply`.
+    """
+
+    def __init__(
+        self, config: STSANetConfig, params, batch_stats, normalisation: Normalisation = IMAGENET
+    ):
+        """Puts the weights on the default device."""
+        self.config, self.normalisation = config, normalisation
+        self.graphdef, *_ = functional.abstract(STSANet, config)
+        self.params, self.batch_stats = jax.device_put((params, batch_stats))
+        self._run = jax.jit(functools.partial(functional.apply, self.graphdef))
+        self._explain = jax.jit(
+            functools.partial(functional.apply, self.graphdef, return_intermediates=True)
+        )
+
+    def __call__(self, clip, *, return_intermediates: bool = False):
+        """`(B, T, H, W, 3)` normalised float32 -> saliency `(B, H, W)` float32 in [0, 1].
+
+        With `return_intermediates`, also a dict of stage features and attention matrices. Raises
+        InputError for a clip of another shape, or one that cannot be normalised frames.
+        """
+        _check_range(clip)
+        run = self._explain if return_intermediates else self._run
+        return run(self.params, self.batch_stats, clip)
+
+    def preprocess(self, frames: np.ndarray) -> np.ndarray:
+        """uint8 RGB frames `(T, h, w, 3)` -> `(T, H, W, 3)` float32, resized and normalised."""
+        frames = np.asarray(frames)
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+            raise InputError(
+                f'frames of type {frames.dtype} and shape {frames.shape}: expected uint8 RGB '
+                '(T, height, width, 3) in 0..255'
+            )
+        resized = np.stack([resize_frame(f, self.config.image_size) for f in frames])
+        return normalise(resized, self.normalisation)
+
+
+def _check_range(clip) -> None:
+    if isinstance(clip, jax.core.Tracer):
+        return
+    kind = np.dtype(clip.dtype)
+    if kind.kind != 'f' and kind.name != 'bfloat16':
+        raise InputError(
+            f'a clip of type {kind}: expected normalised float32; make it from uint8 frames with '
+            'model.preprocess(frames)'
+        )
+    # Any RGB frame, normalised with any of the field's means, lies well within +-10.
+    # A clip on a device is looked at there: one number comes back.
+    low, high = (float(clip.min()), float(clip.max())) if clip.size else (0.0, 0.0)
+    extreme = max(high, -low)
+    if not extreme <= 10:
+        raise InputError(
+            f'the clip has values up to {extreme:g}: expected normalised frames, about -3 to 3; '
+            'make it from uint8 frames with model.preprocess(frames)'
+        )
+    # Normalised frames of the same contrast reach from -2 to 2.5; a grey screen lies in between.
+    if 0 <= low < 0.05 and 0.95 < high <= 1:
+        raise InputError(
+            'the clip has values from 0 to 1, scaled but not normalised: expected about -3 to 3; '
+            'make it from uint8 frames with model.preprocess(frames)'
+        )
+
+
+def load(
+    path: str | os.PathLike,
+    step: int | str | None = None,
+    *,
+    image_size: tuple[int, int] | None = None,
+    frames: int | None = None,
+) -> SaliencyModel:
+    """STSA-Net from a training or converted checkpoint directory, a .pth, .pt or .safetensors file.
+
+    `step` is for a directory: which checkpoint, or 'best'; by default the latest. With `image_size`
+    (H, W) or `frames` other than those of the weights, what depends on them is resampled
+    (`stsa_jax.weights.resample`), and a line on standard error says so. Raises InputError, naming
+    the file, for anything else.
+    """
+    weights = read_weights(path, step)
+    if weights.kind != 'stsanet':
+        raise InputError(
+            f"{path}: holds S3D's Kinetics classifier, not a saliency model; give STSA-Net's "
+            'weights, or train from these with train.py --config.init_from'
+        )
+    own = STSANetConfig(**weights.model_config)
+    wanted = dataclasses.replace(
+        own, image_size=image_size or own.image_size, frames=frames or own.frames
+    )
+    trees = weights.params, weights.batch_stats
+    if wanted != own:
+        trees = _fitted(port.to_torch(*trees), wanted, str(path))
+    return SaliencyModel(wanted, *trees, weights.normalisation)
+
+
+def _note(line: str) -> None:
+    print(f'note: {line}', file=sys.stderr)
+
+
+def _fitted(
+    state_dict: port.StateDict,
+    config: STSANetConfig,
+    source: str,
+    seed: int = 0,
+    say: Callable[[str], None] = _note,
+    shared: list[str] | None = None,
+):
+    """`port.from_torch` of weights that may be of another size; says what it did."""
+    state_dict, resampled = resample(state_dict, config, source)
+    trees = port.from_torch(state_dict, config, seed=seed, source=source, shared=shared)
+    for line in (resampled, *(shared or ())):
+        if line:
+            say(line)
+    return trees
+
+
+def initialise(
+    path: str | os.PathLike,
+    config: STSANetConfig,
+    seed: int = 0,
+    say: Callable[[str], None] = _note,
+) -> tuple[dict, dict]:
+    """`(params, batch_stats)` of an STSA-Net of `config`, from STSA-Net's or S3D's weights.
+
+    With S3D's weights the backbone is filled and the rest has PyTorch's default initialisation from
+    `seed`. So it is with the parts that a variant of the network (`config.structure`) does not
+    share with the one that the weights are of. STSA-Net's may be of another input size or clip
+    length: `stsa_jax.weights.resample`. Of a run's folder it is the best checkpoint by validation,
+    if there was any, else the latest. `say` gets lines about what was loaded, resampled, and what
+    not. Raises InputError where the weights do not fit the config.
+    """
+    path = Path(path)
+    if path.is_dir():
+        folder = checkpoints.step_folder(path, 'best if any')
+        metrics = ', '.join(f'{k} {v:.4f}' for k, v in read_meta(folder)['metrics'].items())
+        which = f'the best by validation: {metrics}' if metrics else 'the latest, not validated'
+        say(f'starting from {folder} ({which})')
+        weights = checkpoints.load_weights(folder)
+        state_dict = port.to_torch(weights.params, weights.batch_stats)
+        fields = weights.model_config
+    elif path.exists():
+        state_dict, metadata = read_state_dict(path)
+        fields = recorded_config(metadata)
+    else:
+        raise InputError(f'{path}: there is no such file or folder; check the path of the weights')
+    if port.recognise(state_dict, str(path)) != 'stsanet':  # S3D's: the backbone alone
+        strict = False
+    else:
+        own = config_from('stsanet', fields, path)
+        strict = own.structure == config.structure and not port.is_backbone(state_dict)
+    return _fitted(state_dict, config, str(path), seed, say, shared=None if strict else [])
+
+
+__all__ = ['SaliencyModel', 'convert', 'initialise', 'load', 'read_weights', 'save']
