@@ -19,6 +19,8 @@ from google.protobuf.message import DecodeError
 
 from data.copies import images
 from data.preparation.features import parse
+from data.preparation.index import RAW, index_split
+from data.preparation.registry import default_data_dir
 from stsa_jax.errors import InputError
 
 
@@ -55,7 +57,7 @@ class VideoDataset:
         """`part` restricts the videos to some names, or each to its `first_frames`."""
         self.name, self.split = builder.name, split
         self.folder = str(builder.data_dir)
-        self._source = builder.as_data_source(split, deserialize_method=_RAW)
+        self._source = builder.as_data_source(split, deserialize_method=RAW)
         indexed = dict(builder.info.metadata or {}).get('videos', {}).get(split)
         self.videos: list[VideoInfo] = []
         first = 0
@@ -162,24 +164,6 @@ def _part_of(videos: list[VideoInfo], part: dict) -> list[VideoInfo]:
     ]
 
 
-_RAW = tfds.decode.DeserializeMethod.RAW_BYTES
-
-
-def index_split(builder: tfds.core.DatasetBuilder, split: str) -> list[dict]:
-    """The index of a split's videos, from reading all of it; see data.shards.VideoIndex."""
-    from data.preparation.shards import VideoIndex
-
-    indexes = []
-    for record in builder.as_data_source(split, deserialize_method=_RAW):
-        example = parse(record)
-        if not indexes or indexes[-1].name != example['video']:
-            indexes.append(VideoIndex(example['video'], example['kind']))
-        fixations = images.decode_map(example['fixations'])
-        usable = fixations.any() and not images.is_black(example['density'])
-        indexes[-1].add(fixations.shape, example['frame_number'], bool(usable))
-    return [index.as_dict() for index in indexes]
-
-
 def open_split(name: str, split: str, data_dir: str | os.PathLike | None = None) -> VideoDataset:
     """Opens a prepared split.
 
@@ -242,8 +226,3 @@ def prepared_builder(
         raise InputError(
             f'{folder}: not a readable TFDS dataset ({error}); remove it and prepare {name} again'
         ) from error
-
-
-def default_data_dir() -> Path:
-    """Where TFDS keeps datasets: $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    return Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()

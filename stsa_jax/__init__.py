@@ -5,7 +5,8 @@ Importing the package does no work: names are loaded on first use.
     model = stsa_jax.load('STSANet_DHF1K.pth')   # or .safetensors, or a checkpoint directory
     saliency = model(clip)                       # (B, 32, 224, 384, 3) -> (B, 224, 384) in [0, 1]
 
-The rooms, from the ground up; each imports only from those above it in this list:
+The rooms, from the ground up; each imports only from those above it in this list. `make lint`
+checks that, and docs/architecture.md has the rooms of the whole project.
 
     errors, files, configuration   what everything stands on
     ops            operations in plain JAX that give PyTorch's numbers; ops.cpu, their CPU forms

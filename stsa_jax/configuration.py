@@ -1,4 +1,4 @@
-"""Reads a config file and the changes to it given on the command line.
+"""Reads a config file and the changes to it given on the command line; compares two configs.
 
     config = load_config('configs/dhf1k.py', ['--config.batch_size=8', '--config.data.weights=1,2'])
 
@@ -10,7 +10,9 @@ A field that it does not have, or a value of another type, is an InputError.
 import ast
 import difflib
 import importlib.util
+import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -45,6 +47,23 @@ def parse_size(text: str) -> tuple[int, int]:
     except ValueError:
         raise InputError(f'--image_size={text}: expected height and width, as 288,512') from None
     return height, width
+
+
+def differences(old: Mapping, new: Mapping, prefix: str = '') -> list[str]:
+    """The fields in which two nested configs differ, a line each."""
+    lines = []
+    for key in sorted({*old, *new}):
+        name, a, b = prefix + key, old.get(key, 'absent'), new.get(key, 'absent')
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differences(a, b, f'{name}.')
+        elif a != b:
+            lines.append(f'{name}: {a!r} in the run, {b!r} now')
+    return lines
+
+
+def to_json(config: Mapping) -> dict:
+    """A nested config as JSON sees it: dicts, lists, strings, numbers."""
+    return json.loads(json.dumps(config, default=lambda x: x.to_dict()))
 
 
 def _get_config(name: str) -> ConfigDict:

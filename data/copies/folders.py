@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from data.copies import images, tree
-from data.copies.sources import Report, VideoSource
+from data.copies.sources import Frame, Report, VideoSource
 from data.copies.video_file import frames_in_header, frames_of_video
-from data.preparation.features import Frame
 
 
 @dataclasses.dataclass(frozen=True)

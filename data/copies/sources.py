@@ -9,8 +9,9 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from data.preparation.features import Frame
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,23 @@ class Report:
     def add(self, path: str | os.PathLike, what: str, done: str = '') -> None:
         """Notes that `what` is wrong with `path` and what was `done` about it."""
         self.problems.append(Problem(str(path), what, done))
+
+
+class Frame(NamedTuple):
+    """One frame as a dataset has it, before it is stored."""
+
+    number: int  # as the dataset counts
+    image: np.ndarray  # uint8 RGB (h, w, 3), any size
+    density: bytes | None  # an image file's content, one 8-bit channel
+    fixations: bytes | None  # the same, 255 at fixated pixels
+    num_fixations: int  # fixated pixels
+    size: tuple[int, int]  # (h, w) of the annotation, or of the video if there is none
+    blank: bool = False  # the density map is 0 everywhere, whatever the fixations
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be a target of training."""
+        return self.num_fixations > 0 and not self.blank
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,7 @@ from data.preparation.features import (
     FrameStorage,
     frame_features,
 )
+from data.preparation.index import index_split
 from stsa_jax.errors import InputError
 from stsa_jax.files import write_atomic
 
@@ -175,8 +176,6 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _prepare_by_tfds(self, dl_manager, download_config) -> None:
         """TFDS's own way, by Beam or for a few examples; the index of videos is read back."""
-        from data.videos import index_split
-
         shutil.rmtree(self._noted, ignore_errors=True)
         super()._download_and_prepare(dl_manager, download_config)
         for path in sorted(self._noted.glob('*.json')):

@@ -12,7 +12,6 @@ Examples are in the order of the videos, and within a video in the order of its 
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -96,20 +95,3 @@ def parse(record: bytes) -> dict:
     example['annotated'] = bool(feature['annotated'].int64_list.value[0])
     example['frame_number'] = feature['frame_number'].int64_list.value[0]
     return example
-
-
-class Frame(NamedTuple):
-    """One frame as a dataset has it, before it is stored."""
-
-    number: int  # as the dataset counts
-    image: np.ndarray  # uint8 RGB (h, w, 3), any size
-    density: bytes | None  # an image file's content, one 8-bit channel
-    fixations: bytes | None  # the same, 255 at fixated pixels
-    num_fixations: int  # fixated pixels
-    size: tuple[int, int]  # (h, w) of the annotation, or of the video if there is none
-    blank: bool = False  # the density map is 0 everywhere, whatever the fixations
-
-    @property
-    def usable(self) -> bool:
-        """Whether it can be a target of training."""
-        return self.num_fixations > 0 and not self.blank

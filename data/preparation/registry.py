@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 from data.preparation.features import storage
-from data.videos import default_data_dir
 from stsa_jax.errors import InputError
 
 # Rendered, with all that is known of them.
@@ -77,3 +76,8 @@ def prepare_dataset(
     config = tfds.download.DownloadConfig(manual_dir=source)
     builder.download_and_prepare(download_config=config)
     return builder
+
+
+def default_data_dir() -> Path:
+    """Where TFDS keeps datasets: $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    return Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()

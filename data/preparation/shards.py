@@ -22,8 +22,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data.copies import images
-from data.copies.sources import Problem, Report, VideoSource
-from data.preparation.features import Frame, FrameStorage, serialise
+from data.copies.sources import Frame, Problem, Report, VideoSource
+from data.preparation.features import FrameStorage, serialise
+from data.preparation.index import VideoIndex
 from stsa_jax.errors import InputError
 from stsa_jax.files import atomic_path, write_atomic, writer_errors
 from stsa_jax.media.preprocess import resize_frame
@@ -72,7 +73,7 @@ def plan(
 
 
 def example_of(frame: Frame, source: VideoSource, size, encoding: str) -> dict:
-    """The example, see data.features, that stores this frame at `size` (None: as it is)."""
+    """The example that stores this frame at `size` (None: as it is), see preparation.features."""
     image = frame.image if size is None else resize_frame(frame.image, size)
     annotated = frame.density is not None and frame.fixations is not None
     black = _black(frame.size) if not annotated else None
@@ -129,38 +130,6 @@ def write_shard(task: ShardTask, advance: Callable[[int], object] = lambda frame
     }
     write_atomic(task.path.with_suffix('.json'), json.dumps(result))
     return result
-
-
-class VideoIndex:
-    """Gathers what is to be known of a video without reading its frames."""
-
-    def __init__(self, name: str, kind: str):
-        self.name, self.kind, self.num_frames = name, kind, 0
-        self.size, self.first_number = (0, 0), 0
-        self.unusable: list[list[int]] = []
-
-    def add(self, size: tuple[int, int], number: int, usable: bool) -> None:
-        """Counts one more frame, with its annotation's size and whether it can be a target."""
-        if not self.num_frames:
-            self.size, self.first_number = size, number
-        if not usable:
-            if self.unusable and self.unusable[-1][1] == self.num_frames:
-                self.unusable[-1][1] += 1
-            else:
-                self.unusable.append([self.num_frames, self.num_frames + 1])
-        self.num_frames += 1
-
-    def as_dict(self) -> dict:
-        """For JSON. `unusable`: ranges [start, stop) of frames that cannot be targets."""
-        return {
-            'name': self.name,
-            'kind': self.kind,
-            'num_frames': self.num_frames,
-            'height': self.size[0],
-            'width': self.size[1],
-            'first_number': self.first_number,
-            'unusable': self.unusable,
-        }
 
 
 def write_shards(tasks: Sequence[ShardTask], num_workers: int, label: str) -> list[dict]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from stsa_jax.checkpoints import checksums
+from stsa_jax.configuration import differences, to_json
 from stsa_jax.errors import InputError
 from stsa_jax.media.preprocess import IMAGENET, Normalisation
-from stsa_jax.training.run_config import differences, to_json
 
 KINDS = ('stsanet', 's3d')
 _FORMAT = 'stsa-jax checkpoint 1'

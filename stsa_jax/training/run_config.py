@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from stsa_jax import files
+from stsa_jax.configuration import differences, to_json
 from stsa_jax.errors import InputError
 
 # Fields that may change between the parts of a run: they leave the numbers as they are.
@@ -75,20 +76,3 @@ def write_config(workdir, config: Mapping) -> None:
     if jax.process_index() == 0:
         content = json.dumps(to_json(config), indent=2) + '\n'
         files.write_atomic(Path(workdir) / 'config.json', content)
-
-
-def differences(old: Mapping, new: Mapping, prefix: str = '') -> list[str]:
-    """The fields in which two nested configs differ, a line each."""
-    lines = []
-    for key in sorted({*old, *new}):
-        name, a, b = prefix + key, old.get(key, 'absent'), new.get(key, 'absent')
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += differences(a, b, f'{name}.')
-        elif a != b:
-            lines.append(f'{name}: {a!r} in the run, {b!r} now')
-    return lines
-
-
-def to_json(config: Mapping) -> dict:
-    """A nested config as JSON sees it: dicts, lists, strings, numbers."""
-    return json.loads(json.dumps(config, default=lambda x: x.to_dict()))

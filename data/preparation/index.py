@@ -1,0 +1,53 @@
+"""The index of a split: what is to be known of its videos without reading their frames."""
+
+import tensorflow_datasets as tfds
+
+from data.copies import images
+from data.preparation.features import parse
+
+RAW = tfds.decode.DeserializeMethod.RAW_BYTES
+
+
+class VideoIndex:
+    """Gathers what is to be known of a video without reading its frames."""
+
+    def __init__(self, name: str, kind: str):
+        self.name, self.kind, self.num_frames = name, kind, 0
+        self.size, self.first_number = (0, 0), 0
+        self.unusable: list[list[int]] = []
+
+    def add(self, size: tuple[int, int], number: int, usable: bool) -> None:
+        """Counts one more frame, with its annotation's size and whether it can be a target."""
+        if not self.num_frames:
+            self.size, self.first_number = size, number
+        if not usable:
+            if self.unusable and self.unusable[-1][1] == self.num_frames:
+                self.unusable[-1][1] += 1
+            else:
+                self.unusable.append([self.num_frames, self.num_frames + 1])
+        self.num_frames += 1
+
+    def as_dict(self) -> dict:
+        """For JSON. `unusable`: ranges [start, stop) of frames that cannot be targets."""
+        return {
+            'name': self.name,
+            'kind': self.kind,
+            'num_frames': self.num_frames,
+            'height': self.size[0],
+            'width': self.size[1],
+            'first_number': self.first_number,
+            'unusable': self.unusable,
+        }
+
+
+def index_split(builder: tfds.core.DatasetBuilder, split: str) -> list[dict]:
+    """The index of a split's videos, from reading all of it."""
+    indexes = []
+    for record in builder.as_data_source(split, deserialize_method=RAW):
+        example = parse(record)
+        if not indexes or indexes[-1].name != example['video']:
+            indexes.append(VideoIndex(example['video'], example['kind']))
+        fixations = images.decode_map(example['fixations'])
+        usable = fixations.any() and not images.is_black(example['density'])
+        indexes[-1].add(fixations.shape, example['frame_number'], bool(usable))
+    return [index.as_dict() for index in indexes]
