@@ -32,6 +32,14 @@ def example(batch_size: int, frames: int = FRAMES, image_size=IMAGE_SIZE):
     return clip, rng.uniform(size=(batch_size, *image_size)).astype(np.float32)
 
 
+def saliency_loss(s, g):
+    """The training loss of the released train.py, KL - CC of each example, of `(B, H, W)`."""
+    p, q = s / s.sum((1, 2), keepdim=True), g / g.sum((1, 2), keepdim=True)
+    kl = (q * (2.2204e-16 + q / (p + 2.2204e-16)).log()).sum((1, 2))
+    a, b = s - s.mean((1, 2), keepdim=True), g - g.mean((1, 2), keepdim=True)
+    return kl - (a * b).sum((1, 2)) / ((a * a).sum((1, 2)) * (b * b).sum((1, 2))).sqrt()
+
+
 def train_step(checkout: str, batch_size: int):
     """A function that trains the released network by one step: forward, backward and Adam."""
     import torch
@@ -43,13 +51,9 @@ def train_step(checkout: str, batch_size: int):
     density = torch.from_numpy(density)
 
     def run():
-        s, g = network(clip), density
-        p, q = s / s.sum((1, 2), keepdim=True), g / g.sum((1, 2), keepdim=True)
-        kl = (q * torch.log(2.2204e-16 + q / (p + 2.2204e-16))).sum((1, 2))
-        a, b = s - s.mean((1, 2), keepdim=True), g - g.mean((1, 2), keepdim=True)
-        cc = (a * b).sum((1, 2)) / ((a * a).sum((1, 2)) * (b * b).sum((1, 2))).sqrt()
+        loss = saliency_loss(network(clip), density).mean()
         adam.zero_grad()
-        (kl - cc).mean().backward()
+        loss.backward()
         adam.step()
 
     return run

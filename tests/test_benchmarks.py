@@ -19,10 +19,12 @@ from test_train_script import ROOT, config_file, prepared  # noqa: F401 (fixture
 from benchmarks import (
     bfloat16,
     data,
+    fidelity,
     gpu,
     inference,
     metrics,
     released,
+    released_results,
     rematerialisation,
     scaling,
     train_step,
@@ -32,7 +34,9 @@ from benchmarks.processes import in_own_process
 from data.copies.sources import Report
 from data.sets.dhf1k import Dhf1k
 from stsa_jax.inference import cost
+from stsa_jax.metrics import losses
 from stsa_jax.models import stsanet
+from stsa_jax.ops.pooling import max_pool_2x2_with_indices
 from stsa_jax.training import meter
 from stsa_jax.weights import pretrained
 
@@ -133,8 +137,9 @@ def test_train_step(run, config_file, reference, monkeypatch, capsys):  # noqa: 
     assert not sides and 'ratio of the times: ' in printed and 'ratio of the peaks: ' in printed
 
 
-def test_the_released_code_is_measured_without_jax():
-    code = 'import sys; from benchmarks import released; sys.exit("jax" in sys.modules)'
+@pytest.mark.parametrize('module', ['released', 'released_results'])
+def test_the_released_code_is_measured_without_jax(module):
+    code = f'import sys; from benchmarks import {module}; sys.exit("jax" in sys.modules)'
     subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
 
 
@@ -146,6 +151,93 @@ def test_a_missed_limit_is_the_exit_code(capsys):
     assert 'ratio of the peaks: 2.00 (limit 1: missed)' in printed
     assert train_step.report({'time': 0.6, 'peak': 1e9}, theirs, 0.1) == 0
     assert train_step.report({'time': 0.6, 'peak': 1e9}, None, 0.1) == 0, 'nothing to compare with'
+
+
+def test_errors_of_a_map():
+    exact = np.linspace(0, 1, 1001)
+    found = exact + 1e-3 * exact  # differences from 0 to 1e-3, evenly
+    places = np.zeros((4, 2, 3, 5), np.int8)
+    others = places.copy()
+    others[1, 0, 2, 3] = others[3, 1, 0, 0] = 3
+    before = np.array([0, 1, 2, 4.0])
+    exact = {'map': exact, 'place_1': places, 'place_2': places}
+    exact |= {'before_1': before, 'before_2': before}
+    found = {'map': found, 'place_1': others, 'place_2': places}
+    found |= {'before_1': before + np.array([9, 0.1, 0.4, 0.4]), 'before_2': before * 0.75}
+    errors = fidelity.map_errors(found, exact)
+    np.testing.assert_allclose(errors.quantiles, [0.5e-3, 0.99e-3, 0.999e-3, 1e-3])
+    assert errors.largest == errors.quantiles[-1] and errors.flipped == [2, 0]
+    np.testing.assert_allclose(errors.noise, [0.1, 0.25])
+
+
+def test_errors_of_a_training_pass():
+    exact = {'map': np.ones((2, 2)), 'loss': np.array(2.0), 'grad_norm': np.array([1.0, 2.0, 4.0])}
+    found = {
+        'map': np.ones((2, 2), np.float32),
+        'loss': np.float32(1.5),
+        'grad_norm': np.array([1.01, 2, 3]),
+    }
+    errors = fidelity.train_errors(found, exact)
+    assert errors.quantiles == [0, 0, 0, 0] and errors.loss == 0.25
+    np.testing.assert_allclose(errors.gradients, [0.01, 0.25])
+
+
+def test_one_more_map_than_pytorchs_may_be_far_off(capsys):
+    far, near = (fidelity.MapErrors([0, 0, 0, x], [1, 2], [0, 0]) for x in (2e-5, 1e-6))
+    sides = {fidelity.PYTORCH: [far, near, near], 'ours': [near, far, far]}
+    assert fidelity.summary(sides) == 0
+    printed = capsys.readouterr().out
+    assert 'ours: 2 of 3 maps beyond 1e-05 somewhere (limit 2: held), 9 flipped' in printed
+    assert fidelity.summary(sides | {'again': [far] * 3}) == 1
+    assert 'again: 3 of 3 maps beyond 1e-05 somewhere (limit 2: missed)' in capsys.readouterr().out
+
+
+def test_results_of_the_released_network(tmp_path):
+    import torch
+
+    class Pools(torch.nn.Module):
+        """Pools with indices twice, as the released network does."""
+
+        def __init__(self):
+            super().__init__()
+            self.scale, self.shift = (torch.nn.Parameter(torch.tensor(x)) for x in (1.5, 0.25))
+            window = {'kernel_size': (1, 2, 2), 'stride': (1, 2, 2)}
+            self.pool_2 = torch.nn.MaxPool3d(**window, return_indices=True)
+
+        def forward(self, clip):
+            first, _ = self.pool_2(torch.relu(clip))
+            second, _ = self.pool_2(self.scale * first + self.shift)
+            return second.mean((1, 2))
+
+    rng = np.random.default_rng(0)
+    clip = rng.normal(size=(1, 3, 4, 16, 24)).astype(np.float32)
+    density = rng.uniform(size=(1, 4, 6)).astype(np.float32)
+    for kind, *inputs in (('evaluated', clip), ('trained', clip, density)):
+        run = getattr(released_results, kind)
+        released_results.write(tmp_path / f'{kind}_0.npz', Pools(), run, *inputs)
+
+    channels_last = clip.transpose(0, 2, 3, 4, 1)
+    first, place = max_pool_2x2_with_indices(np.maximum(channels_last, 0))
+    second, next_place = max_pool_2x2_with_indices(first)
+    mean = np.asarray(second.mean((1, 4)), np.float64)
+
+    def loss(scale, shift):
+        return losses.saliency_loss(scale * mean + shift, density)[0]
+
+    with jax.enable_x64(True):
+        loss, gradients = jax.value_and_grad(loss, (0, 1))(1.5, 0.25)
+    for dtype in released_results.DTYPES:
+        found = fidelity.released(tmp_path, 'evaluated', 0, dtype)
+        np.testing.assert_array_equal(found['place_1'], place[0])
+        np.testing.assert_array_equal(found['place_2'], next_place[0])
+        before = released_results.sample(1.5 * np.asarray(first[0]) + 0.25)
+        np.testing.assert_allclose(found['before_2'], before, rtol=1e-6)
+        np.testing.assert_allclose(found['map'], 1.5 * mean[0] + 0.25, rtol=1e-6)
+        assert found['map'].dtype == found['before_1'].dtype == dtype
+        found = fidelity.released(tmp_path, 'trained', 0, dtype)
+        np.testing.assert_allclose(found['loss'], loss, rtol=1e-5)
+        # The loss does not depend on the map's scale: the gradient is small beside its terms.
+        np.testing.assert_allclose(found['grad_norm'], np.abs(gradients), atol=1e-6)
 
 
 def test_scaling(run, config_file, monkeypatch):  # noqa: F811
