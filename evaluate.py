@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
         action='append',
         default=[],
         metavar='[NAME=]PATH',
-        help='a checkpoint, .pth, .pt or .safetensors file; may be repeated',
+        help="a checkpoint, PyTorch's or safetensors' file; may be repeated",
     )
     add(
         '--predictions',
@@ -106,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
         help='a folder of maps, <video>/<frame>.png; may be repeated',
     )
     add('--allow_missing', action='store_true', help='score the maps that are there')
+    add('--allow_nonfinite', action='store_true', help='take weights with NaN or infinity too')
     add('--dataset', action='append', default=[], help='a prepared dataset; may be repeated')
     add('--split', help='default: that of the config, or validation; DIEM: test_i, ii, iii')
     add('--data_dir', help="where datasets were prepared (default: the config's, or TFDS's own)")
@@ -153,20 +154,21 @@ def collect_models(options) -> dict:
             raise InputError(f'two models are called {name}; name one of them: NAME=PATH')
         models[name] = make
 
-    sizes = {
+    how = {
         'image_size': options.image_size and parse_size(options.image_size),
         'frames': options.clip_frames,
+        'allow_nonfinite': options.allow_nonfinite,
     }
-    sizes = {name: value for name, value in sizes.items() if value}
+    how = {name: value for name, value in how.items() if value}
     loaded = []
     if options.step and not options.workdir:
         raise InputError(f'--step={options.step}: is of a --workdir, and none is given')
     for given in options.workdir:
         name, workdir = _named(given)
-        loaded.append((name, stsa_jax.load(workdir, _step(options.step), **sizes)))
+        loaded.append((name, stsa_jax.load(workdir, _step(options.step), **how)))
     for given in options.checkpoint:
         name, path = _named(given)
-        loaded.append((name, stsa_jax.load(path, **sizes)))
+        loaded.append((name, stsa_jax.load(path, **how)))
     noted = set()
 
     def maps_of(model, dataset):

@@ -47,7 +47,7 @@ from stsa_jax.ops.cpu import memory as cpu_memory
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
-    'checkpoint', None, 'Training directory, converted checkpoint, .pth, .pt or .safetensors file.'
+    'checkpoint', None, "Training directory, converted checkpoint, PyTorch's or safetensors' file."
 )
 flags.DEFINE_multi_string(
     'video', None, 'Video file that FFmpeg reads, or folder of frames. May be given several times.'
@@ -66,6 +66,7 @@ flags.DEFINE_float('fps', 30, 'Frame rate of a folder of frames.', lower_bound=0
 flags.DEFINE_bool('overlay', True, 'Write overlay.mp4 too.')
 flags.DEFINE_bool('overwrite', False, 'Replace the maps and overlay of an earlier prediction.')
 flags.DEFINE_bool('allow_truncated', False, 'Use the good frames of a video that breaks off.')
+flags.DEFINE_bool('allow_nonfinite', False, 'Take weights with NaN or infinity too.')
 flags.DEFINE_string('attention', None, 'Picture the attention from this pixel, as x,y.')
 flags.DEFINE_string(
     'gradient', None, 'Picture what this pixel, as x,y, depends on; without a value, the whole map.'
@@ -127,10 +128,12 @@ def parse_flags(arguments: list[str]) -> None:
 
 def load_model():
     """`stsa_jax.load` as the flags say."""
-    sizes = {'frames': FLAGS.clip_frames} if FLAGS.clip_frames else {}
+    how = {'frames': FLAGS.clip_frames} if FLAGS.clip_frames else {}
     if FLAGS.image_size:
-        sizes['image_size'] = parse_size(FLAGS.image_size)
-    return stsa_jax.load(FLAGS.checkpoint, **sizes)
+        how['image_size'] = parse_size(FLAGS.image_size)
+    if FLAGS.allow_nonfinite:
+        how['allow_nonfinite'] = True
+    return stsa_jax.load(FLAGS.checkpoint, **how)
 
 
 def open_video(path: str | Path):
@@ -256,7 +259,8 @@ def print_classes() -> None:
 
     for path in FLAGS.video:
         open_video(path)
-    classifier = classify.load_classifier(FLAGS.checkpoint)
+    how = {'allow_nonfinite': True} if FLAGS.allow_nonfinite else {}
+    classifier = classify.load_classifier(FLAGS.checkpoint, **how)
     for path in FLAGS.video:
         info, frames = open_video(path)
         frames = tqdm(frames, Path(path).name, info.num_frames, unit='frame', disable=None)

@@ -320,7 +320,7 @@ def test_nothing_is_left_behind_when_writing_fails(files, tmp_path, capsys, name
 def test_the_command(files, tmp_path):
     def run(*arguments):
         return subprocess.run(
-            [sys.executable, '-m', 'stsa_jax.weights.port', *map(str, arguments)],
+            [sys.executable, '-m', 'stsa_jax.port', *map(str, arguments)],
             capture_output=True,
             text=True,
             cwd=Path(__file__).parents[1],

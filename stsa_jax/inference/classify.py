@@ -50,12 +50,13 @@ class Classifier:
         return normalise(frame[top : top + CROP, left : left + CROP], self.normalisation)
 
 
-def load_classifier(path: str | os.PathLike) -> Classifier:
-    """S3D from a checkpoint folder, .pth, .pt or .safetensors file, either naming.
+def load_classifier(path: str | os.PathLike, allow_nonfinite: bool = False) -> Classifier:
+    """S3D from a checkpoint folder, PyTorch's or safetensors' file, either naming.
 
-    Raises InputError, naming the file, for anything else.
+    Raises InputError, naming the file, for anything else; for weights with NaN or infinity too,
+    unless `allow_nonfinite`.
     """
-    weights = pretrained.read_weights(path)
+    weights = pretrained.read_weights(path, allow_nonfinite=allow_nonfinite)
     if weights.kind != 's3d':
         raise InputError(
             f"{path}: holds STSA-Net's weights, but the S3D classifier's were expected; give "

@@ -1,6 +1,7 @@
-"""Files of weights: PyTorch's .pth and .pt, safetensors with PyTorch's names, checkpoint folders.
+"""Files of weights: PyTorch's, safetensors with PyTorch's names, checkpoint folders.
 
-What is inside is recognised from the names (`stsa_jax.weights.port`). Our safetensors files also
+What a file is is told by its content (`formats`), where in it the weights lie by `wrappers`, and of
+which model they are from the names (`port`). Our safetensors files also
 record the model's config and the normalisation of its frames, as JSON in the metadata `model` and
 `normalisation`; for other files they follow from names and shapes.
 """
@@ -9,8 +10,13 @@ import argparse
 import dataclasses
 import json
 import os
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from flax import traverse_util
 
 from stsa_jax import checkpoints
 from stsa_jax.checkpoints.weights import Weights
@@ -24,7 +30,7 @@ from stsa_jax.media.preprocess import (
 )
 from stsa_jax.models.s3d import S3DConfig
 from stsa_jax.models.stsanet import STSANetConfig
-from stsa_jax.weights import port
+from stsa_jax.weights import formats, port, wrappers
 
 _TORCH = ('.pth', '.pt')
 _SAFETENSORS = '.safetensors'
@@ -35,21 +41,33 @@ _NORMALISATION = {
 }
 
 
-def read_weights(path: str | os.PathLike, step: int | str | None = None) -> Weights:
+def note(line: str) -> None:
+    """Prints a line for the user on standard error."""
+    print(f'note: {line}', file=sys.stderr)
+
+
+def read_weights(
+    path: str | os.PathLike,
+    step: int | str | None = None,
+    *,
+    allow_nonfinite: bool = False,
+    say: Callable[[str], None] = note,
+) -> Weights:
     """The weights of a whole model, of whatever kind `path` holds.
 
-    Raises InputError naming `path` if there are none, or a backbone alone.
+    `say` gets lines about where in a file the weights lay. Raises InputError naming `path` if there
+    are none, a backbone alone, or weights with NaN or infinity unless `allow_nonfinite`.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f'{path}: there is no such file or folder; check the path of the weights')
     if path.is_dir():
-        weights = checkpoints.load_weights(path, step)
+        weights = read_folder(path, step, allow_nonfinite=allow_nonfinite, say=say)
         config_from(weights.kind, weights.model_config, path)
         return weights
     if step is not None:
         raise InputError(f'{path}: is a file of weights, but step {step} of a folder was asked for')
-    state_dict, metadata = read_state_dict(path)
+    state_dict, metadata = read_state_dict(path, allow_nonfinite=allow_nonfinite, say=say)
     naming = port.recognise(state_dict, str(path))
     if naming == 'stsanet' and port.is_backbone(state_dict):
         raise InputError(
@@ -104,64 +122,74 @@ def config_from(
         ) from error
 
 
-def read_state_dict(path: str | os.PathLike) -> tuple[dict, dict[str, str]]:
-    """A .pth, .pt or .safetensors file -> {name: array or tensor}, and its metadata if it has any.
+def read_state_dict(
+    path: str | os.PathLike, *, allow_nonfinite: bool = False, say: Callable[[str], None] = note
+) -> tuple[dict, dict[str, str]]:
+    """A file of weights -> {bare name: array or tensor}, and its metadata if it has any.
 
-    PyTorch files are read with `weights_only=True`: nothing in them is run. Raises InputError.
+    What the file is is told by its content, not by its name. PyTorch files are read with
+    `weights_only=True`: nothing in them is run. `say` gets lines about where in the file the
+    weights lay, and what old ones lack. Raises InputError, also for NaN and infinity unless
+    `allow_nonfinite`.
     """
     path = Path(path)
-    if path.suffix == _SAFETENSORS:
-        return _read_safetensors(path)
-    if path.suffix not in _TORCH:
+    found, metadata = formats.read(path)
+    state_dict, lines = wrappers.unwrap(found, str(path))
+    if added := len(port.with_counts(state_dict)) - len(state_dict):
+        lines.append(f'{path}: has no num_batches_tracked, as old files; {added} are taken as 0')
+    for line in lines:
+        say(line)
+    check_finite(state_dict, path, allow_nonfinite, say)
+    return state_dict, metadata
+
+
+def check_finite(
+    arrays: Mapping[str, Any],
+    path: str | os.PathLike,
+    allow: bool = False,
+    say: Callable[[str], None] = note,
+) -> None:
+    """Raises InputError that names the first of `arrays` with NaN or infinity and counts them.
+
+    With `allow`, `say` gets the line in its place. What float32 cannot hold is infinity too.
+    """
+    bad = []
+    for name, array in arrays.items():
+        values = port.as_numpy(array)
+        if values.dtype.kind == 'f':
+            with np.errstate(over='ignore'):
+                count = values.size - np.count_nonzero(np.isfinite(values.astype(np.float32)))
+            if count:
+                bad.append(f'{name} ({count:,} of {values.size:,} values)')
+    if not bad:
+        return
+    more = ', ...' if len(bad) > 3 else ''
+    line = (
+        f'{path}: {len(bad)} of {len(arrays)} entries hold NaN or infinity: '
+        f'{", ".join(bad[:3])}{more}'
+    )
+    if not allow:
         raise InputError(
-            f'{path}: expected a .pth, .pt or .safetensors file or a checkpoint folder, found a '
-            f'file ending in {path.suffix or "nothing"!r}'
+            f'{line}. Such weights give empty maps, and no step of training. Use an earlier '
+            'checkpoint, or copy the file again; to look at them all the same: --allow_nonfinite '
+            '(not of train.py), in Python allow_nonfinite=True'
         )
-    return _read_torch(path), {}
+    say(line)
 
 
-def _read_safetensors(path):
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework='numpy') as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, TypeError) as error:
-        raise InputError(
-            f'{path}: not a whole safetensors file ({error}); copy or download it again'
-        ) from error
-
-
-def _read_torch(path):
-    torch = _torch(path)
-    try:
-        found = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch raises all kinds for a damaged file
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
-        raise InputError(
-            f'{path}: not a whole PyTorch file of weights alone ({reason}); copy or download it '
-            'again; a file that needs code to be read is refused'
-        ) from error
-    for key in ('state_dict', 'model_state_dict', 'model'):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not all(torch.is_tensor(v) for v in found.values()):
-        raise InputError(
-            f'{path}: expected a state dict (name -> tensor), found {type(found).__name__}; save '
-            'one with torch.save(model.state_dict(), PATH)'
-        )
-    return found
-
-
-def _torch(path):
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError(
-            f'{path}: PyTorch is needed for .pth and .pt files; install it with '
-            "pip install -e '.[port]' in the checkout, or use a .safetensors file"
-        ) from error
-    return torch
+def read_folder(
+    path: Path,
+    step: int | str | None = None,
+    *,
+    allow_nonfinite: bool = False,
+    say: Callable[[str], None] = note,
+) -> Weights:
+    """`checkpoints.load_weights`, whose NaN and infinity are an InputError unless allowed."""
+    weights = checkpoints.load_weights(path, step)
+    trees = traverse_util.flatten_dict({**weights.params}, sep='/')
+    trees |= traverse_util.flatten_dict(weights.batch_stats, sep='/')
+    check_finite(trees, path, allow_nonfinite, say)
+    return weights
 
 
 def save(path: str | os.PathLike, weights: Weights, naming: str | None = None) -> None:
@@ -199,7 +227,7 @@ def save(path: str | os.PathLike, weights: Weights, naming: str | None = None) -
         with atomic_path(path) as temporary, writer_errors(path, SafetensorError):
             save_file(state_dict, temporary, metadata)
     else:
-        torch = _torch(path)
+        torch = formats.torch_module(path)
         # Copies: a parameter shares no memory with ours, and 0-d arrays stay 0-d.
         tensors = {k: torch.tensor(v) for k, v in state_dict.items()}
         with atomic_path(path) as temporary, writer_errors(path, RuntimeError):
@@ -212,15 +240,20 @@ def convert(arguments: list[str] | None = None) -> None:
         prog='python -m stsa_jax.port',
         description='Converts weights between PyTorch (.pth, .pt), safetensors and checkpoints.',
     )
-    parser.add_argument('source', help='a .pth, .pt or .safetensors file, or a checkpoint folder')
+    parser.add_argument(
+        'source', help="PyTorch's or safetensors' file, whatever its name, or a checkpoint folder"
+    )
     parser.add_argument('dest', help='what to write: its ending says what')
     parser.add_argument(
         '--naming',
         choices=('s3d_kinetics', 's3d_torchvision'),
         help="how to name S3D's classifier in a file (default: as where it came from)",
     )
+    parser.add_argument(
+        '--allow_nonfinite', action='store_true', help='convert weights with NaN or infinity too'
+    )
     options = parser.parse_args(arguments)
-    weights = read_weights(options.source)
+    weights = read_weights(options.source, allow_nonfinite=options.allow_nonfinite)
     if options.naming and weights.kind != 's3d':
         raise InputError(f'{options.source}: --naming is for S3D, but this is {weights.kind}')
     save(options.dest, weights, options.naming)

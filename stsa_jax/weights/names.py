@@ -10,6 +10,10 @@ A path is the tuple of keys in our nested dicts; it maps to a PyTorch name and t
 which our axes stand there.
 """
 
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from stsa_jax.models.s3d import STAGES
 
 NAMINGS = ('stsanet', 's3d_kinetics', 's3d_torchvision')
@@ -53,6 +57,30 @@ _AMSF = {
 _READOUT = {
     'reduce': 'readout_1.0', 'time_1': 'readout_2.0', 'time_2': 'readout_2.2', 'map': 'readout_2.4',
 }  # fmt: skip
+
+
+# A name that only one of the three models has, after whatever prefix.
+_FIRST = re.compile(
+    r'((?:[^.]+\.)*?)(?:base1\.\d|base\.0\.conv_s\.weight$|features\.0\.0\.0\.weight$)'
+)
+COMPILED = '_orig_mod.'  # of torch.compile, before any part of a name
+
+
+def prefixes(names: Iterable[str]) -> list[str]:
+    """What stands before the names of a model known here: `['module.']`, `['']` for nothing.
+
+    Several where one dict holds several models, none where it holds another.
+    """
+    found = (_FIRST.match(name.replace(COMPILED, '')) for name in names)
+    return list(dict.fromkeys(match[1] for match in found if match))
+
+
+def bare(state_dict: Mapping[str, Any], prefix: str | None = None) -> dict[str, Any]:
+    """The state dict with names without `prefix`, by default the one before all of them."""
+    if prefix is None:
+        there = prefixes(state_dict)
+        prefix = there[0] if len(there) == 1 and there[0] else 'module.'
+    return {n.replace(COMPILED, '').removeprefix(prefix): a for n, a in state_dict.items()}
 
 
 def torch_name(path: Path, naming: str) -> tuple[str, tuple[int, ...]]:

@@ -26,7 +26,7 @@ from stsa_jax.models import functional
 from stsa_jax.models.s3d import S3D, S3DConfig
 from stsa_jax.models.stsa import STEPS
 from stsa_jax.models.stsanet import STSANet, STSANetConfig
-from stsa_jax.weights.names import torch_name
+from stsa_jax.weights.names import bare, torch_name
 
 StateDict = Mapping[str, Any]
 
@@ -36,7 +36,7 @@ def recognise(state_dict: StateDict, source: str = 'the state dict') -> str:
 
     Raises InputError for a dict of another model.
     """
-    names = {name.removeprefix('module.') for name in state_dict}
+    names = set(bare(state_dict))
     starts = {name.split('.')[0] for name in names}
     if 'base1' in starts:
         return 'stsanet'
@@ -54,12 +54,12 @@ def recognise(state_dict: StateDict, source: str = 'the state dict') -> str:
 
 def is_backbone(state_dict: StateDict) -> bool:
     """Whether nothing of STSA-Net after its backbone is there; so it is of S3D's weights."""
-    return not any(_in_head(name.removeprefix('module.')) for name in state_dict)
+    return not any(_in_head(name) for name in bare(state_dict))
 
 
 def infer_config(state_dict: StateDict, naming: str) -> STSANetConfig | S3DConfig:
     """The config that a state dict's shapes belong to, with the defaults where they do not say."""
-    shapes = {name.removeprefix('module.'): np.shape(a) for name, a in state_dict.items()}
+    shapes = {name: np.shape(a) for name, a in bare(state_dict).items()}
 
     def shape(name, default):
         return shapes.get(name) or default
@@ -92,7 +92,8 @@ def from_torch(
     Strict: an unknown, missing or misshapen entry is an InputError that names it and both shapes.
     The one exception: a dict with a whole backbone and nothing else of the model (S3D's weights for
     an `STSANetConfig`, or STSA-Net's base1 to base4 alone) fills the backbone, and the rest has
-    PyTorch's default initialisation from `seed`. `module.` prefixes are understood.
+    PyTorch's default initialisation from `seed`. A prefix of all names, such as `module.`, is
+    understood. A dict without any `num_batches_tracked`, as before PyTorch 0.4.1, has them 0.
 
     Between variants of the network (other parts, see `STSANetConfig.structure`) give a list as
     `shared`: then what both have is taken, the backbone at the least, and the rest is initialised.
@@ -111,7 +112,7 @@ def from_torch(
     target = 'stsanet' if isinstance(config, STSANetConfig) else 's3d'
     if target == 's3d' and naming == 'stsanet':
         raise InputError(f"{source}: holds STSA-Net's weights, but S3D's were expected")
-    arrays = {name.removeprefix('module.'): as_numpy(a) for name, a in state_dict.items()}
+    arrays = with_counts({name: as_numpy(a) for name, a in bare(state_dict).items()})
 
     model_class = STSANet if target == 'stsanet' else S3D
     _, params, batch_stats = functional.abstract(model_class, config)
@@ -149,6 +150,15 @@ def to_torch(params: dict, batch_stats: dict | None = None, *, naming: str | Non
             array = array.astype(np.int64)
         state_dict[name] = np.ascontiguousarray(array.transpose(axes)) if axes else array
     return state_dict
+
+
+def with_counts(arrays: dict[str, Any]) -> dict[str, Any]:
+    """`arrays` with `num_batches_tracked` 0 beside each running mean, if there is none at all."""
+    if any(name.endswith('.num_batches_tracked') for name in arrays):
+        return arrays
+    means = [name for name in arrays if name.endswith('.running_mean')]
+    counts = {n.replace('running_mean', 'num_batches_tracked'): np.zeros((), int) for n in means}
+    return arrays | counts
 
 
 def _match(arrays, wanted, naming, source):

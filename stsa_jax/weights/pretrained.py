@@ -7,7 +7,6 @@ saliency = model(clip)                 # (B, 32, 224, 384, 3) -> (B, 224, 384)
 import dataclasses
 import functools
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +23,8 @@ from stsa_jax.weights import port
 from stsa_jax.weights.files import (
     config_from,
     convert,
+    note,
+    read_folder,
     read_state_dict,
     read_weights,
     recorded_config,
@@ -107,15 +108,16 @@ def load(
     *,
     image_size: tuple[int, int] | None = None,
     frames: int | None = None,
+    allow_nonfinite: bool = False,
 ) -> SaliencyModel:
-    """STSA-Net from a training or converted checkpoint directory, a .pth, .pt or .safetensors file.
+    """STSA-Net from a training or converted checkpoint directory, PyTorch's or safetensors' file.
 
     `step` is for a directory: which checkpoint, or 'best'; by default the latest. With `image_size`
     (H, W) or `frames` other than those of the weights, what depends on them is resampled
     (`stsa_jax.weights.resample`), and a line on standard error says so. Raises InputError, naming
-    the file, for anything else.
+    the file, for anything else; for weights with NaN or infinity too, unless `allow_nonfinite`.
     """
-    weights = read_weights(path, step)
+    weights = read_weights(path, step, allow_nonfinite=allow_nonfinite)
     if weights.kind != 'stsanet':
         raise InputError(
             f"{path}: holds S3D's Kinetics classifier, not a saliency model; give STSA-Net's "
@@ -131,16 +133,12 @@ def load(
     return SaliencyModel(wanted, *trees, weights.normalisation)
 
 
-def _note(line: str) -> None:
-    print(f'note: {line}', file=sys.stderr)
-
-
 def _fitted(
     state_dict: port.StateDict,
     config: STSANetConfig,
     source: str,
     seed: int = 0,
-    say: Callable[[str], None] = _note,
+    say: Callable[[str], None] = note,
     shared: list[str] | None = None,
 ):
     """`port.from_torch` of weights that may be of another size; says what it did."""
@@ -156,7 +154,7 @@ def initialise(
     path: str | os.PathLike,
     config: STSANetConfig,
     seed: int = 0,
-    say: Callable[[str], None] = _note,
+    say: Callable[[str], None] = note,
 ) -> tuple[dict, dict]:
     """`(params, batch_stats)` of an STSA-Net of `config`, from STSA-Net's or S3D's weights.
 
@@ -165,7 +163,7 @@ def initialise(
     share with the one that the weights are of. STSA-Net's may be of another input size or clip
     length: `stsa_jax.weights.resample`. Of a run's folder it is the best checkpoint by validation,
     if there was any, else the latest. `say` gets lines about what was loaded, resampled, and what
-    not. Raises InputError where the weights do not fit the config.
+    not. Raises InputError where the weights do not fit the config, or hold NaN or infinity.
     """
     path = Path(path)
     if path.is_dir():
@@ -173,11 +171,11 @@ def initialise(
         metrics = ', '.join(f'{k} {v:.4f}' for k, v in read_meta(folder)['metrics'].items())
         which = f'the best by validation: {metrics}' if metrics else 'the latest, not validated'
         say(f'starting from {folder} ({which})')
-        weights = checkpoints.load_weights(folder)
+        weights = read_folder(folder)
         state_dict = port.to_torch(weights.params, weights.batch_stats)
         fields = weights.model_config
     elif path.exists():
-        state_dict, metadata = read_state_dict(path)
+        state_dict, metadata = read_state_dict(path, say=say)
         fields = recorded_config(metadata)
     else:
         raise InputError(f'{path}: there is no such file or folder; check the path of the weights')

@@ -20,7 +20,7 @@ from stsa_jax.models.stsa import STEPS
 from stsa_jax.models.stsanet import STSANet, STSANetConfig
 from stsa_jax.ops.pooling import bilinear_taps
 from stsa_jax.weights import port
-from stsa_jax.weights.names import torch_name
+from stsa_jax.weights.names import bare, torch_name
 
 FINEST, COARSEST = 'branch0_pre.0', 'branch3_pre.0'  # the compressions of levels 0 and 3
 
@@ -41,7 +41,7 @@ def resample(
     Raises InputError where weights cannot be resampled: LayerNorms of the full shape for a
     size-free model, and a trained compression of level 3 for clips that have none.
     """
-    arrays = {name.removeprefix('module.'): array for name, array in state_dict.items()}
+    arrays = bare(state_dict)
     steps = np.shape(arrays.get(f'{FINEST}.weight', 0))[2:3]  # an eighth of the frames
     wanted = traverse_util.flatten_dict(functional.abstract(STSANet, config)[1])
     norms, kernels = {}, {}
