@@ -214,7 +214,7 @@ def save_picture(kind: str) -> None:
         check_free(output, [name])
     model = load_model()
     target = inference.target_index(model.config)
-    windows = inference.windows(frames, model.config.frames, target)
+    windows = inference.windows.windows(frames, model.config.frames, target)
     window = next(itertools.islice(windows, number - 1, None), None)
     if window is None:
         raise InputError(
