@@ -162,10 +162,15 @@ def measure(row: Row, options, config) -> dict:
             return ours(row, config, options.repeats)
         return released(row, config, options.repeats, options.reference)
     except (RuntimeError, MemoryError) as error:  # JAX's and PyTorch's errors are RuntimeErrors
-        told = f'{type(error).__name__} {error}'.lower()
-        if any(words in told for words in ('memoryerror', 'resource_exhausted', 'out of memory')):
+        if does_not_fit(error):
             return {'error': 'does not fit'}
         raise
+
+
+def does_not_fit(error: Exception) -> bool:
+    """Whether it says that there is too little memory, of JAX or of PyTorch."""
+    told = f'{type(error).__name__} {error}'.lower()
+    return any(words in told for words in ('memoryerror', 'resource_exhausted', 'out of memory'))
 
 
 def in_process_of_its_own(row: Row, *_) -> dict:

@@ -28,7 +28,6 @@ The model of the time, all of it stated here:
 """
 
 import argparse
-import importlib.util
 import math
 import os
 import re
@@ -36,8 +35,9 @@ import sys
 from typing import NamedTuple
 
 from benchmarks.limits import Limits
+from benchmarks.topologies import lowered_step, slice_devices
 from stsa_jax.configuration import load_config
-from stsa_jax.errors import InputError, exit_cleanly
+from stsa_jax.errors import exit_cleanly
 
 COUNTS = [2**k for k in range(11)]
 LARGE = 2**20  # bytes; BatchNorm's sums are far smaller, and combined gradients larger
@@ -164,45 +164,20 @@ def efficiency(device: Device, sizes: list[int], n: int, clips: int) -> tuple[fl
 
 def compiled_step(config, devices: list, clips: int, fsdp: int = 1):
     """(the step's program for these devices, bytes of a device's part of the batch)."""
-    from stsa_jax import training
     from stsa_jax.distribution import sharding
-    from stsa_jax.models import functional
-    from stsa_jax.models.stsanet import STSANet, STSANetConfig
-    from stsa_jax.training import optimizer
 
-    model = STSANetConfig(**config.model)
     mesh = sharding.make_mesh(len(devices) // fsdp, fsdp, devices)
-    graphdef, params, batch_stats = functional.abstract(STSANet, model)
-    settings = optimizer.OptimizerConfig(**config.optimizer)
-    tx = optimizer.optimizer(settings, 200)
-    state = training.abstract_state(mesh, params, batch_stats, tx)
-    batch = training.abstract_batch(mesh, len(devices) * clips, model)
-    rate = optimizer.learning_rate(settings, 200, 6000)
-    step = training.make_train_step(graphdef, tx, rate, mesh)
+    lowered, batch = lowered_step(config, mesh, len(devices) * clips)
     # On a CPU the machine code does not matter: only what the program sends.
     cheap = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
     on_cpu = devices[0].platform == 'cpu'
-    compiled = step.lower(state, batch).compile(compiler_options=cheap if on_cpu else None)
+    compiled = lowered.compile(compiler_options=cheap if on_cpu else None)
     return compiled, sharding.bytes_per_device(batch)
 
 
 def state_bytes(compiled, batch_bytes: int) -> int:
     """What the program takes on a device besides the batch, by XLA's analysis."""
     return compiled.memory_analysis().argument_size_in_bytes - batch_bytes
-
-
-def slice_devices(topology: str) -> list:
-    """Stand-ins for the devices of a TPU slice, 'v5e:2x4' say, to compile for."""
-    from jax.experimental import topologies
-
-    if not importlib.util.find_spec('libtpu'):
-        raise InputError(
-            f'--topology={topology} needs the compiler for TPUs, libtpu, which is not installed: '
-            "pip install 'jax[tpu]', in an environment of its own where there is no TPU"
-        )
-    # It would ask a server what TPU this is, and work in one process at a time, as a TPU does.
-    os.environ |= {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
-    return topologies.get_topology_desc(topology, 'tpu').devices
 
 
 def describe(found: list[Collective]):

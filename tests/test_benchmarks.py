@@ -5,6 +5,7 @@ of the released PyTorch code. What the figures are does not matter. Left out: th
 released code, one core against two with clips (`benchmarks.data --rounds`), and PyTorch on a GPU.
 """
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -21,18 +22,23 @@ from benchmarks import (
     data,
     fidelity,
     gpu,
+    hlo_runs,
     inference,
     metrics,
     released,
     released_results,
     rematerialisation,
     scaling,
+    topologies,
+    tpu,
     train_step,
     training,
 )
+from benchmarks.hlo import parse
 from benchmarks.processes import in_own_process
 from data.copies.sources import Report
 from data.sets.dhf1k import Dhf1k
+from stsa_jax.errors import InputError
 from stsa_jax.inference import cost
 from stsa_jax.metrics import losses
 from stsa_jax.models import stsanet
@@ -303,3 +309,67 @@ def test_a_measurement_in_a_process_of_its_own(tmp_path):
     (tmp_path / 'figures.json').write_text('{"time": 2}')
     arguments = ['--compact', str(tmp_path / 'figures.json')]
     assert in_own_process('json.tool', arguments) == {'time': 2}
+
+
+def test_the_operations_of_a_tpus_program():
+    """A program as the compiler for TPUs writes it, shortened.
+
+    A loop counts 1, 3, 5, ... to a bound handed into it, and multiplies in 100 cycles; one of
+    unknown and one of known length take 7; the dearer of two branches 50; a fusion 1000, which what
+    is inside, 400, is a part of; a copy in two halves 30, and one more 9.
+    """
+    text = (ROOT / 'tests' / 'data' / 'tpu_program.txt').read_text()
+    program = parse(text.replace('ROOT/', f'{ROOT}/'))
+    runs = {(run.instruction.name, run.times): run for run in hlo_runs.runs(program)}
+    cycles = {key: run.cycles for key, run in runs.items() if run.cycles}
+    assert cycles == {
+        ('moved', 1): 30,
+        ('dot.1', 5): 500,  # 1, 3, 5, 7, 9
+        ('half', 1): 7,
+        ('half', 6): 42,
+        ('exp', 1): 50,
+        ('both', 1): 1000,
+        ('out', 1): 9,
+    }
+    assert {key: run.loop for key, run in runs.items() if run.loop} == {
+        ('half', 1): 'y.2',
+        ('small', 1): 'y.2',
+    }
+    kinds = {name: hlo_runs.kind(program, run.instruction) for (name, _), run in runs.items()}
+    assert kinds['both'] == 'convolution' and kinds['dot.1'] == 'matrix product'
+    assert kinds['exp'] == 'elementwise' and kinds['moved'] == kinds['out'] == 'copy'
+    layers, s3d = 'stsa_jax/models/layers.py:30', 'stsa_jax/models/s3d.py:20'
+    sources = {
+        name: tpu.own_places(hlo_runs.stack(program, run)) for (name, _), run in runs.items()
+    }
+    assert sources['both'] == [layers, s3d] and sources['dot.1'] == [s3d]
+    assert sources['out'] == [layers, s3d], 'a copy is where what it copies is'
+    assert sources['moved'] == []
+
+
+@pytest.mark.tpu
+def test_tpu(run, config_file, tmp_path, monkeypatch):  # noqa: F811
+    pytest.importorskip('libtpu', reason='the compiler for TPUs is not installed')
+    monkeypatch.setenv('JAX_PLATFORMS', '')  # which it sets
+    files = (f'--json={tmp_path / "all.json"}', f'--hlo={tmp_path / "program.txt"}')
+    options = ('--batch=2', '--dtype=bfloat16', '--top=3', *files)
+    printed = run(tpu.main, f'--config={config_file}', *options)
+    assert printed.startswith('Modelled, not measured: one TPU v5 lite (197 TFLOP/s')
+    found = json.loads((tmp_path / 'all.json').read_text())
+    assert [program['work'] for program in found['programs']] == ['inference', 'training']
+    for program in found['programs']:
+        name = f'| {program["work"]} | bfloat16 | 2 | {program["modelled_ms"]:.4g} |'
+        assert name in printed
+        operations = program['operations_by_time']
+        total = sum(each['modelled_ms'] for each in operations)
+        np.testing.assert_allclose(total, program['modelled_ms'])
+        assert len(operations) == program['operations'] > 3
+        assert any(each['kind'] == 'convolution' for each in operations)
+        assert any(each['source'] for each in operations)
+        assert (tmp_path / f'program-{program["work"]}-bfloat16-2.txt').stat().st_size
+
+
+@pytest.mark.skipif(bool(importlib.util.find_spec('libtpu')), reason='libtpu is installed')
+def test_a_tpus_compiler_that_is_not_there():
+    with pytest.raises(InputError, match='--topology=v5e:2x2 needs the compiler for TPUs'):
+        topologies.slice_devices('v5e:2x2')

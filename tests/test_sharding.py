@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from small_network import initial_weights
 
-from benchmarks.scaling import collectives, slice_devices
+from benchmarks.scaling import collectives
+from benchmarks.topologies import slice_devices
 from stsa_jax import training
 from stsa_jax.distribution import sharding
 from stsa_jax.errors import InputError

@@ -1,0 +1,121 @@
+"""A compiled program as text (HLO), read: its computations, operations and places in the source.
+
+    program = parse(compiled.as_text())
+
+`benchmarks/hlo_runs.py` tells what of it is run, and how often.
+"""
+
+import re
+from typing import NamedTuple
+
+
+class Instruction(NamedTuple):
+    """One line of the program. `shape` has layouts; `attributes` is the text after the operands."""
+
+    name: str
+    shape: str
+    opcode: str
+    operands: tuple[str, ...]
+    attributes: str
+    literal: str  # what stands in the parentheses, as of a constant
+
+    @property
+    def cycles(self) -> int:
+        found = re.search(r'"estimated_cycles":"?(\d+)', self.attributes)
+        return int(found[1]) if found else 0
+
+    @property
+    def op_name(self) -> str:
+        found = re.search(r'op_name="([^"]*)"', self.attributes)
+        return found[1] if found else ''
+
+    def called(self, *roles: str) -> list[str]:
+        """The computations that it names as one of `roles`: 'calls', 'body' and so on."""
+        found = re.findall(rf'\b(?:{"|".join(roles)})=(%?[\w.\-]+|\{{[^}}]*\}})', self.attributes)
+        return [name for text in found for name in re.findall(r'[\w.\-]+', text)]
+
+
+class Computation(NamedTuple):
+    instructions: dict[str, Instruction]
+    root: str
+
+
+class Frame(NamedTuple):
+    """A place in the source code."""
+
+    file: str
+    line: int
+
+
+class Program(NamedTuple):
+    computations: dict[str, Computation]
+    entry: str
+    stacks: dict[int, list[Frame]]  # by number of the stack frame, innermost first
+
+
+def parse(text: str) -> Program:
+    """Reads `compiled.as_text()`."""
+    computations, entry, inside = {}, '', None
+    for line in text.splitlines():
+        head = re.match(r'(ENTRY )?%?([\w.\-]+) \(.*\{\s*$', line)
+        if head:
+            inside = head[2]
+            computations[inside] = Computation({}, '')
+            entry = inside if head[1] else entry
+        elif line.startswith('}'):
+            inside = None
+        elif inside and (match := re.match(r'\s+(ROOT )?%?([\w.\-]+) = ', line)):
+            instruction = _instruction(match[2], line[match.end() :])
+            computations[inside].instructions[match[2]] = instruction
+            if match[1]:
+                computations[inside] = computations[inside]._replace(root=match[2])
+    return Program(computations, entry, _stacks(text))
+
+
+def _instruction(name: str, text: str) -> Instruction:
+    """Of `f32[2]{0} add(%a, %b), attributes`."""
+    end = _closing(text, 0) if text.startswith('(') else text.index(' ')
+    shape, text = text[:end], text[end:].lstrip()
+    start = text.index('(')
+    end = _closing(text, start)
+    literal = text[start + 1 : end - 1]
+    operands = tuple(re.findall(r'%([\w.\-]+)', literal))
+    return Instruction(name, shape, text[:start], operands, text[end:], literal)
+
+
+def _closing(text: str, start: int) -> int:
+    """The place after the parenthesis that closes the one at `start`."""
+    depth = 0
+    for match in re.finditer(r'[()]', text[start:]):
+        depth += 1 if match[0] == '(' else -1
+        if not depth:
+            return start + match.end()
+    return len(text)
+
+
+def _stacks(text: str) -> dict[int, list[Frame]]:
+    """The tables of source places that stand before the computations."""
+    files = dict(re.findall(r'^(\d+) "(.*)"$', _table(text, 'FileNames'), re.M))
+    places = {
+        number: Frame(files.get(file, ''), int(line))
+        for number, file, line in re.findall(
+            r'^(\d+) \{file_name_id=(\d+).*?\bline=(\d+)', _table(text, 'FileLocations'), re.M
+        )
+    }
+    frames = re.findall(
+        r'^(\d+) \{file_location_id=(\d+)(?: parent_frame_id=(\d+))?',
+        _table(text, 'StackFrames'),
+        re.M,
+    )
+    # The first frame has no parent: what it says there is how parents are numbered, from 0 or 1.
+    none = int(frames[0][2] or 0) if frames else 0
+    found = {0: []}
+    for number, place, parent in frames:
+        above = found.get(int(parent or none) - none, [])
+        found[int(number)] = [*([places[place]] if place in places else []), *above]
+    return found
+
+
+def _table(text: str, title: str) -> str:
+    found = re.search(rf'^{title}\n((?:\d+ .*\n)*)', text, re.M)
+    return found[1] if found else ''

@@ -1,0 +1,213 @@
+"""What a TPU's compiled program runs: its operations, how often, their cycles, kinds and places.
+
+The compiler for TPUs writes an estimate of the cycles beside each operation, for one run of it.
+Each operation of the program counts by itself: a fusion, not what is inside it. The body of a loop
+counts as often as the loop runs, of a conditional the dearest branch, of a pair like copy-start and
+copy-done one of the two. Copies that run beside the computation have no estimate.
+"""
+
+import re
+from typing import NamedTuple
+
+from benchmarks.hlo import Computation, Frame, Instruction, Program
+
+# Of no cost of their own: names for arrays, or for parts of tuples.
+FREE = {
+    *('parameter', 'constant', 'bitcast', 'tuple', 'get-tuple-element', 'after-all'),
+    'partition-id',
+}
+MOVES = {
+    *('copy', 'copy-start', 'copy-done', 'transpose', 'reshape', 'broadcast', 'iota', 'convert'),
+    *('bitcast-convert', 'pad', 'slice', 'concatenate', 'dynamic-slice', 'dynamic-update-slice'),
+    *('reverse', 'slice-start', 'slice-done'),
+}
+SAME = {'copy', 'bitcast', 'copy-start', 'copy-done', 'reshape', 'convert'}  # hand a scalar on
+
+
+class Run(NamedTuple):
+    """An operation and how often the program runs it."""
+
+    instruction: Instruction
+    computation: str
+    times: int
+    loop: str = ''  # a loop around it whose length is not known, counted as 1
+
+    @property
+    def cycles(self) -> int:
+        return self.times * self.instruction.cycles
+
+
+# The computations around an instruction, outermost first, each with the instruction that calls the
+# next one.
+Callers = list[tuple[Computation, Instruction]]
+
+
+def runs(program: Program) -> list[Run]:
+    """The operations that are run, in the program's order. What costs nothing is left out."""
+    return _runs(program, program.entry, 1, [])
+
+
+def _runs(program: Program, name: str, times: int, callers: Callers) -> list[Run]:
+    computation, found = program.computations[name], []
+    for instruction in computation.instructions.values():
+        opcode = instruction.opcode
+        if opcode in FREE or _ends_a_pair(instruction, computation):
+            continue
+        here = [*callers, (computation, instruction)]
+        if opcode == 'while':
+            often = trip_count(program, here)
+            for inner in instruction.called('body', 'condition'):
+                inside = _runs(program, inner, times * (1 if often is None else often), here)
+                unknown = instruction.name if often is None else ''
+                found += [run._replace(loop=run.loop or unknown) for run in inside]
+        elif opcode == 'conditional':
+            roles = ('branch_computations', 'true_computation', 'false_computation')
+            branches = [_runs(program, b, times, here) for b in instruction.called(*roles)]
+            found += max(branches, key=lambda branch: sum(run.cycles for run in branch))
+        elif opcode == 'call' or (opcode == 'async-start' and not instruction.cycles):
+            for inner in instruction.called('to_apply', 'calls', 'called_computation'):
+                found += _runs(program, inner, times, here)
+        else:
+            found.append(Run(instruction, name, times))
+    return found
+
+
+def trip_count(program: Program, callers: Callers) -> int | None:
+    """How often a loop runs, the last of `callers`; None if the text does not tell.
+
+    Where the compiler does not say it, the loop has to count up to a constant, as those of
+    `lax.scan` and `lax.fori_loop` do.
+    """
+    outer, loop = callers[-1]
+    if said := re.search(r'"?known_trip_count"?:\{"?n"?:"?(\d+)', loop.attributes):
+        return int(said[1])
+    (body,), (condition,) = loop.called('body'), loop.called('condition')
+    body, condition = program.computations[body], program.computations[condition]
+    test = _scalar(condition, condition.root)
+    if test is None or test.opcode != 'compare':
+        return None
+    counter = _scalar(condition, test.operands[0])
+    index = None if counter is None else _of_the_state(condition, counter)
+    if index is None or not re.search('direction=L[TE]', test.attributes):
+        return None
+    step = _scalar(body, _element(body, body.root, index))
+    if step is None or step.opcode != 'add':
+        return None
+    parts = [_scalar(body, operand) for operand in step.operands]
+    counters = [part is not None and _of_the_state(body, part) == index for part in parts]
+    if sum(counters) != 1:
+        return None
+    first = _constant(program, outer, _element(outer, loop.operands[0], index), callers[:-1])
+    last = _constant(program, condition, test.operands[1], callers)
+    step = _constant(program, body, step.operands[counters.index(False)], callers)
+    if first is None or last is None or step is None or step <= 0:
+        return None
+    last += 'direction=LE' in test.attributes
+    return max(0, -(-(last - first) // step))
+
+
+def _scalar(computation: Computation, name: str | None) -> Instruction | None:
+    """The instruction that makes a scalar, without copies on the way."""
+    instruction = computation.instructions.get(name)
+    while instruction is not None and instruction.opcode in SAME:
+        instruction = computation.instructions.get(instruction.operands[0])
+    return instruction
+
+
+def _of_the_state(computation: Computation, instruction: Instruction) -> int | None:
+    """Which element of a loop's state it is, in the loop's body or condition."""
+    if instruction.opcode != 'get-tuple-element':
+        return None
+    if computation.instructions[instruction.operands[0]].opcode != 'parameter':
+        return None
+    return int(re.search(r'index=(\d+)', instruction.attributes)[1])
+
+
+def _element(computation: Computation, name: str, index: int) -> str | None:
+    """The name of a tuple's element."""
+    instruction = computation.instructions[name]
+    return instruction.operands[index] if instruction.opcode == 'tuple' else None
+
+
+def _constant(program, computation, name: str | None, callers: Callers) -> int | None:
+    """The value of an integer: a constant, here or handed into the loop and left as it is."""
+    value = _scalar(computation, name)
+    if value is None:
+        return None
+    if value.opcode == 'constant':
+        return int(value.literal) if re.fullmatch(r'-?\d+', value.literal) else None
+    index = _of_the_state(computation, value)
+    if index is None or not callers or callers[-1][1].opcode != 'while':
+        return None
+    outer, loop = callers[-1]
+    body = program.computations[loop.called('body')[0]]
+    kept = _scalar(body, _element(body, body.root, index))
+    if kept is None or _of_the_state(body, kept) != index:
+        return None
+    return _constant(program, outer, _element(outer, loop.operands[0], index), callers[:-1])
+
+
+def _ends_a_pair(instruction: Instruction, computation: Computation) -> bool:
+    """Whether it is the -done or -update of an operation that counts already."""
+    if not instruction.opcode.endswith(('-done', '-update')):
+        return False
+    start = computation.instructions.get(instruction.operands[0])
+    return start is not None and (
+        start.opcode.endswith('-start') or _ends_a_pair(start, computation)
+    )
+
+
+def opcodes(program: Program, instruction: Instruction) -> set[str]:
+    """An operation's opcode, or those in a fusion; and 'window' for a kernel of many pixels."""
+    if instruction.opcode != 'fusion':
+        found = {instruction.opcode}
+        size = re.search(r'window=\{size=([\dx]+)', instruction.attributes)
+        return found | {'window'} if size and set(size[1]) - set('1x') else found
+    found = set()
+    for name in instruction.called('calls'):
+        for inner in program.computations[name].instructions.values():
+            found |= opcodes(program, inner)
+    return found - FREE
+
+
+def kind(program: Program, instruction: Instruction) -> str:
+    """In words: 'convolution', 'matrix product', 'copy' for all that only moves, ..."""
+    found = opcodes(program, instruction)
+    if 'convolution' in found:  # TPUs write matrix products as convolutions too
+        return 'convolution' if 'window' in found else 'matrix product'
+    if 'dot' in found:
+        return 'matrix product'
+    named = ('custom-call', 'select-and-scatter', 'reduce-window', 'scatter', 'gather', 'sort')
+    for name in (*named, 'reduce', 'all-reduce', 'all-gather', 'reduce-scatter'):
+        if found & {name, f'{name}-start'}:
+            return name
+    return 'copy' if found <= MOVES else 'elementwise'
+
+
+def stack(program: Program, run: Run) -> list[Frame]:
+    """Where an operation comes from in the source, innermost first; [] if nothing tells.
+
+    A copy that the compiler adds comes from where its operand does.
+    """
+    computation, instruction = program.computations[run.computation], run.instruction
+    for _ in range(20):
+        inner = [instruction]
+        for name in instruction.called('calls') if instruction.opcode == 'fusion' else []:
+            called = program.computations[name]
+            inner += [called.instructions[called.root], *called.instructions.values()]
+        for each in inner:
+            if found := _own_stack(program, each):
+                return found
+        if not instruction.operands:
+            break
+        instruction = computation.instructions.get(instruction.operands[0])
+        if instruction is None:
+            break
+    return []
+
+
+def _own_stack(program: Program, instruction: Instruction) -> list[Frame]:
+    if number := re.search(r'stack_frame_id=(\d+)', instruction.attributes):
+        return program.stacks.get(int(number[1]), [])
+    found = re.search(r'source_file="([^"]*)"(?: source_line=(\d+))?', instruction.attributes)
+    return [Frame(found[1], int(found[2] or 0))] if found else []

@@ -1,0 +1,269 @@
+"""What a TPU's compiler makes of inference and of a training step: modelled times, without a TPU.
+
+    python -m benchmarks.tpu [--topology=v5e:2x2] [--work=inference,training] [--batch=1,8]
+        [--dtype=float32,bfloat16] [--top=20] [--json=FILE] [--hlo=FILE] [--config.field=value]
+
+Compiles for one chip of the topology. This needs libtpu, the compiler for TPUs, which comes with
+`pip install 'jax[tpu]'` (in an environment of its own where there is no TPU), but no TPU. At full
+size each program takes both of two cores for two minutes or more, and 3 GB.
+
+**Every time here is modelled**, not measured: the sum of the cycles that the compiler estimates
+for each operation, one after the other, at the chip's clock. It is good for comparing two forms
+of a program, and for finding what is dear in one. What it is made of:
+
+- A loop's body counts as often as the loop runs (what it says where it does not know), a fusion
+  as a whole, a conditional as its dearest branch. `benchmarks/hlo_runs.py` counts this.
+- Copies between HBM and the chip's own memory that run beside the computation count nothing.
+- The fraction of the peak is that of the products of the architecture as published, by
+  `stsa_jax.cost` (three times that for a training step), in the modelled time, over the dense
+  bfloat16 peak, for float32 too, whose products a TPU takes in bfloat16 by default.
+- The bytes accessed are XLA's count, which takes a loop's body once, and what stays on the chip
+  too.
+
+Prints a line for each program, and of each the `--top` dearest operations: where they come from in
+the source, innermost place first, and what kinds of operations and which places take the time. FILE
+of `--json` gets all of it; that of `--hlo` the compiled program, with the row's name in its name
+where there are several.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import re
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from benchmarks import hlo_runs
+from benchmarks.gpu import Row, does_not_fit, listed, sizes
+from benchmarks.hlo import Frame, Program, parse
+from benchmarks.hlo_runs import Run
+from benchmarks.topologies import lowered_inference, lowered_step, slice_devices
+from stsa_jax.configuration import load_config
+from stsa_jax.errors import InputError, exit_cleanly
+from stsa_jax.files import write_atomic
+
+ROOT = Path(__file__).parents[1]
+# By JAX's name of the device: cycles a second, and bytes a second and bytes of HBM. The peak is in
+# stsa_jax/training/meter.py. TPU v5e: cloud.google.com/tpu/docs/v5e.
+CHIPS = {'TPU v5 lite': (1.5e9, 819e9, 16e9)}
+HEAD = (
+    *('work', 'dtype', 'batch', 'modelled ms a clip', 'of peak', 'GB accessed a clip'),
+    *('temporary GB', 'operations', 'compile, s'),
+)
+
+
+def lowered(row: Row, config, device):
+    """The program of a row, still to be compiled."""
+    from stsa_jax import training
+    from stsa_jax.distribution import sharding
+    from stsa_jax.models.stsanet import STSANetConfig
+
+    if row.work == 'inference':
+        model = STSANetConfig(**{**config.model, 'dtype': row.dtype})
+        return lowered_inference(model, row.batch, device)
+    config = config.copy_and_resolve_references()
+    config.model.dtype = row.dtype
+    mesh = sharding.make_mesh(1, 1, [device])
+    return lowered_step(config, mesh, row.batch, training.StepOptions.of(config))[0]
+
+
+def figures(row: Row, config, device) -> tuple[dict, str]:
+    """The row's figures, by name, all modelled or counted by the compiler; and its program."""
+    program = lowered(row, config, device)
+    start = time.perf_counter()
+    compiled = program.compile()
+    seconds, text = time.perf_counter() - start, compiled.as_text()
+    program, (clock, *_) = parse(text), CHIPS[device.device_kind]
+    runs = hlo_runs.runs(program)
+    cycles = sum(run.cycles for run in runs)
+    timed = [run for run in runs if run.cycles]
+    found = {
+        'modelled_ms': 1e3 * cycles / clock / row.batch,
+        'bytes_accessed': compiled.cost_analysis()['bytes accessed'] / row.batch,
+        'temporary_bytes': compiled.memory_analysis().temp_size_in_bytes,
+        'operations': len(timed),
+        'background': len(runs) - len(timed),
+        'compile_seconds': seconds,
+        'loops_of_unknown_length': sorted({run.loop for run in runs if run.loop}),
+    }
+    dearest = sorted(timed, key=lambda run: -run.cycles)
+    found['operations_by_time'] = [described(program, run, cycles, clock, row) for run in dearest]
+    return found, text
+
+
+def described(program: Program, run: Run, cycles: int, clock: float, row: Row) -> dict:
+    """An operation for people and for JSON."""
+    instruction = run.instruction
+    operands = program.computations[run.computation].instructions
+    return {
+        'name': instruction.name,
+        'modelled_ms': 1e3 * run.cycles / clock / row.batch,
+        'share': run.cycles / cycles,
+        'times': run.times,
+        'kind': hlo_runs.kind(program, instruction),
+        'result': instruction.shape,
+        'operands': [operands[name].shape for name in instruction.operands if name in operands],
+        'source': own_places(hlo_runs.stack(program, run)),
+        'op_name': instruction.op_name,
+    }
+
+
+def own_places(stack: list[Frame]) -> list[str]:
+    """'file:line' of the project's own frames, innermost first, files from the project's root."""
+    places = []
+    for frame in stack:
+        path = Path(frame.file)
+        if (
+            path.is_relative_to(ROOT)
+            and 'site-packages' not in path.parts
+            and path != Path(__file__)
+        ):
+            places.append(f'{path.relative_to(ROOT)}:{frame.line}')
+    return places
+
+
+def place(operation: dict, depth: int = 3) -> str:
+    """The source of an operation in a table, with where other files call it from."""
+    by_file = itertools.groupby(operation['source'], key=lambda place: place.split(':')[0])
+    places = [next(places) for _, places in by_file]
+    return ' < '.join(places[:depth]) or operation['op_name'] or 'the compiler'
+
+
+def cells(row: Row, found: dict, products: float, peak: float) -> str:
+    """A line of the table."""
+    line = [row.work, row.dtype, str(row.batch)]
+    if 'error' in found:
+        return f'| {" | ".join([*line, found["error"], *[""] * 5])} |'
+    products *= 3 if row.work == 'training' else 1
+    line += [
+        f'{found["modelled_ms"]:.4g}',
+        f'{products / (1e-3 * found["modelled_ms"]) / peak:.1%}',
+        f'{found["bytes_accessed"] / 1e9:.3g}',
+        f'{found["temporary_bytes"] / 1e9:.3g}',
+        str(found['operations']),
+        f'{found["compile_seconds"]:.0f}',
+    ]
+    return f'| {" | ".join(line)} |'
+
+
+def print_details(row: Row, found: dict, top: int) -> None:
+    """The dearest operations, kinds and places of a row."""
+    operations = found['operations_by_time']
+    print(f'\n{row.work}, {row.dtype}, batch {row.batch}: where the modelled time goes\n')
+    if loops := found['loops_of_unknown_length']:
+        print(f'Counted once, their length is not known: the loops {", ".join(loops)}.\n')
+    print('| modelled ms a clip | share | times | kind | result | operands | source |')
+    print('|---' * 7 + '|')
+    for each in operations[:top]:
+        operands = Counter(short(shape) for shape in each['operands'])
+        operands = ', '.join(f'{n} x {x}' if n > 1 else x for x, n in operands.items())
+        print(
+            f'| {each["modelled_ms"]:.3f} | {each["share"]:.1%} | {each["times"]} '
+            f'| {each["kind"]} | {short(each["result"])} | {operands} | {place(each)} |'
+        )
+    for title, key in (
+        ('kind', lambda each: each['kind']),
+        ('source', place),
+    ):
+        times, numbers = Counter(), Counter()
+        for each in operations:
+            times[key(each)] += each['modelled_ms']
+            numbers[key(each)] += 1
+        print(f'\n| {title} | modelled ms a clip | share | operations |\n|---|---|---|---|')
+        for name, milliseconds in times.most_common(top):
+            share = milliseconds / found['modelled_ms']
+            print(f'| {name} | {milliseconds:.3f} | {share:.1%} | {numbers[name]} |')
+
+
+def short(shape: str) -> str:
+    """A shape with the order of its axes in memory, innermost first, without tiles."""
+    return re.sub(r'/\*.*?\*/', '', re.sub(r':[^{}]*\}', '}', shape))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--topology', default='v5e:2x2', help='of a TPU slice, for its chip')
+    parser.add_argument('--work', type=listed, default=['inference', 'training'])
+    parser.add_argument('--batch', type=sizes, default=[1, 8], help='clips')
+    parser.add_argument('--dtype', type=listed, default=['float32', 'bfloat16'])
+    parser.add_argument('--top', type=int, default=20, help='how many operations are listed')
+    parser.add_argument('--json', type=Path, help='a file for all numbers')
+    parser.add_argument('--hlo', type=Path, help='a file for the compiled program')
+    parser.add_argument('--config', default='configs/dhf1k.py')
+    options, overrides = parser.parse_known_args()
+    config = load_config(options.config, overrides)
+    if unknown := set(options.work) - {'inference', 'training'}:
+        raise InputError(f'--work={unknown.pop()}: expected inference, training or both')
+    os.environ['JAX_PLATFORMS'] = 'cpu'
+    import jax
+
+    from stsa_jax.inference import cost
+    from stsa_jax.models.stsanet import STSANetConfig
+    from stsa_jax.training import meter
+
+    device = slice_devices(options.topology)[0]
+    kind = device.device_kind
+    if kind not in CHIPS:
+        raise InputError(
+            f'--topology={options.topology}: the clock of a {kind} is not known here; expected '
+            f'one of {", ".join(CHIPS)} (v5e:2x2), or add it to CHIPS in benchmarks/tpu.py'
+        )
+    parts = cost.total(cost.cost(STSANetConfig(**config.model)))
+    products, peak = 2 * (parts.convolutions + parts.attention), meter.peak_flops(kind)
+    rows = [
+        Row(work, dtype, batch, platform='tpu')
+        for work in options.work
+        for batch in options.batch
+        for dtype in options.dtype
+    ]
+    results = []
+    cached = jax.config.jax_enable_compilation_cache
+    jax.config.update('jax_enable_compilation_cache', False)  # or it is not compiling that is timed
+    try:
+        for row in rows:
+            try:
+                found, text = figures(row, config, device)
+            except RuntimeError as error:  # as JAX's errors are
+                if not does_not_fit(error):
+                    raise
+                found, text = {'error': 'does not fit'}, ''
+            results.append((row, found))
+            print(cells(row, found, products, peak), file=sys.stderr, flush=True)
+            if options.hlo and text:
+                name = f'{options.hlo.stem}-{row.work}-{row.dtype}-{row.batch}{options.hlo.suffix}'
+                write_atomic(options.hlo.with_name(name) if rows[1:] else options.hlo, text)
+    finally:
+        jax.config.update('jax_enable_compilation_cache', cached)
+    height, width = config.model.image_size
+    _, bandwidth, memory = CHIPS[kind]
+    print(
+        f'Modelled, not measured: one {kind} ({peak / 1e12:.0f} TFLOP/s bfloat16, '
+        f'{bandwidth / 1e9:.0f} GB/s, {memory / 1e9:.0f} GB), clips of '
+        f'{config.model.frames}x{height}x{width}, {products / 1e9:.1f} GFLOP forward\n'
+    )
+    print(f'| {" | ".join(HEAD)} |\n{"|---" * len(HEAD)}|')
+    print(*(cells(row, found, products, peak) for row, found in results), sep='\n')
+    for row, found in results:
+        if 'error' not in found and options.top:
+            print_details(row, found, options.top)
+    if options.json:
+        programs = [
+            {'work': row.work, 'dtype': row.dtype, 'batch': row.batch, **found}
+            for row, found in results
+        ]
+        content = {
+            'modelled': True,
+            'device': kind,
+            'jax': jax.__version__,
+            'config': config.to_dict(),
+            'flops_of_a_clip': products,
+            'programs': programs,
+        }
+        write_atomic(options.json, json.dumps(content, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    exit_cleanly(main)
