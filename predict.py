@@ -5,8 +5,11 @@
 writes
 
     runs/film/maps/0001.png ...   a map for each frame, 8-bit grey, at the video's own size
-    runs/film/overlay.mp4         the video with the maps in colour over it
+    runs/film/overlay.mp4         the video with the maps in colour over it, at the video's times
     runs/film/prediction.json     what was run on what
+
+A map has the number of its frame, as `data.prepare` counts: in a video file its place in time, in a
+folder the last number in its name. So `evaluate.py --predictions` takes the maps of several videos.
 
 A map is the network's output, resized (bilinear) and divided by its own maximum, which becomes 255:
 8 bits are used fully, and the field's metrics do not change with the scale of a map. The folder is
@@ -27,12 +30,17 @@ the first.
 """
 
 import dataclasses
-import itertools
 import json
 import signal
 import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 from absl import app, flags
 from PIL import Image
 from tqdm import tqdm
@@ -40,7 +48,7 @@ from tqdm import tqdm
 import stsa_jax
 from stsa_jax import inference
 from stsa_jax.configuration import parse_size
-from stsa_jax.errors import InputError, exit_cleanly
+from stsa_jax.errors import InputError, exit_cleanly, ranges
 from stsa_jax.files import check_free, output_folder, staged_folder, write_atomic
 from stsa_jax.media import video, visualize
 from stsa_jax.ops.cpu import memory as cpu_memory
@@ -65,14 +73,16 @@ flags.DEFINE_integer('batch_size', 1, 'Frames predicted at once.', lower_bound=1
 flags.DEFINE_float('fps', 30, 'Frame rate of a folder of frames.', lower_bound=0.1)
 flags.DEFINE_bool('overlay', True, 'Write overlay.mp4 too.')
 flags.DEFINE_bool('overwrite', False, 'Replace the maps and overlay of an earlier prediction.')
-flags.DEFINE_bool('allow_truncated', False, 'Use the good frames of a video that breaks off.')
+flags.DEFINE_bool(
+    'allow_truncated', False, 'Use the good frames of a video that breaks off or is damaged.'
+)
 flags.DEFINE_bool('allow_nonfinite', False, 'Take weights with NaN or infinity too.')
 flags.DEFINE_string('attention', None, 'Picture the attention from this pixel, as x,y.')
 flags.DEFINE_string(
     'gradient', None, 'Picture what this pixel, as x,y, depends on; without a value, the whole map.'
 )
 flags.DEFINE_integer(
-    'frame', None, 'Frame for these two, from 1; by default the middle one.', lower_bound=1
+    'frame', None, 'Frame for these two, by its number; by default the middle one.', lower_bound=0
 )
 flags.DEFINE_bool('classify', False, 'Name what happens, with the Kinetics classifier.')
 WHOLE_MAP = 'map'
@@ -100,8 +110,9 @@ def save_predictions() -> None:
         open_video(path)
     model = load_model()
     for path, folder in jobs:
-        count = predict(model, path, folder)
-        print(f'{path}: {count} maps in {folder / "maps"}')
+        count, left_out = predict(model, path, folder)
+        gap = f'; {len(left_out)} damaged frames left out: {ranges(left_out)}' if left_out else ''
+        print(f'{path}: {count} maps in {folder / "maps"}{gap}')
 
 
 def parse_flags(arguments: list[str]) -> None:
@@ -136,9 +147,9 @@ def load_model():
     return stsa_jax.load(FLAGS.checkpoint, **how)
 
 
-def open_video(path: str | Path):
-    """`video.read_frames` as the flags say."""
-    return video.read_frames(path, folder_fps=FLAGS.fps, allow_truncated=FLAGS.allow_truncated)
+def open_video(path: str | Path) -> video.Video:
+    """`video.open_video` as the flags say."""
+    return video.open_video(path, folder_fps=FLAGS.fps, allow_truncated=FLAGS.allow_truncated)
 
 
 def plan(videos: list[str], output: Path) -> list[tuple[Path, Path]]:
@@ -148,7 +159,7 @@ def plan(videos: list[str], output: Path) -> list[tuple[Path, Path]]:
     paths = [Path(v) for v in videos]
     if len(paths) == 1:
         return [(paths[0], output)]
-    folders = [output / (p.name if p.is_dir() else p.stem) for p in paths]
+    folders = [output / video_name(p) for p in paths]
     for i, folder in enumerate(folders):
         if folder in folders[:i]:
             raise InputError(
@@ -158,71 +169,115 @@ def plan(videos: list[str], output: Path) -> list[tuple[Path, Path]]:
     return list(zip(paths, folders))
 
 
-def predict(model: inference.Predictor, path: Path, folder: Path) -> int:
-    """Writes maps and overlay of one video; returns the number of frames."""
-    info, frames = open_video(path)
+def video_name(path: Path) -> str:
+    """What a dataset calls a video: of frames in <shot>/images it is the shot."""
+    if not path.is_dir():
+        return path.stem
+    name = path.name or path.resolve().name
+    return path.resolve().parent.name if name.casefold() == 'images' else name
+
+
+class Predicted(NamedTuple):
+    """A frame, uint8 `(h, w, 3)`, with its map, `(H, W)`; see `video.Frame` for name and time."""
+
+    name: str
+    time: Fraction
+    pixels: np.ndarray
+    saliency: np.ndarray
+
+
+def predicted(model: Any, frames: Iterable[video.Frame]) -> Iterator[Predicted]:
+    """Each frame with its map, in order."""
+    labels: deque[tuple[str, Fraction]] = deque()  # of frames that are read, but not given out yet
+
+    def pixels() -> Iterator[np.ndarray]:
+        for frame in frames:
+            labels.append((frame.name, frame.time))
+            yield frame.pixels
+
+    for picture, saliency in inference.predict_video(model, pixels(), FLAGS.batch_size):
+        yield Predicted(*labels.popleft(), picture, saliency)
+
+
+def predict(model: Any, path: Path, folder: Path) -> tuple[int, list[int]]:
+    """Writes maps and overlay of one video; returns the number of maps, and frames left out."""
+    film = open_video(path)
+    info, count = film.info, 0
     with staged_folder(folder, OUTPUTS, overwrite=FLAGS.overwrite) as staging:
         (staging / 'maps').mkdir()
-        pairs = tqdm(
-            inference.predict_video(model, frames, FLAGS.batch_size),
+        bar = tqdm(
+            predicted(model, film.frames),
             desc=path.name,
             total=info.num_frames,
             unit='frame',
             disable=None,
         )
-        results = write_maps(pairs, staging / 'maps', (info.height, info.width))
-        if FLAGS.overlay:
-            pictures = (visualize.overlay(frame, saliency) for frame, saliency in results)
-            count = video.write_video(staging / 'overlay.mp4', pictures, info.fps)
-        else:
-            count = sum(1 for _ in results)
+        with overlay_writer(staging / 'overlay.mp4', film) as write:
+            for frame in bar:
+                count += 1
+                write_map(staging / 'maps' / f'{frame.name}.png', frame.saliency, info)
+                write(frame)
         record = {
             'video': str(path),
             'frames': count,
+            'frames_left_out': ranges(film.left_out),
             'size': [info.height, info.width],
             'checkpoint': FLAGS.checkpoint,
             'model': dataclasses.asdict(model.config),
             'maps': 'resized to the size of the video (bilinear), each scaled to a maximum of 255',
         }
         write_atomic(staging / 'prediction.json', json.dumps(record, indent=2) + '\n')
-    return count
+    return count, film.left_out
 
 
-def write_maps(pairs, folder: Path, size: tuple[int, int]):
-    """Writes each map as PNG, 0001.png onwards, and passes frame and map on."""
-    for number, (frame, saliency) in enumerate(pairs, 1):
-        Image.fromarray(visualize.to_8bit(saliency, size)).save(folder / f'{number:04d}.png')
-        yield frame, saliency
+def write_map(path: Path, saliency: np.ndarray, info: video.VideoInfo) -> None:
+    """Writes a map as PNG of the video's size."""
+    Image.fromarray(visualize.to_8bit(saliency, (info.height, info.width))).save(path)
+
+
+@contextmanager
+def overlay_writer(path: Path, film: video.Video) -> Iterator[Callable[[Predicted], None]]:
+    """Yields a function that appends a frame with its map to the overlay, if one is wanted."""
+    if not FLAGS.overlay:
+        yield lambda frame: None
+        return
+    with video.video_writer(
+        path,
+        film.info.fps,
+        constant_rate=film.constant_rate,
+        pixel_aspect=film.pixel_aspect,
+        last_duration=film.last_duration,
+    ) as write:
+        yield lambda frame: write(visualize.overlay(frame.pixels, frame.saliency), frame.time)
 
 
 def save_picture(kind: str) -> None:
     """Writes one picture for one frame of a video: its attention or its gradient."""
-    import numpy as np
-
     from stsa_jax.inference import attention_maps
 
     if len(FLAGS.video) > 1:
         raise InputError(f'--{kind} is for one --video at a time')
-    output, (info, frames) = Path(FLAGS.output), open_video(FLAGS.video[0])
+    output, film = Path(FLAGS.output), open_video(FLAGS.video[0])
+    info = film.info
     whole = FLAGS[kind].value == WHOLE_MAP
-    pixel = () if whole else parse_place(kind, info)
-    number = FLAGS.frame or (info.num_frames + 1) // 2
-    name = '-'.join([kind, f'{number:04d}', *map(str, pixel)]) + '.png'
+    pixel = None if whole else parse_place(kind, info)
+    number = chosen_frame(film)
+    name = '-'.join([kind, f'{number:04d}', *map(str, pixel or ())]) + '.png'
     if output.exists():
         output_folder(output)
     if not FLAGS.overwrite:
         check_free(output, [name])
     model = load_model()
     target = inference.target_index(model.config)
-    windows = inference.windows.windows(frames, model.config.frames, target)
-    window = next(itertools.islice(windows, number - 1, None), None)
-    if window is None:
+    windows = inference.windows.windows(film.frames, model.config.frames, target)
+    frames = next((w for w in windows if w[target].number == number), None)
+    if frames is None:
         raise InputError(
-            f'--frame={number}: {info.path} has frames 1 to {info.num_frames}; name one of these'
+            f'{info.path}: its frame {number} does not decode; name another one (--frame)'
         )
-    clip = np.concatenate([model.preprocess(frame[None]) for frame in window])
-    size = info.width, info.height
-    place = None if whole else tuple((at + 0.5) / n for at, n in zip(pixel, size))
+    window = [frame.pixels for frame in frames]
+    clip = np.concatenate([model.preprocess(pixels[None]) for pixels in window])
+    place = pixel and ((pixel[0] + 0.5) / info.width, (pixel[1] + 0.5) / info.height)
     gradient = attention_maps.input_gradient(model, clip, place)
     if kind == 'attention':
         _, taps = model(clip[None], return_intermediates=True)
@@ -234,8 +289,21 @@ def save_picture(kind: str) -> None:
             attention_maps.attention_figure(path, window, maps, place, target, gradient)
         else:
             attention_maps.gradient_figure(path, window, gradient, place, target)
-    where = 'the whole map' if whole else f'pixel {pixel[0]},{pixel[1]}'
+    where = f'pixel {pixel[0]},{pixel[1]}' if pixel else 'the whole map'
     print(f'{info.path}, frame {number}, {where}: {output / name}')
+
+
+def chosen_frame(film: video.Video) -> int:
+    """The number of the frame that --frame names, or of the middle one."""
+    numbers = film.numbers
+    if FLAGS.frame is None:
+        return numbers[(len(numbers) - 1) // 2]
+    if FLAGS.frame not in numbers:
+        known = ranges(numbers).replace('-', ' to ')
+        raise InputError(
+            f'--frame={FLAGS.frame}: {film.info.path} has frames {known}; name one of these'
+        )
+    return FLAGS.frame
 
 
 def parse_place(kind: str, info: video.VideoInfo) -> tuple[int, int]:
@@ -262,9 +330,11 @@ def print_classes() -> None:
     how = {'allow_nonfinite': True} if FLAGS.allow_nonfinite else {}
     classifier = classify.load_classifier(FLAGS.checkpoint, **how)
     for path in FLAGS.video:
-        info, frames = open_video(path)
-        frames = tqdm(frames, Path(path).name, info.num_frames, unit='frame', disable=None)
-        probabilities = classify.classify_video(classifier, frames, info.num_frames)
+        film = open_video(path)
+        count = film.info.num_frames
+        frames = tqdm(film.frames, Path(path).name, count, unit='frame', disable=None)
+        pixels = (frame.pixels for frame in frames)
+        probabilities = classify.classify_video(classifier, pixels, count)
         print(path)
         for label, probability in classify.top(classifier, probabilities):
             print(f'  {probability:6.1%}  {label}')

@@ -7,7 +7,7 @@ a traceback and ends with exit code 2.
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class InputError(ValueError):
@@ -25,6 +25,18 @@ _ADVICE = {
     errno.EDQUOT: 'the disk quota is used up: free some space, or write to another place',
     errno.EFBIG: 'the file would be larger than the system allows',
 }
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """'1-3, 7' of 1, 2, 3, 7, for messages; at most six ranges are spelt out."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    shown = [f'{a}' if a == b else f'{a}-{b}' for a, b in runs[:6]]
+    return ', '.join(shown) + (f' and {len(runs) - 6} more ranges' if len(runs) > 6 else '')
 
 
 def explain_os_error(error: OSError) -> str:

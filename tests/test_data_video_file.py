@@ -8,7 +8,8 @@ import pytest
 
 import data
 from data.copies.sources import Report
-from data.copies.video_file import _Places, frames_of_video
+from data.copies.video_file import frames_of_video
+from stsa_jax.media.packets import Packets
 from tests import data_copies as copies
 
 BASE = 64  # of the code that a frame carries: its number and this
@@ -141,6 +142,6 @@ def test_annotation_goes_with_its_frame_beyond_a_repeated_and_a_damaged_one(tmp_
     'name, count', [('dhf1k/video/002.AVI', 783), ('videos/dhf1k_068.avi', 540)]
 )
 def test_real_videos_keep_their_numbers(real_data, name, count):
-    assert _Places(real_data / name).numbers == list(range(1, count + 1))
+    assert Packets(real_data / name).numbers == list(range(1, count + 1))
     found = itertools.islice(frames_of_video(real_data / name, Report()), 20)
     assert [number for number, _ in found] == list(range(1, 21))

@@ -368,7 +368,7 @@ def test_attention_of_a_pixel(tmp_path, film, monkeypatch, capsys):
         '--attention=80,24': 'x below 80 and y below 48',
         '--attention=20,-1': 'outside the video',
         '--attention=1,1 --frame=18': 'frames 1 to 17',
-        '--attention=1,1 --frame=0': 'positive integer',
+        '--attention=1,1 --frame=0': 'frames 1 to 17',  # a folder may count from 0
         '--attention=20,24 --frame=9': 'attention-0009-20-24.png already',
     }.items():
         assert run_main(*flags, *wrong.split()) == 2

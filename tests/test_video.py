@@ -124,20 +124,28 @@ def test_a_video_that_breaks_off(tmp_path, caplog, name, share):
     assert 'breaks off' in caplog.text
 
 
-def test_damage_inside_a_video(tmp_path):
+def test_damage_inside_a_video(tmp_path, caplog):
     """Packets that are whole but do not decode: found on the way, and named by the frame before."""
     path = write(tmp_path / 'a.mp4', noise(40))
+    whole = list(video.read_frames(path)[1])
     with av.open(str(path)) as file:
-        packet = [p for p in file.demux(video=0) if p.size][20]
-        start, stop = packet.pos, packet.pos + packet.size
+        packets = [(p.pos, p.size, p.is_keyframe) for p in file.demux(video=0) if p.size]
+    start, size, _ = packets[20]
+    following = next(i for i in range(21, 40) if packets[i][2])  # it and the rest are as they were
     data = bytearray(path.read_bytes())
-    data[start:stop] = b'\xff' * (stop - start)
+    data[start : start + size] = b'\xff' * size
     path.write_bytes(data)
     _, frames = video.read_frames(path)
     with pytest.raises(InputError, match=r'a\.mp4: the data after frame \d+ does not decode'):
         list(frames)
-    _, frames = video.read_frames(path, allow_truncated=True)
-    assert 10 <= len(list(frames)) <= 20
+    # Every frame that decodes is used, not only those before the damage.
+    opened = video.open_video(path, allow_truncated=True)
+    frames = list(opened.frames)
+    assert len(frames) + len(opened.left_out) == 40
+    assert set(opened.left_out) <= set(range(11, following + 1)) and 21 in opened.left_out
+    for frame in frames:
+        np.testing.assert_array_equal(frame.pixels, whole[frame.number - 1])
+    assert f'{len(opened.left_out)} frames are left out' in caplog.text
 
 
 def test_what_does_not_decode(tmp_path):
@@ -293,7 +301,7 @@ def test_a_disk_that_fills_up(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 
     code = (
-        'import sys, numpy as np; from stsa_jax import video\n'
+        'import sys, numpy as np; from stsa_jax.media import video\n'
         'noise = np.random.default_rng(0).integers(0, 256, (40, 96, 160, 3)).astype(np.uint8)\n'
         'try: video.write_video(sys.argv[1], noise, 30)\n'
         'except OSError as error: print(error.filename)'

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data.copies.sources import Report
+from stsa_jax.errors import ranges as ranges  # told in messages, as tree.ranges
 
 IMAGES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
 VIDEOS = ('.avi', '.mp4', '.mkv', '.mov', '.mpg', '.mpeg', '.m4v', '.webm')
@@ -119,18 +120,6 @@ def number_of(stem: str) -> int | None:
     """The last run of digits in a name, as a number: 3 of `actioncliptest00001_00003`."""
     digits = re.findall(r'\d+', stem)
     return int(digits[-1]) if digits else None
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """'1-3, 7' of 1, 2, 3, 7; at most six ranges are spelt out."""
-    parts: list[list[int]] = []
-    for number in sorted(numbers):
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    shown = [f'{a}' if a == b else f'{a}-{b}' for a, b in parts[:6]]
-    return ', '.join(shown) + (f' and {len(parts) - 6} more ranges' if len(parts) > 6 else '')
 
 
 def is_litter(path: Path) -> bool:

@@ -1,201 +1,115 @@
-"""Frames from video files and folders, and H.264 video from frames; in constant memory.
+"""Frames from video files and folders, as they are displayed; in constant memory.
 
-A frame is uint8 RGB `(h, w, 3)`, as it is displayed: a phone's rotation mark is applied. Every
-frame that decodes counts once, whatever its time stamp, so a video of variable frame rate gives as
-many frames as it holds. Decoding and encoding are FFmpeg's, through PyAV.
+A frame is uint8 RGB `(h, w, 3)`, turned and mirrored as the file is marked. Every frame that
+decodes counts once, whatever its time stamp, so a video of variable frame rate gives as many frames
+as it holds. Decoding and encoding are FFmpeg's, through PyAV.
 """
 
 import logging
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
-import av
 import numpy as np
-from PIL import Image, ImageOps
+from av.error import FFmpegError
 
-from stsa_jax.errors import InputError
-from stsa_jax.files import atomic_path
+from stsa_jax.errors import InputError, ranges
+from stsa_jax.media import folder, pictures
+from stsa_jax.media.decoding import FileFrames, Frame
+from stsa_jax.media.folder import natural_key
+from stsa_jax.media.info import Video, VideoInfo, size_text
+from stsa_jax.media.packets import DEFAULT_FPS, NotAVideo, Packets, reason
+from stsa_jax.media.pictures import SUFFIXES as FRAME_SUFFIXES
+from stsa_jax.media.writing import video_writer, write_video
 
-FRAME_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
-DEFAULT_FPS = Fraction(30)
-# Containers whose header states how long the video is, so that a missing end can be told.
-_STATES_DURATION = ('avi', 'mov', 'matroska', 'flv')
+__all__ = [
+    'DEFAULT_FPS',
+    'FRAME_SUFFIXES',
+    'Frame',
+    'Video',
+    'VideoInfo',
+    'natural_key',
+    'open_video',
+    'read_frames',
+    'video_writer',
+    'write_video',
+]
+_ALLOW = (
+    'get a whole copy of it, or allow a truncated video (--allow_truncated) to use the frames that '
+    'are there'
+)
 _log = logging.getLogger(__name__)
 
 
-class VideoInfo(NamedTuple):
-    """What is known before decoding: size in pixels as displayed, frames per second, frame count.
-
-    `num_frames` is counted from the packets of a file, and exact for a folder; a rare codec may
-    decode to a few more or fewer.
-    """
-
-    path: Path
-    height: int
-    width: int
-    fps: Fraction
-    num_frames: int
-
-
 def read_frames(
-    path: str | os.PathLike, *, folder_fps: float = DEFAULT_FPS, allow_truncated: bool = False
+    path: str | os.PathLike,
+    *,
+    folder_fps: float | Fraction = DEFAULT_FPS,
+    allow_truncated: bool = False,
 ) -> tuple[VideoInfo, Iterator[np.ndarray]]:
-    """Opens a video file that FFmpeg reads, or a folder of frames in natural order.
+    """`open_video` for its pictures alone: `(info, frames)`, frames uint8 `(h, w, 3)`."""
+    video = open_video(path, folder_fps=folder_fps, allow_truncated=allow_truncated)
+    return video.info, (frame.pixels for frame in video.frames)
 
-    Returns `(info, frames)`; `frames` yields uint8 `(h, w, 3)`, one at a time. The frame rate of a
-    folder is `folder_fps`. Files in a folder that are not images are passed over, with a warning
-    in the log.
 
-    A file that breaks off is refused before the first frame, as far as its packets show it, and
-    else when the damaged frame is reached. With `allow_truncated` its frames up to there are
-    yielded, with a warning.
+def open_video(
+    path: str | os.PathLike,
+    *,
+    folder_fps: float | Fraction = DEFAULT_FPS,
+    allow_truncated: bool = False,
+) -> Video:
+    """Opens a video file that FFmpeg reads, a folder of frames, or a file of several pictures.
+
+    A folder's frames come in natural order, at the rate `folder_fps`; if it holds none, but a
+    folder `images` that does, that one is meant. What in it is no frame is passed over, with a
+    warning in the log.
+
+    A file that breaks off or is damaged is refused before the first frame, as far as its packets
+    show it, and else when the damaged frame is reached. With `allow_truncated` every frame that
+    decodes and is not built upon a damaged one is yielded; the others are counted in the log.
 
     Raises:
         InputError: nothing at `path`, not a video, no frames, damaged, or frames of different
             sizes.
     """
     path = Path(path)
+    fps = Fraction(folder_fps).limit_denominator(60000)
     if path.is_dir():
-        return _read_folder(path, Fraction(folder_fps).limit_denominator(60000))
+        return folder.open_folder(path, fps)
     if not path.exists():
         raise InputError(f'{path}: no such video; name a video file or a folder of frames')
-    return _read_file(path, allow_truncated)
+    if path.suffix.lower() in pictures.SUFFIXES:
+        return folder.open_pictures(path, fps)
+    return _open_file(path, allow_truncated)
 
 
-def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], fps: float) -> int:
-    """Writes uint8 `(h, w, 3)` frames of one size as an H.264 file; returns how many.
-
-    As `video_writer`.
-    """
-    count = 0
-    with video_writer(path, fps) as write:
-        for frame in frames:
-            write(frame)
-            count += 1
-    return count
-
-
-@contextmanager
-def video_writer(path: str | os.PathLike, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """Yields a function that appends one uint8 `(h, w, 3)` frame to an H.264 video, `path`.
-
-    The file is one that browsers play: yuv420p with BT.709 colours, its index in front. An odd
-    height or width is made even by repeating the last row or column. `path` appears when the
-    context ends without an error, whole or not at all.
-
-    Raises:
-        ValueError: frames of different shapes or types, or none at all.
-    """
-    fps = Fraction(fps).limit_denominator(60000)
-    shape = None
-
-    def write(frame: np.ndarray) -> None:
-        nonlocal shape
-        if shape is None and frame.ndim == 3:
-            shape = frame.shape
-            stream.height, stream.width = (n + n % 2 for n in shape[:2])
-        if frame.dtype != np.uint8 or frame.shape != shape:
-            raise ValueError(
-                f'a frame is {frame.dtype} {frame.shape}; expected uint8 (h, w, 3), '
-                f'all of one shape (the first was {shape})'
-            )
-        even = np.pad(frame, ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0)), mode='edge')
-        picture = av.VideoFrame.from_ndarray(even, format='rgb24').reformat(
-            format='yuv420p', dst_colorspace='ITU709', dst_color_range='MPEG'
-        )
-        file.mux(stream.encode(picture))
-
-    with (
-        atomic_path(path) as temporary,
-        av.open(str(temporary), 'w', format='mp4', options={'movflags': 'faststart'}) as file,
-    ):
-        stream = file.add_stream('libx264', rate=fps, options={'crf': '20', 'preset': 'fast'})
-        stream.pix_fmt = 'yuv420p'
-        context = stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
-        context.color_range = 1  # limited, as players expect
-        yield write
-        if shape is None:
-            raise ValueError(f'{path}: no frames to write')
-        file.mux(stream.encode(None))
-
-
-def natural_key(name: str) -> list:
-    """Sorts as a person would: `frame2` before `frame10`."""
-    parts = re.split(r'(\d+)', name)
-    return [(int(p), p) if p.isdecimal() else p.casefold() for p in parts]
-
-
-def _read_folder(path: Path, fps: Fraction) -> tuple[VideoInfo, Iterator[np.ndarray]]:
-    names = sorted((p.name for p in path.iterdir()), key=natural_key)
-    images = [n for n in names if _is_frame(path / n)]
-    strays = [n for n in names if n not in set(images)]
-    if not images:
-        found = f'only {_list(strays)}' if strays else 'nothing'
-        raise InputError(
-            f'{path}: a folder without frames: expected images '
-            f'({" ".join(FRAME_SUFFIXES)}), found {found}'
-        )
-    if strays:
-        _log.warning('%s: passed over, not frames: %s', path, _list(strays))
-    # The headers of all frames are read first: a misfit is told before the work, not after it.
-    sizes = [_image_size(path / name) for name in images]
-    for name, size in zip(images, sizes):
-        if size != sizes[0]:
-            raise InputError(
-                f'{path / name}: is {_size(size)} pixels, but {images[0]} is {_size(sizes[0])}; '
-                'all frames of a video must have one size'
-            )
-    info = VideoInfo(path, *sizes[0], fps, len(images))
-    return info, (_open_image(path / name)[1] for name in images)
-
-
-def _is_frame(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    return suffix in FRAME_SUFFIXES and not path.name.startswith('.') and path.is_file()
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    return _open_image(path, pixels=False)[0]
-
-
-def _open_image(path: Path, pixels: bool = True) -> tuple[tuple[int, int], np.ndarray | None]:
-    """`((h, w), frame)` as displayed, EXIF's orientation applied; without `pixels`, no frame."""
+def _open_file(path: Path, allow_truncated: bool) -> Video:
     try:
-        with Image.open(path) as image:
-            # JPEG alone: photographs; and PNG would have to be decoded to look for the mark.
-            jpeg = image.format in ('JPEG', 'MPO')
-            turned = jpeg and image.getexif().get(0x0112, 1) >= 5  # 5 to 8 swap the sides
-            size = image.size if turned else image.size[::-1]
-            if not pixels:
-                return size, None
-            upright = ImageOps.exif_transpose(image) if jpeg else image
-            return size, np.array(upright.convert('RGB'))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        decoded = FileFrames(path, threads=True)
+    except NotAVideo as error:
+        raise InputError(f'{path}: {error}; name a video file or a folder of frames') from error
+    except (FFmpegError, OSError) as error:
         raise InputError(
-            f'{path}: is not a readable image ({error}); replace or remove this frame'
+            f'{path}: FFmpeg cannot read it as a video ({reason(error)}); check that the file '
+            'is a whole video, or convert it with ffmpeg'
         ) from error
-
-
-def _read_file(path: Path, allow_truncated: bool) -> tuple[VideoInfo, Iterator[np.ndarray]]:
-    with _open(path) as container:
-        stream = _video_stream(container, path)
-        fps = stream.average_rate or stream.guessed_rate or DEFAULT_FPS
-        count, problem = _scan(container, stream)
-    if problem and count:
-        problem = f'{path}: breaks off after {count} frames ({problem})'
+    packets = decoded.packets
+    usable = [n for n in sorted(packets.numbers) if n not in decoded.lost]
+    if packets.choice:
+        _log.warning('%s: %s', path, packets.choice)
+    problem = _problem(packets, len(usable))
+    if problem and usable:
         if not allow_truncated:
-            raise InputError(
-                f'{problem}; get a whole copy of it, or allow a truncated video '
-                '(--allow_truncated) to use the frames that are there'
-            )
-        _log.warning('%s; the frames up to there are used', problem)
-    frames = _decode(path, allow_truncated)
+            raise InputError(f'{path}: {problem}; {_ALLOW}')
+        _log.warning('%s: %s; the frames that are there are used', path, problem)
+    elif packets.stated > packets.reached:
+        _log.warning(
+            '%s: its header says %d frames, and %d are there',
+            path, packets.stated, packets.reached,
+        )  # fmt: skip
+    left_out: list[int] = []
+    frames = _frames_of_one_size(path, _checked(path, decoded, allow_truncated, left_out))
     first = next(frames, None)
     if first is None:
         raise InputError(
@@ -203,118 +117,81 @@ def _read_file(path: Path, allow_truncated: bool) -> tuple[VideoInfo, Iterator[n
             'Check that a player shows it, or convert it with ffmpeg'
         )
 
-    def all_frames() -> Iterator[np.ndarray]:
+    def all_frames() -> Iterator[Frame]:
         yield first
-        for number, frame in enumerate(frames, 2):
-            if frame.shape != first.shape:
-                raise InputError(
-                    f'{path}: frame {number} is {_size(frame.shape)} pixels, but the first is '
-                    f'{_size(first.shape)}; all frames of a video must have one size'
-                )
-            yield frame
+        yield from frames
 
-    return VideoInfo(path, *first.shape[:2], Fraction(fps), count), all_frames()
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[av.container.InputContainer]:
-    try:
-        # Absolute, so that no part of the name is taken for a protocol ("a:b.mp4").
-        container = av.open(str(path.absolute()))
-    except (av.FFmpegError, OSError) as error:
-        raise InputError(
-            f'{path}: FFmpeg cannot read it as a video ({_reason(error)}); check that the file '
-            'is a whole video, or convert it with ffmpeg'
-        ) from error
-    with container:
-        yield container
+    height, width = first.pixels.shape[:2]
+    aspect = packets.pixel_aspect
+    return Video(
+        VideoInfo(path, height, width, packets.rate, len(usable)),
+        all_frames(),
+        usable,
+        packets.constant,
+        1 / aspect if decoded.turn.transposed else aspect,
+        packets.last_duration(),
+        left_out,
+    )
 
 
-def _video_stream(
-    container: av.container.InputContainer, path: Path
-) -> av.video.stream.VideoStream:
-    cover = av.stream.Disposition.attached_pic  # a picture for an audio file, not a video
-    streams = [s for s in container.streams.video if not s.disposition & cover]
-    if not streams:
-        raise InputError(f'{path}: has no video stream; name a video file or a folder of frames')
-    return streams[0]
+def _problem(packets: Packets, usable: int) -> str:
+    """What is wrong with a file, as far as its packets show it."""
+    end = packets.damaged and packets.damaged[-1] == max(packets.numbers)
+    if why := packets.cut or packets.stopped or (end and 'the data of the next one is incomplete'):
+        return f'breaks off after {usable} frames ({why})'
+    if packets.damaged:
+        count, which = len(packets.damaged), ranges(packets.damaged)
+        return f'{count} of its frames are damaged: {which} (their data are incomplete)'
+    return ''
 
 
-def _scan(container, stream) -> tuple[int, str]:
-    """`(packets, problem)` from reading the file without decoding it; `problem` is '' if whole."""
-    count, end, problem = 0, Fraction(0), ''
-    try:
-        for packet in container.demux(stream):
-            if packet.is_corrupt:
-                problem = 'the data of the next one is incomplete'
-                break
-            if not packet.size:
-                continue
-            count += 1
-            if packet.pts is not None:
-                end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-    except av.FFmpegError as error:
-        problem = _reason(error)
-    stated, tolerance = _stated_duration(container, stream)
-    if not problem and end + tolerance < stated:
-        problem = f'at {float(end):.2f} s, but its header says {float(stated):.2f} s'
-    return count, problem
+def _checked(
+    path: Path, decoded: FileFrames, allow_truncated: bool, left_out: list[int]
+) -> Iterator[Frame]:
+    """The frames; damage that shows in decoding is an error, or is told at the end."""
+    count, known = 0, len(decoded.lost.damaged)
+
+    def check() -> None:
+        if allow_truncated or not (
+            decoded.stopped or len(decoded.lost.damaged) > known or decoded.lost.undecodable
+        ):
+            return
+        why = decoded.stopped or decoded.lost.reason
+        good = min(decoded.lost.damaged, default=decoded.last + 1) - 1
+        raise InputError(f'{path}: the data after frame {good} does not decode ({why}); {_ALLOW}')
+
+    for frame in decoded:
+        check()
+        count += 1
+        yield frame
+    check()
+    lost = decoded.lost
+    if gone := lost.damaged | lost.spoilt:
+        left_out.extend(sorted(gone))
+        _log.warning(
+            '%s: %d frames are left out, damaged or built upon a damaged one: %s (%s); %d are used',
+            path, len(gone), ranges(gone), lost.reason, count,
+        )  # fmt: skip
+    if decoded.stopped:
+        _log.warning(
+            '%s: cannot be read beyond frame %d (%s); %d frames are used',
+            path, decoded.last, decoded.stopped, count,
+        )  # fmt: skip
+    if missing := decoded.missing:
+        _log.warning(
+            '%s: %d places have no frame of their own: %s; frames keep their numbers',
+            path, len(missing), ranges(missing),
+        )  # fmt: skip
 
 
-def _stated_duration(container, stream) -> tuple[Fraction, Fraction]:
-    """The end of the video in seconds as the header states it (0: it does not), and a tolerance."""
-    rate = stream.average_rate or DEFAULT_FPS
-    if not any(name in container.format.name.split(',') for name in _STATES_DURATION):
-        return Fraction(0), Fraction(0)
-    if container.format.name == 'avi':  # FFmpeg shortens the duration of a cut file, not the count
-        return stream.frames / rate, 2 / rate
-    if stream.duration:
-        return ((stream.start_time or 0) + stream.duration) * stream.time_base, 2 / rate
-    tag = re.fullmatch(r'(\d+):(\d+):(\d+(?:\.\d+)?)', stream.metadata.get('DURATION', ''))
-    if tag:
-        hours, minutes, seconds = (Fraction(part) for part in tag.groups())
-        return 3600 * hours + 60 * minutes + seconds, 2 / rate
-    # The whole file's, to which a longer sound track may have contributed.
-    return Fraction(container.duration or 0, av.time_base), 2 / rate + 1
-
-
-def _decode(path: Path, allow_truncated: bool) -> Iterator[np.ndarray]:
-    count = 0
-    ffmpeg_error = av.FFmpegError  # a generator left unfinished ends when modules are gone
-    with _open(path) as container:
-        stream = _video_stream(container, path)
-        stream.thread_type = 'AUTO'
-        try:
-            for packet in container.demux(stream):
-                # None lets the decoder give out what it still holds.
-                for frame in stream.decode(None if packet.is_corrupt else packet):
-                    count += 1
-                    yield _displayed(frame)
-                if packet.is_corrupt:
-                    break
-        except ffmpeg_error as error:
-            problem = f'{path}: the data after frame {count} does not decode ({_reason(error)})'
-            if not (allow_truncated and count):
-                raise InputError(
-                    f'{problem}; get a whole copy of it, or allow a truncated video '
-                    '(--allow_truncated) to use the frames before'
-                ) from error
-            _log.warning('%s; the frames up to there are used', problem)
-
-
-def _displayed(frame: av.VideoFrame) -> np.ndarray:
-    image = frame.to_ndarray(format='rgb24')
-    quarter_turns = round(frame.rotation / 90)  # counterclockwise, as in np.rot90
-    return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, 'strerror', None) or str(error)
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f'{shape[1]}x{shape[0]}'
-
-
-def _list(names: list[str]) -> str:
-    return ', '.join(names[:5]) + (f' and {len(names) - 5} more' if len(names) > 5 else '')
+def _frames_of_one_size(path: Path, frames: Iterator[Frame]) -> Iterator[Frame]:
+    first = None
+    for frame in frames:
+        first = first or frame
+        if frame.pixels.shape != first.pixels.shape:
+            raise InputError(
+                f'{path}: frame {frame.number} is {size_text(frame.pixels.shape)} pixels, but the '
+                f'first is {size_text(first.pixels.shape)}; all frames of a video must have one '
+                'size: cut it there, or convert it with ffmpeg'
+            )
+        yield frame

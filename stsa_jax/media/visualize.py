@@ -111,8 +111,9 @@ def side_by_side(
 def row(pictures: Mapping[str, np.ndarray]) -> np.ndarray:
     """Pictures uint8 `(h, w, 3)` of one height beside each other, each under its label."""
     height = next(iter(pictures.values())).shape[0]
-    font = ImageFont.load_default(size=max(12, height // 16))
-    bar = round(font.size * 1.6)
+    size = max(12, height // 16)
+    font = ImageFont.load_default(size)
+    bar = round(size * 1.6)
     width = sum(p.shape[1] + _GAP for p in pictures.values()) - _GAP
     canvas = Image.new('RGB', (width, height + bar), 'black')
     draw, left = ImageDraw.Draw(canvas), 0

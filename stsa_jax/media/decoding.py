@@ -1,0 +1,183 @@
+"""The frames of a video file, one after another, each with its number, time and pixels.
+
+What is damaged costs no more than what is built upon it: those frames are left out, up to the next
+key frame, and all others come. Decoding is FFmpeg's, through PyAV.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.error import FFmpegError
+
+from stsa_jax.media.display import AS_STORED, Pixels, Turn, turn_of
+from stsa_jax.media.packets import Packets, opened, reason
+
+_log = logging.getLogger(__name__)
+
+
+class Frame(NamedTuple):
+    """One frame of a video.
+
+    `number` is its place in the video, from 1, or the one in its file's name; `name` is how a map
+    of it is called, such as '0021'. `time` is in seconds from the beginning of the video. `pixels`
+    are uint8 RGB `(h, w, 3)`, as displayed.
+    """
+
+    number: int
+    name: str
+    time: Fraction
+    pixels: np.ndarray
+
+
+class Lost:
+    """The numbers of frames that cannot be used, and why."""
+
+    def __init__(self, packets: Packets) -> None:
+        self._packets = packets
+        self.undecodable = 0  # packets that give no frame
+        self.damaged: set[int] = set()
+        self.spoilt: set[int] = set()  # built upon a damaged one
+        self.reason = ''  # of the first
+        for number in packets.damaged:
+            self.add(number, 'its data are incomplete')
+
+    def __contains__(self, number: int) -> bool:
+        return number in self.damaged or number in self.spoilt
+
+    def add(self, number: int, why: str) -> None:
+        """Notes that this frame is damaged."""
+        self.damaged.add(number)
+        self.spoilt.update(self._packets.spoilt_by(number))
+        self.spoilt -= self.damaged
+        self.reason = self.reason or why
+
+
+class FileFrames:
+    """Iterates over the usable frames of a video file, in the order they are shown in.
+
+    Attributes:
+        packets: what is known without decoding.
+        lost: the frames that are left out; complete when the iteration has ended.
+        missing: places without a frame, likewise.
+        last: the number of the last frame that was met, usable or not.
+        stopped: why decoding ended before the file did, or ''.
+    """
+
+    def __init__(self, path: Path, *, threads: bool = False) -> None:
+        """With `threads`, FFmpeg decodes on all cores, as long as nothing is damaged.
+
+        Raises FFmpegError or OSError if the file is no video.
+        """
+        self.path, self.packets = path, Packets(path)
+        self._threads = threads
+        self._turn: Turn | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self.lost = Lost(self.packets)
+        self._seen: set[int] = set()
+        self.last = 0
+        self.stopped = ''
+
+    @property
+    def turn(self) -> Turn:
+        """How pictures are turned to be displayed; known from the first frame on."""
+        return self._turn or AS_STORED
+
+    @property
+    def missing(self) -> set[int]:
+        """The numbers up to the last one that no frame has, damaged or not."""
+        last = max([self.last, *self.lost.damaged])
+        return set(range(1, last + 1)) - self._seen - self.lost.damaged - self.lost.spoilt
+
+    def __iter__(self) -> Iterator[Frame]:
+        self._begin()
+        given, damaged = 0, len(self.lost.damaged)
+        if self._threads and not damaged:
+            for frame in self._frames(threads=True):
+                if self.lost.damaged or self.lost.undecodable:
+                    break
+                given = frame.number
+                yield frame
+            if not (self.lost.damaged or self.lost.undecodable):
+                return
+            # With threads, an error comes some packets after its own: once more, one by one.
+            self._begin()
+        yield from (frame for frame in self._frames(threads=False) if frame.number > given)
+
+    def _frames(self, threads: bool) -> Iterator[Frame]:
+        pixels, packets = Pixels(), self.packets
+        held: deque[tuple[int, av.VideoFrame]] = deque()  # not known to be good yet
+        numbered = self._numbered(threads)
+        while held or numbered is not None:
+            found = next(numbered, None) if numbered is not None else None
+            if found is None:
+                numbered = None
+            else:
+                held.append(found)
+            while held and (not numbered or packets.settled_by(held[0][0]) <= self.last):
+                number, frame = held.popleft()
+                if number not in self.lost:
+                    picture = self._turned(frame, pixels(frame))
+                    yield Frame(number, f'{number:04d}', packets.time(number, frame.pts), picture)
+
+    def _turned(self, frame: av.VideoFrame, pixels: np.ndarray) -> np.ndarray:
+        turn = turn_of(frame)
+        if turn is None:
+            if self._turn is None:
+                _log.warning(
+                    '%s: is marked to be turned by an angle that is no quarter turn, %.0f degrees; '
+                    'its frames are used as stored',
+                    self.path,
+                    frame.rotation,
+                )
+            turn = AS_STORED
+        self._turn = self._turn or turn
+        return turn.apply(pixels)
+
+    def _numbered(self, threads: bool) -> Iterator[tuple[int, av.VideoFrame]]:
+        """All frames in the order they are shown in; those decoded in part are noted as lost."""
+        for count, frame in enumerate(self._decoded(threads), 1):
+            number = self.packets.number(frame.pts)
+            if number is None:
+                number = max(self.last + 1, count + self.lost.undecodable)
+            if number <= self.last:
+                continue  # after damage some decoders give a frame too late
+            self.last = number
+            self._seen.add(number)
+            if frame.is_corrupt:
+                self.lost.add(number, 'only a part can be decoded')
+            yield number, frame
+
+    def _decoded(self, threads: bool) -> Iterator[av.VideoFrame]:
+        """What the decoder gives; packets that do not decode go to `lost`."""
+        ffmpeg_error = FFmpegError  # a generator left unfinished ends when modules are gone
+        numbers = iter(self.packets.numbers)
+        try:
+            with opened(self.path) as (container, stream):
+                if threads:
+                    stream.thread_type = 'AUTO'
+                else:
+                    stream.codec_context.thread_count = 1
+                for packet in container.demux(stream):
+                    if not packet.size:
+                        continue  # "as before"; to the decoder it would mean the end
+                    number = None if packet.is_discard else next(numbers, None)
+                    if number is not None and number in self.lost.damaged:
+                        self.lost.undecodable += 1
+                        continue
+                    try:
+                        yield from stream.decode(packet)
+                    except ffmpeg_error as error:
+                        self.lost.undecodable += 1
+                        if number is not None:
+                            self.lost.add(number, reason(error))
+                yield from stream.decode(None)
+        except (ffmpeg_error, OSError) as error:
+            self.stopped = reason(error)

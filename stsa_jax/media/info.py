@@ -1,0 +1,51 @@
+"""What is known of a video before and while its frames are read."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+from stsa_jax.media.decoding import Frame
+
+
+class VideoInfo(NamedTuple):
+    """What is known before decoding: size in pixels as displayed, frames per second, frame count.
+
+    `num_frames` is counted from the packets of a file, without hidden ones, and exact for a folder;
+    a rare codec may decode to a few more or fewer.
+    """
+
+    path: Path
+    height: int
+    width: int
+    fps: Fraction
+    num_frames: int
+
+
+@dataclasses.dataclass
+class Video:
+    """An open video: `frames` may be iterated over once.
+
+    Attributes:
+        info: see there.
+        frames: yields each frame with its number, name and time.
+        numbers: those of the frames, as far as they are known before decoding.
+        constant_rate: whether frames are evenly spaced; else their times count.
+        pixel_aspect: width of a pixel by its height, as displayed.
+        last_duration: for how many seconds the last frame is shown; 0: as long as the others.
+        left_out: the numbers of damaged frames; filled in when `frames` has ended.
+    """
+
+    info: VideoInfo
+    frames: Iterator[Frame]
+    numbers: Sequence[int]
+    constant_rate: bool = True
+    pixel_aspect: Fraction = Fraction(1)
+    last_duration: Fraction = Fraction(0)
+    left_out: list[int] = dataclasses.field(default_factory=list)
+
+
+def size_text(shape: Sequence[int]) -> str:
+    """'640x360' of an array's shape (360, 640, ...)."""
+    return f'{shape[1]}x{shape[0]}'

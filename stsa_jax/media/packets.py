@@ -1,0 +1,267 @@
+"""What a video file's packets tell before any is decoded: frames' numbers, times, what is damaged.
+
+A frame's number is its place in time, from 1. Where a frame repeats the one before, an AVI or Ogg
+file has an empty packet, and other files nothing: that place has no frame, and those after it keep
+their numbers. If times are on no grid of frames (a variable rate), frames are numbered in the order
+they are shown in; if times are missing, they are counted. Packets that a file marks as hidden, as
+those before a cut, are no frames.
+"""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.stream import Disposition
+
+from stsa_jax.media import truncation
+
+DEFAULT_FPS = Fraction(30)
+OFF_GRID = Fraction(1, 8)  # of a frame: how far from the grid a time may be; containers round it
+# In formats whose clock may be set anew within a file, a step of more seconds than this is taken
+# for that, as FFmpeg's command does.
+_CLOCK_STEP = 10
+_CLOCK_CHANGES = 0x0200  # AVFMT_TS_DISCONT
+_FASTEST = 1000  # frames a second: a rate above is a clock's, not a picture's
+
+
+class NotAVideo(OSError):
+    """FFmpeg reads the file, but there is no video in it."""
+
+
+class Packet(NamedTuple):
+    """One picture, compressed. Times are in units of the stream's time base."""
+
+    pts: int | None  # when it is shown
+    dts: int | None  # when it is decoded
+    duration: int
+    is_key: bool
+    is_corrupt: bool
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
+    """The file and its video stream: the one that FFmpeg calls the best, no cover picture.
+
+    Raises FFmpegError or OSError, NotAVideo where there is none.
+    """
+    # Absolute, so that no part of the name is taken for a protocol ("a:b.mp4").
+    with av.open(str(path.absolute())) as container:
+        pictures = _pictures(container)
+        if not pictures:
+            raise NotAVideo('has no video stream')
+        best = container.streams.best('video')
+        index = best.index if best else None
+        yield container, next((s for s in pictures if s.index == index), pictures[0])
+
+
+def _pictures(container: InputContainer) -> list[av.VideoStream]:
+    cover = Disposition.attached_pic
+    return [s for s in container.streams.video if not s.disposition & cover]
+
+
+class Packets:
+    """The packets of a file's video stream, in the file's order, read once without decoding.
+
+    Attributes:
+        numbers: the frame's number of each packet; no two have the same.
+        damaged: those of packets that the container calls incomplete.
+        rate: frames per second, on average where it varies.
+        constant: whether frames are evenly spaced, apart from places without one.
+        pixel_aspect: width of a pixel by its height, as stored.
+        choice: a line about the stream that was chosen of several, or ''.
+        stopped: why reading ended early, or ''.
+        cut: how the file shows that its end is missing, or ''.
+        stated: how many frames the header says there are, 0 if it does not.
+        reached: how many there are, with repeated and hidden ones.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises FFmpegError or OSError if the file is no video."""
+        packets: list[Packet] = []
+        repeated = hidden = 0
+        self.stopped = ''
+        with opened(path) as (container, stream):
+            try:
+                for packet in container.demux(stream):
+                    hidden += bool(packet.size and packet.is_discard)
+                    repeated += bool(not packet.size and packet.dts is not None)
+                    if packet.size and not packet.is_discard:
+                        packets.append(_packet(packet))
+            except FFmpegError as error:
+                self.stopped = reason(error)
+            self.choice = _choice(container, stream)
+            self.cut = truncation.breaks_off(path, stream)
+            self.stated = stream.frames
+            self.reached = len(packets) + repeated + hidden
+            self.pixel_aspect = Fraction(stream.sample_aspect_ratio or 1)
+            self._time_base = stream.time_base or Fraction(1, av.time_base)
+            # A damaged packet does not look like a key frame, but the file's index knows.
+            keys = {entry.timestamp for entry in stream.index_entries if entry.is_keyframe}
+            self._is_key = [p.is_key or p.dts in keys for p in packets]
+            sections = _sections(container, packets, self._time_base)
+            one_clock = len(sections) <= 1
+            self._grid = _grid(container, stream, packets, repeated) if one_clock else None
+            self._lag = _lag(container, packets, self._time_base)
+            self._set_numbers(packets, sections)
+            self.rate = self._grid.rate if self._grid else self._average_rate(stream, packets)
+        self.constant = self._grid is not None or not self._rank
+        # Transport streams call a packet incomplete at each joint; its decoding shows what it is.
+        believed = container.format.name != 'mpegts'
+        self.damaged = [n for n, p in zip(self.numbers, packets) if p.is_corrupt and believed]
+        last = max(packets, key=lambda p: p.pts or 0, default=None)
+        self._last_duration = last.duration if last else 0
+        self._index = {number: i for i, number in enumerate(self.numbers)}
+        self._settled_by = self._dependence()
+
+    def _set_numbers(self, packets: list[Packet], sections: list[int]) -> None:
+        """Sets `numbers`, and the rank of times where they are on no grid."""
+        times = [(section, p.pts) for section, p in zip(_repeat(sections), packets)]
+        order = sorted(times, key=lambda at: (at[0], at[1] or 0))
+        whole = bool(packets) and None not in [t for _, t in times] and len({*times}) == len(times)
+        rank = {at: i for i, at in enumerate(order, 1)}
+        self._rank: dict[int, int] = {}
+        if self._grid is not None:
+            self.numbers = [self._grid.number(p.pts or 0) for p in packets]
+        elif whole:
+            self.numbers = [rank[at] for at in times]
+            if len(sections) == 1:
+                self._rank = {pts: number for (_, pts), number in rank.items() if pts is not None}
+        else:
+            # The order of packets serves, though B-frames change it a little.
+            self.numbers = list(range(1, len(packets) + 1))
+
+    def number(self, pts: int | None) -> int | None:
+        """The number of the frame shown at `pts`; None if times do not tell."""
+        if pts is None:
+            return None
+        return self._grid.number(pts) if self._grid else self._rank.get(pts)
+
+    def time(self, number: int, pts: int | None) -> Fraction:
+        """When this frame is shown, in seconds from the beginning of the file."""
+        if self._rank and pts is not None:
+            return self._lag + (pts - min(self._rank)) * self._time_base
+        # A picture that begins late begins with a whole frame, so that the rate stays exact.
+        return (int(self._lag * self.rate) + number - 1) / self.rate
+
+    def last_duration(self) -> Fraction:
+        """For how many seconds the last frame is shown; if that is not said, as an average one."""
+        return self._last_duration * self._time_base or 1 / self.rate
+
+    def settled_by(self, number: int) -> int:
+        """The number up to which frames must be out before it is clear that this one is good.
+
+        A frame between two others may be built upon the later one, which is decoded first.
+        """
+        return self._settled_by.get(number, number)
+
+    def spoilt_by(self, number: int) -> range:
+        """The frames that cannot be right if this one is not: up to the next key frame."""
+        if number not in self._index:
+            return range(number, number + 1)
+        at, count = self._index[number], len(self.numbers)
+        stop = next((i for i in range(at + 1, count) if self._is_key[i]), count)
+        # Frames shown earlier, but built upon this one, come after it in the file.
+        group = self.numbers[at:stop]
+        end = self.numbers[stop] if stop < count else max(group) + 1
+        return range(min(group), end)
+
+    def _dependence(self) -> dict[int, int]:
+        result, highest = {}, 0
+        for number, is_key in zip(self.numbers, self._is_key):
+            highest = number if is_key else max(highest, number)
+            if highest > number:
+                result[number] = highest
+        return result
+
+    def _average_rate(self, stream: av.VideoStream, packets: list[Packet]) -> Fraction:
+        if self._rank and len(self._rank) > 1:
+            span = (max(self._rank) - min(self._rank)) * self._time_base
+            return ((len(self._rank) - 1) / span).limit_denominator(60000)
+        rates = [stream.guessed_rate, stream.average_rate]
+        return next((Fraction(r) for r in rates if r and r <= _FASTEST), DEFAULT_FPS)
+
+
+def reason(error: Exception) -> str:
+    """What an error of FFmpeg or of the operating system says, without numbers and names."""
+    return getattr(error, 'strerror', None) or str(error)
+
+
+def _packet(packet: av.Packet) -> Packet:
+    return Packet(
+        packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_corrupt
+    )
+
+
+def _choice(container: InputContainer, stream: av.VideoStream) -> str:
+    count = len(_pictures(container))
+    if count == 1:
+        return ''
+    return (
+        f'has {count} video streams; stream {stream.index} ({stream.width}x{stream.height}) is '
+        'used, which FFmpeg calls the best'
+    )
+
+
+def _sections(container: InputContainer, packets: list[Packet], time_base: Fraction) -> list[int]:
+    """The lengths, in packets, of the parts of the file in which one clock runs."""
+    starts = [0]
+    changes = container.format.flags & _CLOCK_CHANGES
+    times = [(i, p.dts) for i, p in enumerate(packets) if p.dts is not None]
+    for (_, before), (i, now) in itertools.pairwise(times):
+        if now < before or (changes and (now - before) * time_base > _CLOCK_STEP):
+            starts.append(i)
+    return [b - a for a, b in itertools.pairwise([*starts, len(packets)])]
+
+
+def _repeat(sections: list[int]) -> Iterator[int]:
+    return itertools.chain.from_iterable(itertools.repeat(i, n) for i, n in enumerate(sections))
+
+
+def _lag(container: InputContainer, packets: list[Packet], time_base: Fraction) -> Fraction:
+    """How many seconds after the file's beginning its picture begins."""
+    times = [p.pts for p in packets if p.pts is not None]
+    if not times or container.start_time is None:
+        return Fraction(0)
+    return max(Fraction(0), min(times) * time_base - Fraction(container.start_time, av.time_base))
+
+
+class _Grid(NamedTuple):
+    """Times of evenly spaced frames."""
+
+    origin: int  # of frame 1
+    rate: Fraction  # frames per second
+    frames_per_tick: Fraction
+
+    def number(self, pts: int) -> int:
+        return 1 + round((pts - self.origin) * self.frames_per_tick)
+
+
+def _grid(
+    container: InputContainer, stream: av.VideoStream, packets: list[Packet], repeated: int
+) -> _Grid | None:
+    """The grid that times are on; None if times are missing or on no grid."""
+    times = [p.pts for p in packets if p.pts is not None]
+    if not times or len(times) < len(packets):
+        return None
+    origin = min(times)
+    if container.format.name == 'avi':
+        if stream.codec_context.has_b_frames and times == sorted(times):
+            return None  # times of decoding, which is all that AVI has
+        # They count from 0, so that a first frame that is not there is noticed.
+        origin -= min((p.dts for p in packets if p.dts is not None), default=0)
+    rates = {stream.average_rate, stream.guessed_rate, stream.base_rate}
+    for rate in sorted(Fraction(r) for r in rates if r):
+        frames_per_tick = rate * (stream.time_base or 0)
+        places = [(time - origin) * frames_per_tick for time in times]
+        distinct = len({round(place) for place in places}) == len(places)
+        # Pictures of a variable rate fit a fine grid, too, on which most places are empty.
+        dense = max(places) < 2 * (len(places) + repeated)
+        if distinct and dense and all(abs(place - round(place)) < OFF_GRID for place in places):
+            return _Grid(origin, rate, frames_per_tick)
+    return None

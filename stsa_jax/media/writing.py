@@ -1,0 +1,107 @@
+"""H.264 video from frames, as browsers play it; in constant memory, whole or not at all."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Protocol
+
+import av
+import numpy as np
+from av.codec.context import Flags
+
+from stsa_jax.files import atomic_path
+
+_CLOCK = 90000  # ticks a second of a variable rate: whole for the usual rates and for milliseconds
+
+
+class WriteFrame(Protocol):
+    """Appends a uint8 `(h, w, 3)` frame; `time` in seconds, by default right after the last."""
+
+    def __call__(self, frame: np.ndarray, time: Fraction | None = None) -> None:
+        """Raises ValueError if it is not like the first."""
+
+
+def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], fps: float) -> int:
+    """Writes uint8 `(h, w, 3)` frames of one size as an H.264 file; returns how many.
+
+    As `video_writer`.
+    """
+    count = 0
+    with video_writer(path, fps) as write:
+        for frame in frames:
+            write(frame)
+            count += 1
+    return count
+
+
+@contextmanager
+def video_writer(
+    path: str | os.PathLike,
+    fps: float | Fraction,
+    *,
+    constant_rate: bool = True,
+    pixel_aspect: Fraction = Fraction(1),
+    last_duration: Fraction = Fraction(0),
+) -> Iterator[WriteFrame]:
+    """Yields a function that appends one uint8 `(h, w, 3)` frame to an H.264 video, `path`.
+
+    The file is one that browsers play: yuv420p with BT.709 colours, its index in front. An odd
+    height or width is made even by repeating the last row or column. `path` appears when the
+    context ends without an error, whole or not at all.
+
+    Args:
+        path: the file.
+        fps: frames per second.
+        constant_rate: times are rounded to whole frames of `fps`; without, to 1/90000 s.
+        pixel_aspect: width of a pixel by its height, for players to stretch the picture.
+        last_duration: for how many seconds the last frame is shown; 0: for 1/fps.
+
+    Raises:
+        ValueError: frames of different shapes or types, or none at all.
+    """
+    fps = Fraction(fps).limit_denominator(60000)
+    tick = 1 / fps if constant_rate else Fraction(1, _CLOCK)
+    last = max(1, round(max(last_duration, 1 / fps) / tick))
+    shape: tuple[int, ...] | None = None
+    following = 0  # ticks
+
+    def write(frame: np.ndarray, time: Fraction | None = None) -> None:
+        nonlocal shape, following
+        if shape is None and frame.ndim == 3:
+            shape = frame.shape
+            stream.height, stream.width = (n + n % 2 for n in shape[:2])
+        if frame.dtype != np.uint8 or shape is None or frame.shape != shape:
+            raise ValueError(
+                f'a frame is {frame.dtype} {frame.shape}; expected uint8 (h, w, 3), '
+                f'all of one shape (the first was {shape})'
+            )
+        even = np.pad(frame, ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0)), mode='edge')
+        picture = av.VideoFrame.from_ndarray(even, format='rgb24').reformat(
+            format='yuv420p', dst_colorspace='ITU709', dst_color_range='MPEG'
+        )
+        at = following if time is None else max(following, round(time / tick))
+        picture.pts, picture.time_base = at, tick
+        picture.duration = last  # counts for the last one alone: others end where the next begins
+        following = at + max(1, round(1 / (fps * tick)))
+        file.mux(stream.encode(picture))
+
+    with (
+        atomic_path(path) as temporary,
+        av.open(str(temporary), 'w', format='mp4', options={'movflags': 'faststart'}) as file,
+    ):
+        options = {'crf': '20', 'preset': 'fast'}
+        if not constant_rate:
+            options['bf'] = '0'  # with B-frames MP4's durations are those of other frames
+        stream = file.add_stream('libx264', rate=fps, options=options)
+        stream.pix_fmt = 'yuv420p'
+        context = stream.codec_context
+        context.time_base = tick
+        context.sample_aspect_ratio = pixel_aspect
+        context.flags |= Flags.frame_duration
+        context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
+        context.color_range = 1  # limited, as players expect
+        yield write
+        if shape is None:
+            raise ValueError(f'{path}: no frames to write')
+        file.mux(stream.encode(None))
