@@ -122,8 +122,8 @@ def test_preparation_stopped_by_ctrl_c_and_killed_is_taken_up_by_the_command(tmp
 MEMORY = """
 import re, sys
 from pathlib import Path
-from data import shards
-from data.folders import FolderVideo
+from data.preparation import shards
+from data.copies.folders import FolderVideo
 
 def peak():
     return int(re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1]) / 1024
