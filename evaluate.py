@@ -30,7 +30,7 @@ from stsa_jax import evaluation, files
 from stsa_jax.configuration import load_config, parse_size
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.evaluation.observers import read_viewers
-from stsa_jax.evaluation.predictions import ranges
+from stsa_jax.evaluation.predictions import Numbering, ranges
 from stsa_jax.evaluation.selection import CLIP, select
 from stsa_jax.evaluation.submission import DUE, missing_videos, write_submission
 from stsa_jax.ops.cpu import memory as cpu_memory
@@ -106,6 +106,18 @@ def parser() -> argparse.ArgumentParser:
         help='a folder of maps, <video>/<frame>.png; may be repeated',
     )
     add('--allow_missing', action='store_true', help='score the maps that are there')
+    add('--allow_extra', action='store_true', help='leave out maps of frames that are not stored')
+    add(
+        '--first_frame',
+        type=natural,
+        metavar='N',
+        help="the number that each video's first map in --predictions has (default: its frame's)",
+    )
+    add(
+        '--in_order',
+        action='store_true',
+        help='the maps in --predictions are those of the stored frames in order, one for each',
+    )
     add('--allow_nonfinite', action='store_true', help='take weights with NaN or infinity too')
     add('--dataset', action='append', default=[], help='a prepared dataset; may be repeated')
     add('--split', help='default: that of the config, or validation; DIEM: test_i, ii, iii')
@@ -180,12 +192,19 @@ def collect_models(options) -> dict:
 
     for name, model in loaded:
         add(name, lambda dataset, videos, model=model: maps_of(model, dataset))
+    numbering = Numbering(options.first_frame, options.in_order, options.allow_extra)
+    if options.first_frame is not None and options.in_order:
+        raise InputError('--first_frame and --in_order: give one of them')
     for given in options.predictions:
         name, path = _named(given)
         add(
             name,
             lambda dataset, videos, path=path: evaluation.PredictionFolder(
-                path, dataset, videos, allow_missing=options.allow_missing
+                path,
+                dataset,
+                videos,
+                allow_missing=options.allow_missing,
+                numbering=numbering,
             ),
         )
     return models

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data.copies import images, tree
+from data.copies.matlab import read_matlab
 from data.copies.sources import Frame, Report, VideoSource
 from data.copies.video_file import frames_in_header, frames_of_video
 
@@ -217,25 +218,6 @@ def read_map(path: Path, variable: str) -> Map:
         return Map(size, content=content)
     lossy = path.suffix.lower() in ('.jpg', '.jpeg')
     return Map.of(images.decode_map(content), channels=images.channels_of(content), lossy=lossy)
-
-
-def read_matlab(path: Path, variable: str) -> np.ndarray:
-    """The map `variable`, or the only one there is, of a .mat file. Raises ValueError without."""
-    import scipy.io
-
-    try:
-        content = scipy.io.loadmat(path)
-    except NotImplementedError as error:  # version 7.3, which is HDF5
-        raise ValueError("MATLAB's format 7.3; save it again with '-v7'") from error
-    except Exception as error:  # scipy's reader raises almost anything on a damaged file
-        raise ValueError(f'damaged .mat file: {type(error).__name__}: {error}') from error
-    maps = {
-        k: v for k, v in content.items() if getattr(v, 'ndim', 0) >= 2 and v.dtype.kind in 'biuf'
-    }
-    if variable not in maps and len(maps) != 1:
-        raise ValueError(f'no variable {variable!r} in it, but {sorted(maps)}')
-    values = maps.get(variable, next(iter(maps.values())))
-    return values if values.ndim == 2 else values.max(axis=tuple(range(2, values.ndim)))
 
 
 def _images_of_folder(folder: Path, root: Path, report: Report) -> Iterator[tuple[int, np.ndarray]]:

@@ -43,6 +43,7 @@ def evaluate(
         models: name -> function of a dataset and (as `videos=`) its selected videos, if it takes
             them, that gives a `sources.Source`. A source that has `videos` of its own (a folder of
             predictions that lacks some) says which frames it is scored on; so are then all rows.
+            If it has `notes`, lines on its maps, they stand under the table.
         protocol: a name in PROTOCOLS, or a Protocol.
         training: dataset -> the split whose mean density map is the centre prior, or None.
         viewers: dataset -> video -> each viewer's fixations, for the inter-observer row.
@@ -65,6 +66,9 @@ def evaluate(
         looks = viewers(dataset) if references else {}  # first: what is wrong here is said at once
         videos = select(dataset, every=every)
         sources = {name: make(dataset, videos) for name, make in models.items()}
+        for name, source in sources.items():
+            own = getattr(source, 'notes', ())
+            results.notes += [f'{dataset.name}: {name}: {line}' for line in own]
         whole = sum(len(v.positions) for v in videos)
         videos = _common(videos, sources.values())
         scored = sum(len(v.positions) for v in videos)

@@ -1,155 +1,159 @@
-"""Maps that any model wrote as image files, matched to the frames of a dataset, nothing guessed.
+"""Maps that any model wrote as files, matched to the frames of a dataset, nothing guessed.
 
-    DIR/<video>/<frame>.png     or, as predict.py writes several videos, DIR/<video>/maps/
+    DIR/<video>/<frame>.png     or, as predict.py writes them, DIR/<video>/maps/, DIR/maps/
 
 A video's folder has the video's name; `1` and `0001` are the same number (DHF1K's maps circulate
-with three and four digits), and DIEM's size suffix may be left out. A file's number is the last
-number in its name, so the naming of Hollywood-2 and UCF-Sports is understood. Maps are 8-bit grey.
+with three and four digits), and DIEM's size suffix may be left out. A file's number is the number
+of its frame in the dataset (`frame_numbers`), whatever else is in its name, so the naming of
+Hollywood-2 and UCF-Sports is understood. The kinds of files are those of `map_files`.
 """
 
 import dataclasses
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from stsa_jax.errors import InputError
+from stsa_jax.evaluation.frame_numbers import BY_FRAME, STRAY, Numbering, match, ranges
+from stsa_jax.evaluation.map_files import SUFFIXES, notes_on, read_map
 from stsa_jax.evaluation.selection import Selected
 
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp')
-_STRAY = ('Thumbs.db', '.DS_Store', 'desktop.ini')
+BETWEEN = ('maps', 'predictions', 'saliency', 'saliency_maps')
+_DEPTH = 3  # folders that may lie between the one given and those of the videos
+_WRITTEN = 'prediction.json'  # of predict.py, beside the maps of one video
 
 
 class PredictionFolder:
-    """A source: the maps below `root`. Their names are checked first, each file as it is read."""
+    """A source: the maps below `root`. Their names are checked first, each file as it is read.
 
-    def __init__(self, root, dataset, videos: Sequence[Selected], *, allow_missing: bool = False):
+    videos: with the frames that have a map. missing: how many have none; lacking: lines on them.
+    notes: lines on what was found where, and on the values.
+    """
+
+    def __init__(
+        self,
+        root,
+        dataset,
+        videos: Sequence[Selected],
+        *,
+        allow_missing: bool = False,
+        numbering: Numbering = BY_FRAME,
+    ):
         """Finds the file of every selected frame of `videos` (of all frames of each video).
 
-        With `allow_missing`, frames without a map are left out (`videos` says which remain), and
-        `missing` counts them. Raises InputError for folders or files that do not fit: missing or
-        extra videos, missing or extra frames, two files for one frame.
+        With `allow_missing`, frames without a map are left out. Raises InputError for folders or
+        files that do not fit: missing or extra videos, missing or extra frames, two files for one
+        frame.
         """
         self.root, self.dataset = Path(root), dataset
-        if not self.root.is_dir():
-            what = 'is a file' if self.root.exists() else 'there is no such folder'
-            raise InputError(f'{root}: {what}; expected a folder with <video>/<frame>.png in it')
-        folders, strays = _folders(self.root)
+        self.notes: list[str] = []
+        known, problems = self._find_videos()
         numbers = {v.name: _frame_numbers(dataset, v) for v in videos}
         self._files: dict[str, list[Path | None]] = {}
-        absent, self.missing = [], 0
-        problems = [f'{path}: not the folder of a video' for path in strays]
-        names = {_key(v.name): v.name for v in dataset.videos} | {
-            _key(_sizeless(v.name)): v.name for v in dataset.videos
-        }
-        known = {}
-        for folder in folders:
-            name = names.get(_key(folder.name))
-            if name is None:
-                problems.append(f'{folder}: no such video in {dataset.name} {dataset.split}')
-            elif name in known:
-                problems.append(f'{folder}: the same video as {known[name]}')
-            else:
-                known[name] = folder
+        left_out = []
         for video in videos:
             if video.name not in known:
-                absent.append(video.name)
                 self._files[video.name] = [None] * video.num_frames
                 continue
-            files, trouble = _match(known[video.name], numbers[video.name])
-            problems += trouble
-            self._files[video.name] = files
+            matched = match(_inside(known[video.name]), numbers[video.name], numbering)
+            problems += matched.problems
+            left_out += [f'{video.name}: {ranges(matched.left_out)}'] * bool(matched.left_out)
+            self._files[video.name] = matched.files
         if problems:
             raise InputError(
                 f'{self.root}: does not match {dataset.name}, split {dataset.split!r}:\n  '
                 + _some(problems)
             )
-        lacking = []
+        if left_out:
+            self.notes.append(
+                'maps of frames that the dataset does not have are left out, of '
+                + '; '.join(left_out[:3] + ['...'] * (len(left_out) > 3))
+            )
+        self._check_missing(videos, known, numbers, allow_missing)
+        self.notes += notes_on([f for files in self._files.values() for f in files if f])
+
+    def _find_videos(self) -> tuple[dict[str, Path], list[str]]:
+        """{video's name in the dataset: folder}, and what else is there."""
+        if not self.root.is_dir():
+            what = 'is a file' if self.root.exists() else 'there is no such folder'
+            raise InputError(
+                f'{self.root}: {what}; expected a folder with <video>/<frame>.png in it'
+            )
+        names = [v.name for v in self.dataset.videos]
+        if (single := _predicted_video(self.root, names)) is not None:
+            return {single: self.root}, []
+        folder = _with_videos(self.root, names)
+        if folder != self.root:
+            self.notes.append(f'the maps are those in {folder}')
+        folders, strays = _folders(folder)
+        problems = [f'{path}: not the folder of a video' for path in strays]
+        which = _by_name([f.name for f in folders], names)
+        if not any(which) and any(which := _by_number([f.name for f in folders], names)):
+            self.notes.append('folders and videos are brought together by the numbers in them')
+        known: dict[str, Path] = {}
+        for path, name in zip(folders, which):
+            if name is None:
+                problems.append(
+                    f'{path}: no such video in {self.dataset.name} {self.dataset.split}'
+                )
+            elif name in known:
+                problems.append(f'{path}: the same video as {known[name]}')
+            else:
+                known[name] = path
+        return known, problems
+
+    def _check_missing(self, videos, known, numbers, allow_missing: bool) -> None:
+        """Sets `videos`, `missing` and `lacking`; raises InputError unless that is allowed."""
+        self.missing, self.lacking = 0, []
         for video in videos:
-            gone = [
-                numbers[video.name][i]
-                for i in video.positions.tolist()
-                if self._files[video.name][i] is None
-            ]
+            files = self._files[video.name]
+            gone = [numbers[video.name][i] for i in video.positions.tolist() if files[i] is None]
             self.missing += len(gone)
-            if video.name in absent:
-                lacking.append(f'{video.name}: no folder, {len(gone)} maps missing')
+            if video.name not in known:
+                self.lacking.append(f'{video.name}: no folder, {len(gone)} maps missing')
             elif gone:
-                lacking.append(f'{video.name}: {len(gone)} maps missing, of frames {ranges(gone)}')
-        self.lacking = lacking
+                self.lacking.append(
+                    f'{video.name}: {len(gone)} maps missing, of frames {ranges(gone)}'
+                )
         total = sum(len(v.positions) for v in videos)
         if self.missing and (not allow_missing or self.missing == total):
             raise InputError(
-                f'{self.root}: {self.missing} of {total} maps of {dataset.name}, split '
-                f'{dataset.split!r}, are missing:\n  {_some(lacking)}\n'
+                f'{self.root}: {self.missing} of {total} maps of {self.dataset.name}, split '
+                f'{self.dataset.split!r}, are missing:\n  {_some(self.lacking)}\n'
                 'Add them, or score what is there with --allow_missing (the table then says that '
                 'it is partial)'
             )
+        there = {v.name: [self._files[v.name][i] is not None for i in v.positions] for v in videos}
         self.videos = [
-            dataclasses.replace(
-                v,
-                positions=v.positions[[self._files[v.name][i] is not None for i in v.positions]],
-            )
+            dataclasses.replace(v, positions=v.positions[there[v.name]])
             for v in videos
+            if any(there[v.name])
         ]
-        self.videos = [v for v in self.videos if len(v.positions)]
 
     def maps(self, video: Selected) -> Iterator[np.ndarray]:
-        """uint8 (h, w), one for each selected frame that has one."""
+        """`(h, w)`, see `map_files.read_map`, one for each selected frame that has one."""
         files = self._files[video.name]
         return (read_map(files[i]) for i in video.positions.tolist() if files[i] is not None)
 
     def identity(self) -> str:
-        """A digest of the files' names, sizes and times."""
+        """A digest of the files' names, sizes and times, and of the frames that they are of."""
         digest = hashlib.sha256(str(self.root.resolve()).encode())
         for files in self._files.values():
-            for file in files:
+            for i, file in enumerate(files):
                 if file is not None:
                     stat = file.stat()
-                    digest.update(f'{file.name} {stat.st_size} {stat.st_mtime_ns}'.encode())
+                    name = f'{i} {file.parent.name}/{file.name}'
+                    digest.update(f'{name} {stat.st_size} {stat.st_mtime_ns}'.encode())
         return f'files {digest.hexdigest()[:24]}'
-
-
-def read_map(path: Path) -> np.ndarray:
-    """uint8 (h, w) from an 8-bit grey image file.
-
-    Colour files whose three channels are equal are taken as grey. Raises InputError for others, for
-    16 bits, and for files that cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            mode = image.mode
-            if mode == 'P':
-                image, mode = image.convert('RGB'), 'RGB'
-            pixels = np.asarray(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f'{path}: not a readable image ({error}); write this map again') from error
-    if mode == '1':
-        return pixels.astype(np.uint8) * 255
-    if mode in ('RGB', 'RGBA', 'LA'):
-        colours = pixels[..., :1] if mode == 'LA' else pixels[..., :3]
-        opaque = mode == 'RGB' or (pixels[..., -1] == 255).all()
-        if opaque and (colours == colours[..., :1]).all():
-            return np.ascontiguousarray(colours[..., 0])
-        raise InputError(
-            f'{path}: a colour image (mode {mode}), expected an 8-bit grey map; a heat map in '
-            'colours cannot be scored, write the saliency values'
-        )
-    if mode != 'L':
-        raise InputError(
-            f'{path}: has mode {mode} ({pixels.dtype}), expected an 8-bit grey map; scale the '
-            'values to 0..255 and write 8 bits'
-        )
-    return pixels
 
 
 def _folders(root: Path) -> tuple[list[Path], list[Path]]:
     """The folders in `root`, and what else is there."""
-    entries = [p for p in sorted(root.iterdir()) if p.name not in _STRAY and p.name[0] != '.']
+    entries = [p for p in sorted(root.iterdir()) if p.name not in STRAY and p.name[0] != '.']
     if not entries:
         raise InputError(f'{root}: is empty; expected <video>/<frame>.png in it')
     folders = [p for p in entries if p.is_dir()]
@@ -161,30 +165,65 @@ def _folders(root: Path) -> tuple[list[Path], list[Path]]:
     return folders, [p for p in entries if not p.is_dir()]
 
 
-def _match(folder: Path, numbers: list[int]) -> tuple[list[Path | None], list[str]]:
-    """A file (or None) for every frame of a video, and what is wrong."""
-    maps = folder / 'maps'
-    folder = maps if maps.is_dir() else folder
-    index = {number: i for i, number in enumerate(numbers)}
-    files, problems, extra = [None] * len(numbers), [], []
-    for path in sorted(folder.iterdir()):
-        if path.name in _STRAY or path.name[0] == '.':
-            continue
-        found = re.findall(r'\d+', path.stem)
-        if path.suffix.lower() not in SUFFIXES or not found or not path.is_file():
-            problems.append(f'{path}: not a map (expected <frame number>.png)')
-        elif (number := int(found[-1])) not in index:
-            extra.append(number)
-        elif files[index[number]] is not None:
-            problems.append(f'{path}: the same frame as {files[index[number]].name}')
-        else:
-            files[index[number]] = path
-    if extra:
-        problems.append(
-            f'{folder}: {len(extra)} maps too many, of frames {ranges(extra)}; the video has '
-            f'{len(numbers)} frames, {numbers[0]} to {numbers[-1]}'
-        )
-    return files, problems
+def _with_videos(root: Path, names: Sequence[str]) -> Path:
+    """The folder in `root` that holds folders of videos, `root` itself if none does plainly."""
+    for known in (_by_name, _by_number):
+        level = [root]
+        for _ in range(1 + _DEPTH):
+            inside = {f: [p for p in sorted(f.iterdir()) if p.is_dir()] for f in level}
+            best = [f for f, own in inside.items() if any(known([p.name for p in own], names))]
+            if len(best) == 1:
+                return best[0]
+            if best:
+                raise InputError(
+                    f'{root}: {len(best)} folders in it hold maps of the videos: '
+                    f'{", ".join(str(f) for f in best[:4])}; name one of them'
+                )
+            level = [p for own in inside.values() for p in own if p.name[0] != '.']
+    return root
+
+
+def _inside(folder: Path) -> Path:
+    """Where in a video's folder the maps are: in one of BETWEEN, else in the folder itself."""
+    return next((folder / name for name in BETWEEN if (folder / name).is_dir()), folder)
+
+
+def _predicted_video(root: Path, names: Sequence[str]) -> str | None:
+    """The video whose maps predict.py wrote to `root` itself, by its record; None of others."""
+    if not (root / _WRITTEN).is_file() or not _inside(root).is_dir():
+        return None
+    if not any(p.suffix.lower() in SUFFIXES for p in _inside(root).iterdir()):
+        return None
+    try:
+        path = Path(json.loads((root / _WRITTEN).read_text())['video'])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    parts = [path.stem, *reversed(path.parts)]
+    found = (name for name in _by_name(parts, names) if name is not None)
+    return next(found, None)
+
+
+def _by_name(folders: Sequence[str], names: Sequence[str]) -> list[str | None]:
+    """The video, or None, that each folder's name means."""
+    keys = {_key(_sizeless(name)): name for name in names} | {_key(name): name for name in names}
+    return [keys.get(_key(folder)) for folder in folders]
+
+
+def _by_number(folders: Sequence[str], names: Sequence[str]) -> list[str | None]:
+    """The same by the numbers in them: `video_0601` of 0601, `3` of `clip_0003`.
+
+    Only if the folders' names have one form and each means another video, else all are None.
+    """
+    videos = {_digits(name): name for name in names}
+    found = [videos.get(_digits(folder)) for folder in folders]
+    plain = len(videos) == len(names) and () not in videos and len(set(found)) == len(found)
+    if plain and None not in found and len({re.sub(r'\d+', '0', f) for f in folders}) == 1:
+        return found
+    return [None] * len(folders)
+
+
+def _digits(name: str) -> tuple[int, ...]:
+    return tuple(int(digits) for digits in re.findall(r'\d+(?![\dA-Za-z])', name))
 
 
 def _frame_numbers(dataset, video: Selected) -> list[int]:
@@ -204,18 +243,9 @@ def _sizeless(name: str) -> str:
     return re.sub(r'_\d+x\d+$', '', name)
 
 
-def ranges(numbers: list[int]) -> str:
-    """`3, 7-9, 12`, shortened."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    words = [str(a) if a == b else f'{a}-{b}' for a, b in runs]
-    return ', '.join(words[:8]) + (', ...' if len(words) > 8 else '')
-
-
 def _some(lines: list[str], most: int = 12) -> str:
     rest = len(lines) - most
     return '\n  '.join(lines[:most] + ([f'... and {rest} more'] if rest > 0 else []))
+
+
+__all__ = ['Numbering', 'PredictionFolder', 'ranges', 'read_map']

@@ -1,0 +1,117 @@
+"""A saliency map from a file: images of 8 or 16 bits, TIFF, NumPy's and MATLAB's arrays.
+
+Values are used as they are: 8 bits stay uint8, everything else becomes float32. The field's metrics
+do not change with the scale of a map.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from stsa_jax.errors import InputError
+
+IMAGES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
+ARRAYS = ('.npy', '.npz', '.mat')
+SUFFIXES = IMAGES + ARRAYS
+LOOKED_AT = 8  # files, before the work begins
+FEW = 4  # different values or fewer, and a map is nearly binary
+
+
+def read_map(path: Path) -> np.ndarray:
+    """`(h, w)`, uint8 from files of 8 bits (one bit becomes 0 and 255), else float32.
+
+    Colour images whose channels are equal are taken as grey. Raises InputError for others, for
+    arrays that are no single map, and for files that cannot be read.
+    """
+    if path.suffix.lower() not in ARRAYS:
+        return _read_image(path)
+    try:
+        found = _read_array(path)
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise InputError(
+            f'{path}: not a readable array ({error}); write this map again, as (height, width)'
+        ) from error
+    shape = found.shape
+    found = np.squeeze(found) if found.ndim > 2 else found
+    if found.ndim != 2 or not found.size or found.dtype.kind not in 'biuf':
+        raise InputError(
+            f'{path}: an array of type {found.dtype} and shape {shape}; expected one map, (height, '
+            'width), in a file for each frame'
+        )
+    return _as_map(found)
+
+
+def notes_on(paths: Sequence[Path]) -> list[str]:
+    """Lines on the values in a few of these files, spread over them: what a user should know."""
+    if not paths:
+        return []
+    picked = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, LOOKED_AT).astype(int))]
+    maps = {path: read_map(path) for path in picked}
+    lines = []
+    exact = {path: found for path, found in maps.items() if found.dtype != np.uint8}
+    if exact:
+        low = min(float(found.min()) for found in exact.values())
+        high = max(float(found.max()) for found in exact.values())
+        lines.append(
+            f'{_of(exact, maps)} have values of more than 8 bits, from {low:g} to {high:g}; they '
+            'are used as they are'
+        )
+    binary = {path: found for path, found in maps.items() if len(np.unique(found)) <= FEW}
+    if binary:
+        values = np.unique(np.concatenate([np.unique(found) for found in binary.values()]))
+        shown = ', '.join(f'{value:g}' for value in values[:6])
+        lines.append(
+            f'{_of(binary, maps)} have {FEW} different values or fewer ({shown}), nearly binary, '
+            'as maps in [0, 1] that were stored as whole numbers; they are scored as they are'
+        )
+    return lines
+
+
+def _of(some: dict, looked_at: dict) -> str:
+    """`2 of 8 maps looked at, such as maps/0001/0001.png,`."""
+    return f'{len(some)} of {len(looked_at)} maps looked at, such as {next(iter(some))},'
+
+
+def _read_array(path: Path) -> np.ndarray:
+    suffix = path.suffix.lower()
+    if suffix == '.mat':
+        from data.copies.matlab import read_matlab  # the library imports without the datasets
+
+        return read_matlab(path)
+    found = np.load(path, allow_pickle=False)
+    if isinstance(found, np.ndarray):
+        return found
+    with found as arrays:
+        if len(arrays.files) != 1:
+            raise ValueError(f'holds {len(arrays.files)} arrays: {", ".join(arrays.files[:5])}')
+        return arrays[arrays.files[0]]
+
+
+def _read_image(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            mode = image.mode
+            if mode == 'P':
+                image, mode = image.convert('RGB'), 'RGB'
+            pixels = np.asarray(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f'{path}: not a readable image ({error}); write this map again') from error
+    if pixels.ndim == 2:
+        return _as_map(pixels)
+    colours = pixels[..., :1] if mode == 'LA' else pixels[..., :3]
+    opaque = mode == 'RGB' or (mode in ('RGBA', 'LA') and (pixels[..., -1] == 255).all())
+    if opaque and (colours == colours[..., :1]).all():
+        return np.ascontiguousarray(colours[..., 0])
+    raise InputError(
+        f'{path}: a colour image (mode {mode}), expected a grey map; a heat map in colours cannot '
+        'be scored, write the saliency values'
+    )
+
+
+def _as_map(values: np.ndarray) -> np.ndarray:
+    if values.dtype == bool:
+        return values.astype(np.uint8) * 255
+    return values if values.dtype == np.uint8 else values.astype(np.float32)
