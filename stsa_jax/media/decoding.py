@@ -77,6 +77,7 @@ class FileFrames:
         self.path, self.packets = path, Packets(path)
         self._threads = threads
         self._turn: Turn | None = None
+        self._angle: float = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -128,18 +129,19 @@ class FileFrames:
                     yield Frame(number, f'{number:04d}', packets.time(number, frame.pts), picture)
 
     def _turned(self, frame: av.VideoFrame, pixels: np.ndarray) -> np.ndarray:
-        turn = turn_of(frame)
-        if turn is None:
-            if self._turn is None:
+        # A frame that is asked for its side data is part of a circle of references, and is not
+        # freed at once: so the first one is, and others if their angle is another.
+        if self._turn is None or frame.rotation != self._angle:
+            self._angle, turn = frame.rotation, turn_of(frame)
+            if turn is None:
                 _log.warning(
                     '%s: is marked to be turned by an angle that is no quarter turn, %.0f degrees; '
                     'its frames are used as stored',
                     self.path,
                     frame.rotation,
                 )
-            turn = AS_STORED
-        self._turn = self._turn or turn
-        return turn.apply(pixels)
+            self._turn = turn or AS_STORED
+        return self._turn.apply(pixels)
 
     def _numbered(self, threads: bool) -> Iterator[tuple[int, av.VideoFrame]]:
         """All frames in the order they are shown in; those decoded in part are noted as lost."""
