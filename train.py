@@ -23,21 +23,15 @@ from ml_collections import ConfigDict
 import data
 from data.held_out import HeldOutClips
 from data.windows import problem_lines
-from stsa_jax import files, training
-from stsa_jax.checkpoints.weights import FOLDER, Checkpointer, describe
 from stsa_jax.configuration import load_config
 from stsa_jax.distribution import processes, sharding
-from stsa_jax.errors import InputError, exit_cleanly
-from stsa_jax.media.preprocess import IMAGENET
-from stsa_jax.models import functional
-from stsa_jax.models.stsanet import STSANet, STSANetConfig
+from stsa_jax.errors import exit_cleanly
+from stsa_jax.models.stsanet import STSANetConfig
 from stsa_jax.ops.cpu import memory as cpu_memory
-from stsa_jax.training import compiling, optimizer, run_config
-from stsa_jax.training.meter import Meter
-from stsa_jax.training.reporting import Reporter
+from stsa_jax.training import compiling, run_config
+from stsa_jax.training.run import Clips, open_run
 from stsa_jax.training.trace import Trace
-from stsa_jax.training.validation import Best, Validation, weights_to_validate
-from stsa_jax.weights.initial import initial_weights
+from stsa_jax.training.validation import HeldOut
 
 
 def train(
@@ -53,146 +47,71 @@ def train(
     kl, cc, ... Raises InputError for anything about the config, the data or the workdir that cannot
     be used, and if the last checkpoint cannot be written.
     """
-    run_config.check_values(config)
-    run_config.check_same(workdir, config.to_dict())
+    run_config.check(config, workdir)
     stopping = stopping or processes.StopSignal()
-    history = []
+    history: list[dict] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(stopping)
-        model_config = STSANetConfig(**config.model)
         mesh = sharding.make_mesh(**config.mesh)
-        optimizer_config = optimizer.OptimizerConfig(**config.optimizer)
-        best = Best(config.validation.metric, config.validation.mode)
-        clips, held_out = open_clips(config, model_config, mesh)
-        stack.callback(clips.close)
-        num_steps = config.num_steps or config.num_epochs * clips.steps_per_epoch
-        for folder in (workdir, os.path.join(workdir, FOLDER)):
-            stack.enter_context(files.folder_if_used(folder))
-
-        graphdef, *shapes = functional.abstract(STSANet, model_config)
-        rate = optimizer.learning_rate(optimizer_config, clips.steps_per_epoch, num_steps)
-        tx = optimizer.optimizer(optimizer_config, clips.steps_per_epoch)
-        ema = config.ema_decay > 0
-        description = describe('stsanet', config.model.to_dict(), IMAGENET)
-        selection = (best.metric, best.mode) if held_out else ()
-        checkpoints = stack.enter_context(
-            Checkpointer(workdir, description, config.keep_checkpoints, *selection)
-        )
-        like = training.abstract_state(mesh, *shapes, tx, ema)
-        found = checkpoints.restore(training.to_items(like))
-        if found is None:
-            _, *weights = initial_weights(model_config, config.seed, config.init_from)
-            state, step = training.create_state(mesh, *weights, tx, ema), 0
-            unvalidated, skipped_in_row = False, 0
-            del weights
-        else:
-            state, step = training.from_items(found.items), found.step
-            clips.set_state(found.data_state['clips'])
-            best.value, best.since = found.data_state['best']
-            unvalidated = found.data_state.get('unvalidated', False)
-            skipped_in_row = found.data_state.get('skipped_in_row', 0)
-            del found
-        cpu_memory.release()  # what making the state took beside it
-        run_config.write_config(workdir, config.to_dict())
-
-        report = stack.enter_context(Reporter(workdir, num_steps, step))
-        history = report.history
-        ended = step >= num_steps or best.is_stale(config.validation.patience)
-        if ended and not unvalidated:
-            report.say(f'{workdir}: is trained already, {step} of {num_steps} steps')
+        share = sharding.local_batch_size(mesh, config.batch_size, config.accumulate)
+        clips, held_out = open_clips(config, share)
+        run = stack.enter_context(open_run(config, workdir, mesh, clips, held_out))
+        report, history = run.report, run.report.history
+        if run.is_over and not run.unvalidated:
+            report.say(f'{workdir}: is trained already, {run.step} of {run.num_steps} steps')
             return history
-        report.say(f'{"continuing at" if step else "starting at"} step {step} of {num_steps}')
-        for used in clips.summary:
-            report.say(
-                f'{used["dataset"]}: {used["videos"]} videos, {used["windows"]} windows; '
-                f'{used["windows_without_fixation"]} windows and '
-                f'{used["videos_without_fixation"]} videos without fixation or density are left out'
-            )
-        for line in clips.notes:
-            report.say(f'note: {line}')
-
-        options = training.StepOptions.of(config)
-        batch = training.abstract_batch(mesh, config.batch_size, model_config)
-        report.say('compiling the training step')
-        train_step = training.make_train_step(graphdef, tx, rate, mesh, options)
-        train_step = compiling.compiled(train_step.lower(state, batch))
-        needs = training.flops(train_step, config.accumulate), training.memory(train_step)
-        meter = Meter(config.batch_size, config.max_skipped, *needs, skipped_in_row)
-        if held_out is not None:
-            eval_step = training.make_eval_step(graphdef, mesh)
-            eval_step = compiling.compiled(eval_step.lower(*weights_to_validate(state), batch))
-            target = model_config.target_index
-            validation = Validation(eval_step, held_out, config.batch_size, mesh, best, target)
-
-        stop = False
-        if unvalidated:  # a signal cut it off
-            scores = validation(step, state, report, stopping.requested)
-            unvalidated = not scores
-            if scores:
-                checkpoints.amend(step, data_state(clips, best, meter), scores)
-            stop = stopping.stopped
-        trace = stack.enter_context(Trace(profile, step, num_steps, report.say))
-        damaged = 0
-        meter.restart()
-        while not (stop or step >= num_steps or best.is_stale(config.validation.patience)):
-            with meter.waiting():
+        run.announce()
+        run.compile()
+        run.catch_up(stopping.requested)
+        trace = stack.enter_context(Trace(profile, run.step, run.num_steps, report.say))
+        stop = stopping.stopped
+        run.meter.restart()
+        while not (stop or run.is_over):
+            with run.meter.waiting():
                 batch = next(clips)
             arrays = sharding.put_batch(mesh, {k: batch[k] for k in ('clip', 'density')})
             stopping.hold()
-            trace.before(step)
-            state, metrics = train_step(state, arrays)
-            step += 1
-            trace.after(step, state)
-            for line in problem_lines(batch):
-                damaged += 1
-                report.say(f'step {step}: {line}', from_all=True)
+            trace.before(run.step)
+            metrics = run.take_step(arrays)
+            trace.after(run.step, run.state)
             names = [f'{v} frame {f}' for v, f in zip(batch['video'], batch['frame'])]
-            meter.add(step, metrics, names)
-            report.advance(step)
+            run.note(metrics, names, problem_lines(batch))
 
-            last, stop = step == num_steps, stopping.requested()
-            validating = held_out is not None and (step % config.validation.every == 0 or last)
-            saving = last or stop or validating or step % config.checkpoint_every == 0
-            if saving or step % config.log_every == 0:
-                values, problems = meter.read()
-                report.record(step, values | {'damaged_frames': processes.total(damaged)})
-                damaged = 0
-            else:
-                problems = meter.check() if step % config.max_skipped == 0 else []
-            for line in problems:
-                report.say(line)
-            scores = {}
+            stop, scores = stopping.requested(), {}
+            validating = held_out is not None and run.is_due(config.validation.every)
+            saving = stop or validating or run.is_due(config.checkpoint_every)
+            run.log(saving or run.is_due(config.log_every))
+            run.unvalidated = validating
             if validating and not stop:
-                scores = validation(step, state, report, stopping.requested)
+                scores = run.validate(stopping.requested)
                 stop = stopping.requested()
-            unvalidated = validating and not scores
-            ended = (last or best.is_stale(config.validation.patience)) and not unvalidated
+            ended = run.is_over and not run.unvalidated
             stop = stopping.stopped = stop and not ended
             if saving:
-                rest = data_state(clips, best, meter, unvalidated)
-                save(checkpoints, step, state, rest, scores, report, needed=ended or stop)
-                meter.restart()
+                run.save(scores, needed=ended or stop)
+                run.meter.restart()
             if stop:
-                checkpoints.wait()
-                report.say(f'stopped at step {step}, saved; the same command continues')
-        if not stop and step < num_steps:
-            report.say(f'stopped early at step {step}: no better {best.metric} for a while')
+                run.checkpoints.wait()
+                report.say(f'stopped at step {run.step}, saved; the same command continues')
+        if not stop and run.step < run.num_steps:
+            report.say(f'stopped early at step {run.step}: no better {run.best.metric} for a while')
     return history
 
 
-def open_clips(config: ConfigDict, model_config: STSANetConfig, mesh) -> tuple:
+def open_clips(config: ConfigDict, batch_size: int) -> tuple[Clips, HeldOut | None]:
     """This process's training clips, and the clips held out for validation or None."""
+    model = STSANetConfig(**config.model)
     view = {
         'data_dir': config.data.data_dir or None,
-        'image_size': model_config.image_size,
-        'frames': model_config.frames,
-        'target': model_config.target,
+        'image_size': model.image_size,
+        'frames': model.frames,
+        'target': model.target,
     }
     clips = data.train_clips(
         config.data.datasets,
         config.data.weights or None,
         split=config.data.train_split,
-        batch_size=sharding.local_batch_size(mesh, config.batch_size, config.accumulate),
+        batch_size=batch_size,
         seed=config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -209,33 +128,6 @@ def open_clips(config: ConfigDict, model_config: STSANetConfig, mesh) -> tuple:
         normalisation=None,
         **view,
     )
-
-
-def data_state(clips, best: Best, meter: Meter, unvalidated: bool = False) -> dict:
-    """What a checkpoint holds besides arrays; `unvalidated`: its validation was cut off."""
-    return {
-        'clips': clips.get_state(),
-        'best': [best.value, best.since],
-        'skipped_in_row': meter.skipped_in_row,
-        'unvalidated': unvalidated,
-    }
-
-
-def save(checkpoints, step: int, state, data, scores: dict, report, needed: bool) -> None:
-    """Saves a checkpoint; a failure is reported, and training goes on with the one before.
-
-    A second try follows: the first one may have failed of the checkpoint before, which was written
-    in the background. Raises InputError if this one is `needed` and fails, as no other will follow.
-    """
-    for final in (False, True):
-        try:
-            checkpoints.save(step, training.to_items(state), data, scores)
-            cpu_memory.release()  # the copies may have taken a place that a step needs whole
-            return
-        except InputError as error:
-            if final and needed:
-                raise
-            report.say(f'step {step}: {error}')
 
 
 def main() -> int:

@@ -29,7 +29,8 @@ from stsa_jax.distribution import sharding
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.models.stsanet import STSANetConfig
 from stsa_jax.ops.cpu import memory as cpu_memory
-from stsa_jax.training import optimizer
+from stsa_jax.training import optimizer, run
+from stsa_jax.weights.initial import initial_weights
 
 LIMIT = 0.03
 
@@ -67,7 +68,7 @@ class Bare:
         if self.state is None:
             c = self.config
             tx = optimizer.optimizer(optimizer.OptimizerConfig(**c.optimizer), 100)
-            _, *weights = train.initial_weights(STSANetConfig(**c.model))
+            _, *weights = initial_weights(STSANetConfig(**c.model))
             mesh = sharding.make_mesh(**c.mesh)
             self.state = training.create_state(mesh, *weights, tx, ema=c.ema_decay > 0)
             self.state, _ = jax.block_until_ready(self.compiled(self.state, self.arrays))
@@ -132,7 +133,7 @@ def main() -> int:
     every = config.log_every = 4  # more often than in any config
     config.num_steps, config.checkpoint_every = options.steps + every + 1, 10**6
     config.validation.every = 0
-    made, bare, make_train_step = [], [], training.make_train_step
+    made, bare, make_train_step = [], [], run.make_train_step
 
     def train_clips(*_, batch_size, image_size, frames, **__):
         shape = {'batch_size': batch_size, 'image_size': image_size, 'frames': frames}
@@ -146,7 +147,7 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory() as workdir,
         mock.patch.object(data, 'train_clips', train_clips),
-        mock.patch.object(training, 'make_train_step', kept),
+        mock.patch.object(run, 'make_train_step', kept),
     ):
         train.train(config, workdir)
     found = overheads(made[0].loop_times, made[0].bare_times)

@@ -78,11 +78,11 @@ def watch_batches(put, functions):
 
 def train_it(put=setattr):
     """Makes train.py train it; `put` sets an attribute of a module."""
-    import train
+    from stsa_jax.training import run
     from stsa_jax.weights import initial, pretrained
 
     put(pretrained, 'initialise', initialise)
-    put(train, 'STSANet', SmallNetwork)
+    put(run, 'STSANet', SmallNetwork)
     put(initial, 'STSANet', SmallNetwork)
 
 

@@ -28,15 +28,15 @@ from test_train_script import (  # noqa: F401 (fixtures)
     small,
 )
 
-import train
 from data.held_out import HeldOutClips
-from stsa_jax import checkpoints, training
+from stsa_jax import training
 from stsa_jax.checkpoints.meta import read_meta
-from stsa_jax.checkpoints.weights import Checkpointer, load_weights
+from stsa_jax.checkpoints.weights import Checkpointer, _read_arrays, load_weights
 from stsa_jax.distribution import sharding
 from stsa_jax.errors import InputError
 from stsa_jax.models import functional
 from stsa_jax.training import meter
+from stsa_jax.training import run as running
 from stsa_jax.training.reporting import Reporter
 from stsa_jax.training.trace import Trace
 from stsa_jax.training.validation import Best, validate
@@ -79,7 +79,7 @@ def test_the_loop_holds_the_state_once_and_no_weights_beside_it(
 ):
     """On the device and on the host, where the weights came from."""
     drawn, states, held = [], [], []
-    initial_weights, create_state = train.initial_weights, training.create_state
+    initial_weights, create_state = running.initial_weights, running.create_state
 
     def watched_weights(*args):
         results = initial_weights(*args)
@@ -95,8 +95,8 @@ def test_the_loop_holds_the_state_once_and_no_weights_beside_it(
         held.append(sum(array.nbytes for array in jax.live_arrays()) - before)
         drawn[:] = [array for array in drawn if array() is not None]
 
-    monkeypatch.setattr(train, 'initial_weights', watched_weights)
-    monkeypatch.setattr(training, 'create_state', watched_state)
+    monkeypatch.setattr(running, 'initial_weights', watched_weights)
+    monkeypatch.setattr(running, 'create_state', watched_state)
     before = sum(array.nbytes for array in jax.live_arrays())
     on_batch.append(look)
     run(config_file, tmp_path / 'run', 'num_steps=1')
@@ -375,6 +375,6 @@ def test_every_option_of_the_step_is_a_field_of_the_config(config_file, tmp_path
     scores, *_ = validate(eval_step, weights.params, weights.batch_stats, held_out, 16, mesh)
     assert scores['kl'] == pytest.approx(validation['kl'], rel=1e-5)
     folder = workdir / 'checkpoints' / '4'
-    plain = checkpoints._read_arrays(folder / 'params', read_meta(folder))
+    plain = _read_arrays(folder / 'params', read_meta(folder))
     scores, *_ = validate(eval_step, plain, weights.batch_stats, held_out, 16, mesh)
     assert scores['kl'] != pytest.approx(validation['kl'], rel=1e-5)

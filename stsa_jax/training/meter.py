@@ -51,7 +51,7 @@ class Meter:
         skipped_in_row: int = 0,
     ):
         self._batch_size, self._max_skipped = batch_size, max_skipped
-        self._flops, self._memory = flops, memory
+        self.flops, self.memory = flops, memory
         self._pending, self._taken = [], []
         self.skipped_in_row = skipped_in_row
         self.restart()
@@ -128,8 +128,8 @@ class Meter:
         device = jax.local_devices()[0]
         values = {}
         stats = device.memory_stats() or {}  # none on a CPU
-        if memory := stats.get('peak_bytes_in_use', self._memory):
+        if memory := stats.get('peak_bytes_in_use', self.memory):
             values['device_memory_gib'] = memory / 2**30
-        if (peak := peak_flops(device.device_kind)) and self._flops:
-            values['fraction_of_peak'] = self._flops * steps_per_second / peak
+        if (peak := peak_flops(device.device_kind)) and self.flops:
+            values['fraction_of_peak'] = self.flops * steps_per_second / peak
         return values

@@ -10,6 +10,9 @@ from ml_collections import ConfigDict
 from stsa_jax import files
 from stsa_jax.configuration import differences, to_json
 from stsa_jax.errors import InputError
+from stsa_jax.models.stsanet import STSANetConfig
+from stsa_jax.training.optimizer import OptimizerConfig
+from stsa_jax.training.validation import Best
 
 # Fields that may change between the parts of a run: they leave the numbers as they are.
 FREE = {
@@ -25,8 +28,8 @@ FREE = {
 }
 
 
-def check_values(config: ConfigDict) -> None:
-    """Raises InputError for values that no run can have."""
+def check(config: ConfigDict, workdir: str) -> None:
+    """Raises InputError for values that no run can have, or if `workdir` holds another run."""
     expected = {
         'batch_size': (config.batch_size > 0, 'a positive number of clips'),
         'num_steps': (config.num_steps >= 0, 'a number of steps, or 0 for num_epochs'),
@@ -45,6 +48,11 @@ def check_values(config: ConfigDict) -> None:
             'config.data.datasets is empty; name prepared datasets, as in '
             '--config.data.datasets=dhf1k'
         )
+    # These check their own fields.
+    STSANetConfig(**config.model)
+    OptimizerConfig(**config.optimizer)
+    Best(config.validation.metric, config.validation.mode)
+    check_same(workdir, config.to_dict())
 
 
 def check_same(workdir, config: Mapping) -> None:

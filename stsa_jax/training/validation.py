@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -12,15 +13,28 @@ from stsa_jax.distribution import sharding
 from stsa_jax.errors import InputError
 from stsa_jax.media import visualize
 from stsa_jax.media.preprocess import denormalise
+from stsa_jax.training import compiling
 
 METRICS = ('cc', 'kl', 'loss')
+
+
+class HeldOut(Protocol):
+    """Clips to validate on, as data.held_out.HeldOutClips; `problems` says what was damaged."""
+
+    problems: list[str]
+
+    def __len__(self) -> int:
+        """How many clips there are."""
+
+    def read(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
+        """A batch of the clips with these indices."""
 
 
 def validate(
     eval_step: Callable,
     params,
     batch_stats,
-    clips,
+    clips: HeldOut,
     batch_size: int,
     mesh: Mesh,
     stop: Callable[[], bool] = lambda: False,
@@ -94,10 +108,23 @@ class Validation:
     is the target's place in a clip, for the pictures.
     """
 
-    def __init__(self, eval_step, clips, batch_size: int, mesh: Mesh, best: Best, target: int):
+    def __init__(
+        self,
+        eval_step: Callable,
+        clips: HeldOut,
+        batch_size: int,
+        mesh: Mesh,
+        best: Best,
+        target: int,
+    ):
         self._arguments = clips, batch_size, mesh
         self._eval_step, self._best, self._target = eval_step, best, target
         self._told = 0
+
+    def compile(self, state, batch) -> None:
+        """Compiles its step for such a state and such batches, given by their shapes."""
+        lowered = self._eval_step.lower(*weights_to_validate(state), batch)
+        self._eval_step = compiling.compiled(lowered)
 
     def __call__(self, step: int, state, report, stop: Callable[[], bool]) -> dict[str, float]:
         """The scores, which are reported too; {}, and nothing is done, if `stop` told to stop."""

@@ -1,0 +1,266 @@
+"""A training run: all that it is made of, opened in one place and handed on whole.
+
+with open_run(config, workdir, mesh, clips, held_out) as run:
+    run.compile()
+    while not run.is_over:
+        batch = next(run.clips)
+        metrics = run.take_step(sharding.put_batch(mesh, ...))
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from stsa_jax import files
+from stsa_jax.checkpoints.weights import FOLDER, Checkpointer, describe
+from stsa_jax.distribution import processes
+from stsa_jax.errors import InputError
+from stsa_jax.media.preprocess import IMAGENET
+from stsa_jax.models import functional
+from stsa_jax.models.stsanet import STSANet, STSANetConfig
+from stsa_jax.ops.cpu import memory as cpu_memory
+from stsa_jax.training import compiling, optimizer, run_config
+from stsa_jax.training.meter import Meter
+from stsa_jax.training.reporting import Reporter
+from stsa_jax.training.step import (
+    StepOptions,
+    TrainState,
+    abstract_batch,
+    abstract_state,
+    create_state,
+    flops,
+    from_items,
+    make_eval_step,
+    make_train_step,
+    memory,
+    to_items,
+)
+from stsa_jax.training.validation import Best, HeldOut, Validation
+from stsa_jax.weights.initial import initial_weights
+
+
+class Clips(Protocol):
+    """An endless iterator of this process's training batches, as data.pipeline.ClipIterator."""
+
+    steps_per_epoch: int
+    summary: Sequence[dict[str, Any]]
+    notes: Sequence[str]
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """The next batch."""
+
+    def get_state(self) -> Any:
+        """Where it is, as JSON or bytes."""
+
+    def set_state(self, state: Any) -> None:
+        """Goes to where `get_state` was called."""
+
+    def close(self) -> None:
+        """Ends its processes."""
+
+
+@dataclasses.dataclass
+class Run:
+    """A run of training. What changes in its course is at the end of the list.
+
+    Of several processes all call its methods together.
+
+    Attributes:
+        config: of the run.
+        num_steps: how long it is.
+        clips: what it learns from.
+        batch: the shapes and shardings of a batch.
+        train_step: see `step.make_train_step`.
+        validation: on the held-out clips; None for a run without.
+        best: the best validation so far.
+        checkpoints, report: what it writes.
+        meter: gathers the numbers of the steps.
+        step: how many are done.
+        state: what they made.
+        unvalidated: a signal cut off the validation that is due at `step`.
+        damaged: how many frames since the last line of the log could not be read.
+    """
+
+    config: ConfigDict
+    num_steps: int
+    clips: Clips
+    batch: dict[str, jax.ShapeDtypeStruct]
+    train_step: Callable
+    validation: Validation | None
+    best: Best
+    checkpoints: Checkpointer
+    report: Reporter
+    meter: Meter
+    step: int
+    state: TrainState
+    unvalidated: bool
+    damaged: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no step is left to take, or no validation has been better for a while."""
+        return self.step >= self.num_steps or self.best.is_stale(self.config.validation.patience)
+
+    def is_due(self, every: int) -> bool:
+        """Whether what is done `every` so many steps is to be done now; all is at the last one."""
+        return self.step == self.num_steps or self.step % every == 0
+
+    def announce(self) -> None:
+        """Says where the run goes on, and on what data."""
+        start = 'continuing at' if self.step else 'starting at'
+        self.report.say(f'{start} step {self.step} of {self.num_steps}')
+        for used in self.clips.summary:
+            self.report.say(
+                f'{used["dataset"]}: {used["videos"]} videos, {used["windows"]} windows; '
+                f'{used["windows_without_fixation"]} windows and '
+                f'{used["videos_without_fixation"]} videos without fixation or density are left out'
+            )
+        for line in self.clips.notes:
+            self.report.say(f'note: {line}')
+
+    def compile(self) -> None:
+        """Compiles what the steps run, for minutes, in which a signal can end the process."""
+        self.report.say('compiling the training step')
+        program = compiling.compiled(self.train_step.lower(self.state, self.batch))
+        self.train_step = program
+        self.meter.flops = flops(program, self.config.accumulate)
+        self.meter.memory = memory(program)
+        if self.validation:
+            self.validation.compile(self.state, self.batch)
+
+    def take_step(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """One step with a global batch; its metrics, on the device."""
+        self.state, metrics = self.train_step(self.state, batch)
+        self.step += 1
+        return metrics
+
+    def note(self, metrics: dict[str, jax.Array], clips: Sequence[str], damage: Sequence[str]):
+        """Takes over what the last step gave, the names of its clips, and lines about damage."""
+        for line in damage:
+            self.report.say(f'step {self.step}: {line}', from_all=True)
+        self.damaged += len(damage)
+        self.meter.add(self.step, metrics, clips)
+        self.report.advance(self.step)
+
+    def log(self, due: bool) -> None:
+        """Writes a line of the log if one is `due`; looks for skipped steps now and then too."""
+        problems: list[str] = []
+        if due:
+            values, problems = self.meter.read()
+            counted = {'damaged_frames': processes.total(self.damaged)}
+            self.report.record(self.step, values | counted)
+            self.damaged = 0
+        elif self.step % self.config.max_skipped == 0:
+            problems = self.meter.check()
+        for line in problems:
+            self.report.say(line)
+
+    def validate(self, stop: Callable[[], bool]) -> dict[str, float]:
+        """The scores on the held-out clips, which there must be; {} if `stop` cut it off."""
+        scores = self.validation(self.step, self.state, self.report, stop)
+        self.unvalidated = not scores
+        return scores
+
+    def save(self, scores: dict[str, float], needed: bool) -> None:
+        """Saves a checkpoint; a failure is said, and training goes on with the one before.
+
+        A second try follows: the first one may have failed of the checkpoint before, which was
+        written in the background. Raises InputError if this one is `needed` and fails, as no other
+        will follow.
+        """
+        for final in (False, True):
+            try:
+                self.checkpoints.save(self.step, to_items(self.state), self._place(), scores)
+                cpu_memory.release()  # the copies may have taken a place that a step needs whole
+                return
+            except InputError as error:
+                if final and needed:
+                    raise
+                self.report.say(f'step {self.step}: {error}')
+
+    def catch_up(self, stop: Callable[[], bool]) -> None:
+        """Makes up for the validation that a signal cut off, if it was, and adds it to its step."""
+        if self.unvalidated and (scores := self.validate(stop)):
+            self.checkpoints.amend(self.step, self._place(), scores)
+
+    def _place(self) -> dict:
+        """What a checkpoint holds besides arrays."""
+        return {
+            'clips': self.clips.get_state(),
+            'best': [self.best.value, self.best.since],
+            'skipped_in_row': self.meter.skipped_in_row,
+            'unvalidated': self.unvalidated,
+        }
+
+
+@contextlib.contextmanager
+def open_run(
+    config: ConfigDict, workdir: str, mesh: Mesh, clips: Clips, held_out: HeldOut | None
+) -> Iterator[Run]:
+    """The run in `workdir` where its last checkpoint left it, or before its first step.
+
+    `clips` are this process's training clips, which are closed in the end, and `held_out` those to
+    validate on, or None. Raises InputError for anything about the config or the workdir that cannot
+    be used, and in the end if the last checkpoint cannot be written.
+    """
+    model = STSANetConfig(**config.model)
+    chosen = optimizer.OptimizerConfig(**config.optimizer)
+    best = Best(config.validation.metric, config.validation.mode)
+    num_steps = config.num_steps or config.num_epochs * clips.steps_per_epoch
+    graphdef, *_ = functional.abstract(STSANet, model)
+    tx = optimizer.optimizer(chosen, clips.steps_per_epoch)
+    rate = optimizer.learning_rate(chosen, clips.steps_per_epoch, num_steps)
+    with contextlib.ExitStack() as stack:
+        stack.callback(clips.close)
+        for folder in (workdir, os.path.join(workdir, FOLDER)):
+            stack.enter_context(files.folder_if_used(folder))
+        description = describe('stsanet', config.model.to_dict(), IMAGENET)
+        selection = (best.metric, best.mode) if held_out is not None else ()
+        checkpoints = Checkpointer(workdir, description, config.keep_checkpoints, *selection)
+        stack.enter_context(checkpoints)
+        state, step, place = _where_it_is(checkpoints, mesh, model, tx, config)
+        if place:
+            clips.set_state(place['clips'])
+            best.value, best.since = place['best']
+        cpu_memory.release()  # what making the state took beside it
+        batch = abstract_batch(mesh, config.batch_size, model)
+        train_step = make_train_step(graphdef, tx, rate, mesh, StepOptions.of(config))
+        validation = None
+        if held_out is not None:
+            eval_step, target = make_eval_step(graphdef, mesh), model.target_index
+            validation = Validation(eval_step, held_out, config.batch_size, mesh, best, target)
+        run_config.write_config(workdir, config.to_dict())
+        skipped_in_row = place.get('skipped_in_row', 0)
+        yield Run(
+            config=config,
+            num_steps=num_steps,
+            clips=clips,
+            batch=batch,
+            train_step=train_step,
+            validation=validation,
+            best=best,
+            checkpoints=checkpoints,
+            report=stack.enter_context(Reporter(workdir, num_steps, step)),
+            meter=Meter(config.batch_size, config.max_skipped, skipped_in_row=skipped_in_row),
+            step=step,
+            state=state,
+            unvalidated=place.get('unvalidated', False),
+        )
+
+
+def _where_it_is(checkpoints: Checkpointer, mesh: Mesh, model, tx, config) -> tuple:
+    """(state, steps done, what else is saved) of the last checkpoint, or before the first step."""
+    _, *shapes = functional.abstract(STSANet, model)
+    ema = config.ema_decay > 0
+    found = checkpoints.restore(to_items(abstract_state(mesh, *shapes, tx, ema)))
+    if found is not None:
+        return from_items(found.items), found.step, found.data_state
+    _, *weights = initial_weights(model, config.seed, config.init_from)
+    return create_state(mesh, *weights, tx, ema), 0, {}
