@@ -211,3 +211,29 @@ def _own_stack(program: Program, instruction: Instruction) -> list[Frame]:
         return program.stacks.get(int(number[1]), [])
     found = re.search(r'source_file="([^"]*)"(?: source_line=(\d+))?', instruction.attributes)
     return [Frame(found[1], int(found[2] or 0))] if found else []
+
+
+def weights(program: Program, run: Run) -> list[str]:
+    """The parameters of the model that an operation reads, also by way of others that read nothing
+    else: 'backbone.base1.spatial.kernel'. By the names that JAX gives to a program's arguments."""
+    instructions = program.computations[run.computation].instructions
+    found = [_only_weights(instructions, operand, {}) for operand in run.instruction.operands]
+    return sorted(set().union(*(names for names in found if names)))
+
+
+def _only_weights(instructions, name: str, known: dict) -> set[str] | None:
+    """The parameters that an array is made of; None if it is made of other things too."""
+    if name not in known:
+        known[name] = None
+        instruction = instructions.get(name)
+        if instruction is None:
+            return None
+        if instruction.opcode == 'parameter':
+            keys = re.findall(r"\[\\?'(\w+)\\?'\]", instruction.op_name)
+            argument = instruction.op_name.split('[')[0].split('.')[-1]
+            of_the_model = argument in ('params', 'batch_stats')
+            known[name] = {'.'.join(keys)} if of_the_model else None
+        elif instruction.opcode == 'constant' or instruction.operands:
+            parts = [_only_weights(instructions, each, known) for each in instruction.operands]
+            known[name] = None if None in parts else set().union(*parts)
+    return known[name]

@@ -20,10 +20,10 @@ of a program, and for finding what is dear in one. What it is made of:
 - The bytes accessed are XLA's count, which takes a loop's body once, and what stays on the chip
   too.
 
-Prints a line for each program, and of each the `--top` dearest operations: where they come from in
-the source, innermost place first, and what kinds of operations and which places take the time. FILE
-of `--json` gets all of it; that of `--hlo` the compiled program, with the row's name in its name
-where there are several.
+Prints a line for each program, and of each the `--top` dearest operations, with the modules whose
+parameters they read and where they come from in the source, innermost place first; then what kinds
+of operations and which places take the time. FILE of `--json` gets all of it; that of `--hlo` the
+compiled program, with the row's name in its name where there are several.
 """
 
 import argparse
@@ -107,6 +107,7 @@ def described(program: Program, run: Run, cycles: int, clock: float, row: Row) -
         'result': instruction.shape,
         'operands': [operands[name].shape for name in instruction.operands if name in operands],
         'source': own_places(hlo_runs.stack(program, run)),
+        'weights': hlo_runs.weights(program, run),
         'op_name': instruction.op_name,
     }
 
@@ -132,6 +133,12 @@ def place(operation: dict, depth: int = 3) -> str:
     return ' < '.join(places[:depth]) or operation['op_name'] or 'the compiler'
 
 
+def layer(operation: dict) -> str:
+    """The modules whose parameters an operation reads; of many, the first."""
+    modules = list(dict.fromkeys(name.rpartition('.')[0] for name in operation['weights']))
+    return ''.join(modules[:1]) + (f' and {len(modules) - 1} more' if modules[1:] else '')
+
+
 def cells(row: Row, found: dict, products: float, peak: float) -> str:
     """A line of the table."""
     line = [row.work, row.dtype, str(row.batch)]
@@ -155,14 +162,15 @@ def print_details(row: Row, found: dict, top: int) -> None:
     print(f'\n{row.work}, {row.dtype}, batch {row.batch}: where the modelled time goes\n')
     if loops := found['loops_of_unknown_length']:
         print(f'Counted once, their length is not known: the loops {", ".join(loops)}.\n')
-    print('| modelled ms a clip | share | times | kind | result | operands | source |')
-    print('|---' * 7 + '|')
+    print('| modelled ms a clip | share | times | kind | result | operands | layer | source |')
+    print('|---' * 8 + '|')
     for each in operations[:top]:
         operands = Counter(short(shape) for shape in each['operands'])
         operands = ', '.join(f'{n} x {x}' if n > 1 else x for x, n in operands.items())
         print(
             f'| {each["modelled_ms"]:.3f} | {each["share"]:.1%} | {each["times"]} '
-            f'| {each["kind"]} | {short(each["result"])} | {operands} | {place(each)} |'
+            f'| {each["kind"]} | {short(each["result"])} | {operands} '
+            f'| {layer(each)} | {place(each)} |'
         )
     for title, key in (
         ('kind', lambda each: each['kind']),

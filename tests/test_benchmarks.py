@@ -345,6 +345,9 @@ def test_the_operations_of_a_tpus_program():
     assert sources['both'] == [layers, s3d] and sources['dot.1'] == [s3d]
     assert sources['out'] == [layers, s3d], 'a copy is where what it copies is'
     assert sources['moved'] == []
+    weights = {name: hlo_runs.weights(program, run) for (name, _), run in runs.items()}
+    assert {name for name in weights if weights[name]} == {'both', 'w.2'}
+    assert weights['both'] == weights['w.2'] == ['mix.kernel']
 
 
 @pytest.mark.tpu
@@ -366,6 +369,7 @@ def test_tpu(run, config_file, tmp_path, monkeypatch):  # noqa: F811
         assert len(operations) == program['operations'] > 3
         assert any(each['kind'] == 'convolution' for each in operations)
         assert any(each['source'] for each in operations)
+        assert any(each['weights'] == ['map.kernel'] for each in operations)
         assert (tmp_path / f'program-{program["work"]}-bfloat16-2.txt').stat().st_size
 
 
