@@ -94,6 +94,16 @@ def figures(row: Row, config, device) -> tuple[dict, str]:
     return found, text
 
 
+def figures_or_error(row: Row, config, device) -> tuple[dict, str]:
+    """The same; {'error': why} and '' for a program that does not fit the chip's memory."""
+    try:
+        return figures(row, config, device)
+    except RuntimeError as error:  # as JAX's errors are
+        if does_not_fit(error):
+            return {'error': 'does not fit'}, ''
+        raise
+
+
 def described(program: Program, run: Run, cycles: int, clock: float, row: Row) -> dict:
     """An operation for people and for JSON."""
     instruction = run.instruction
@@ -139,15 +149,14 @@ def layer(operation: dict) -> str:
     return ''.join(modules[:1]) + (f' and {len(modules) - 1} more' if modules[1:] else '')
 
 
-def cells(row: Row, found: dict, products: float, peak: float) -> str:
+def cells(row: Row, found: dict) -> str:
     """A line of the table."""
     line = [row.work, row.dtype, str(row.batch)]
     if 'error' in found:
         return f'| {" | ".join([*line, found["error"], *[""] * 5])} |'
-    products *= 3 if row.work == 'training' else 1
     line += [
         f'{found["modelled_ms"]:.4g}',
-        f'{products / (1e-3 * found["modelled_ms"]) / peak:.1%}',
+        f'{found["of_peak"]:.1%}',
         f'{found["bytes_accessed"] / 1e9:.3g}',
         f'{found["temporary_bytes"] / 1e9:.3g}',
         str(found['operations']),
@@ -205,7 +214,8 @@ def main() -> None:
     config = load_config(options.config, overrides)
     if unknown := set(options.work) - {'inference', 'training'}:
         raise InputError(f'--work={unknown.pop()}: expected inference, training or both')
-    os.environ['JAX_PLATFORMS'] = 'cpu'
+    # Without the cache of compiled programs, for it is compiling that is timed.
+    os.environ |= {'JAX_PLATFORMS': 'cpu', 'JAX_ENABLE_COMPILATION_CACHE': 'false'}
     import jax
 
     from stsa_jax.inference import cost
@@ -220,7 +230,8 @@ def main() -> None:
             f'one of {", ".join(CHIPS)} (v5e:2x2), or add it to CHIPS in benchmarks/tpu.py'
         )
     parts = cost.total(cost.cost(STSANetConfig(**config.model)))
-    products, peak = 2 * (parts.convolutions + parts.attention), meter.peak_flops(kind)
+    flops = 2 * (parts.convolutions + parts.attention)
+    peak = meter.peak_flops(kind)
     rows = [
         Row(work, dtype, batch, platform='tpu')
         for work in options.work
@@ -228,32 +239,25 @@ def main() -> None:
         for dtype in options.dtype
     ]
     results = []
-    cached = jax.config.jax_enable_compilation_cache
-    jax.config.update('jax_enable_compilation_cache', False)  # or it is not compiling that is timed
-    try:
-        for row in rows:
-            try:
-                found, text = figures(row, config, device)
-            except RuntimeError as error:  # as JAX's errors are
-                if not does_not_fit(error):
-                    raise
-                found, text = {'error': 'does not fit'}, ''
-            results.append((row, found))
-            print(cells(row, found, products, peak), file=sys.stderr, flush=True)
-            if options.hlo and text:
-                name = f'{options.hlo.stem}-{row.work}-{row.dtype}-{row.batch}{options.hlo.suffix}'
-                write_atomic(options.hlo.with_name(name) if rows[1:] else options.hlo, text)
-    finally:
-        jax.config.update('jax_enable_compilation_cache', cached)
+    for row in rows:
+        found, text = figures_or_error(row, config, device)
+        if text:
+            work = flops * (3 if row.work == 'training' else 1)
+            found['of_peak'] = work / (1e-3 * found['modelled_ms']) / peak
+        results.append((row, found))
+        print(cells(row, found), file=sys.stderr, flush=True)
+        if options.hlo and text:
+            name = f'{options.hlo.stem}-{row.work}-{row.dtype}-{row.batch}{options.hlo.suffix}'
+            write_atomic(options.hlo.with_name(name) if rows[1:] else options.hlo, text)
     height, width = config.model.image_size
     _, bandwidth, memory = CHIPS[kind]
     print(
         f'Modelled, not measured: one {kind} ({peak / 1e12:.0f} TFLOP/s bfloat16, '
         f'{bandwidth / 1e9:.0f} GB/s, {memory / 1e9:.0f} GB), clips of '
-        f'{config.model.frames}x{height}x{width}, {products / 1e9:.1f} GFLOP forward\n'
+        f'{config.model.frames}x{height}x{width}, {flops / 1e9:.1f} GFLOP forward\n'
     )
     print(f'| {" | ".join(HEAD)} |\n{"|---" * len(HEAD)}|')
-    print(*(cells(row, found, products, peak) for row, found in results), sep='\n')
+    print(*(cells(*each) for each in results), sep='\n')
     for row, found in results:
         if 'error' not in found and options.top:
             print_details(row, found, options.top)
@@ -267,7 +271,7 @@ def main() -> None:
             'device': kind,
             'jax': jax.__version__,
             'config': config.to_dict(),
-            'flops_of_a_clip': products,
+            'flops_of_a_clip': flops,
             'programs': programs,
         }
         write_atomic(options.json, json.dumps(content, indent=1) + '\n')

@@ -353,14 +353,18 @@ def test_the_operations_of_a_tpus_program():
 @pytest.mark.tpu
 def test_tpu(run, config_file, tmp_path, monkeypatch):  # noqa: F811
     pytest.importorskip('libtpu', reason='the compiler for TPUs is not installed')
-    monkeypatch.setenv('JAX_PLATFORMS', '')  # which it sets
+    for name in ('JAX_PLATFORMS', 'JAX_ENABLE_COMPILATION_CACHE'):  # which it sets
+        monkeypatch.setenv(name, '')
     files = (f'--json={tmp_path / "all.json"}', f'--hlo={tmp_path / "program.txt"}')
-    options = ('--batch=2', '--dtype=bfloat16', '--top=3', *files)
+    options = ('--batch=2,100000', '--dtype=bfloat16', '--top=3', *files)
     printed = run(tpu.main, f'--config={config_file}', *options)
     assert printed.startswith('Modelled, not measured: one TPU v5 lite (197 TFLOP/s')
     found = json.loads((tmp_path / 'all.json').read_text())
-    assert [program['work'] for program in found['programs']] == ['inference', 'training']
-    for program in found['programs']:
+    fits, too_large = found['programs'][::2], found['programs'][1::2]
+    assert [program['work'] for program in fits] == ['inference', 'training']
+    assert {program['error'] for program in too_large} == {'does not fit'}
+    assert '| training | bfloat16 | 100000 | does not fit |' in printed
+    for program in fits:
         name = f'| {program["work"]} | bfloat16 | 2 | {program["modelled_ms"]:.4g} |'
         assert name in printed
         operations = program['operations_by_time']
