@@ -184,7 +184,7 @@ def compare(video: Recorded, output: Path, root: Path) -> str:
                 raise ValueError(f'{their.size[::-1]}, but {ours.size[::-1]} was expected')
             a, b = ours.values, their.values
         except (OSError, ValueError) as error:
-            unread.append(f'{pairs[1].path(n)}: {error}')
+            unread.append(f'{getattr(error, "path", pairs[1].path(n))}: {error}')
             continue
         compared += 1
         points += np.count_nonzero(their_fixations.values)

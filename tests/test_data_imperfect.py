@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from data.copies.folders import FolderVideo
 from data.copies.images import decode_map
@@ -73,6 +75,29 @@ def matlab_of_another_name(copy):
     replace_fixations(copy, lambda path: scipy.io.savemat(path, maps))
 
 
+def sparse_matlab(copy):
+    for n in range(1, 7):
+        fixations = scipy.sparse.csc_matrix(copies.fixations_of(n) > 0)
+        (copy / 'fixation' / f'{n:04d}.png').unlink()
+        scipy.io.savemat(copy / 'fixation' / f'{n:04d}.mat', {'I': fixations})
+
+
+def blurred(copy):
+    path = copy / 'fixation' / '0003.png'
+    spread = gaussian_filter(copies.fixations_of(3).astype(float), 5)
+    copies.save(path, np.rint(255 * spread / spread.max()).astype(np.uint8))
+
+
+def through_jpeg(copy):
+    for path in (copy / 'fixation').iterdir():
+        with Image.open(path) as image:
+            image.save(copy / 'noisy.jpg', quality=75)
+        with Image.open(copy / 'noisy.jpg') as image:
+            assert len(np.unique(np.asarray(image))) > 5  # it is noisy
+            image.save(path)
+    (copy / 'noisy.jpg').unlink()
+
+
 def one_frame_more(copy):
     for kind in ('maps', 'fixation'):
         (copy / kind / '0006.png').unlink()
@@ -89,10 +114,18 @@ ALL, FIVE = [1, 2, 3, 4, 5, 6], [1, 2, 4, 5, 6]
         (same_number, '3.png: has the same frame number as', ALL, ALL),
         (no_frames, 'images: has no frames; skipped', [], []),
         (other_size, 'frames of different sizes: 96x48 from frame 1, 192x96', ALL, ALL),
-        (damaged_matlab, 'its maps cannot be used (damaged .mat file', ALL, FIVE),
+        (
+            damaged_matlab,
+            'fixation/0003.mat: its maps cannot be used (damaged',
+            ALL,
+            FIVE,
+        ),
         (matlab_73, "its maps cannot be used (MATLAB's format 7.3", ALL, FIVE),
         (matlab_of_other_variables, "no variable 'I' in it, but ['a', 'b']", ALL, FIVE),
         (matlab_of_another_name, '', ALL, ALL),
+        (sparse_matlab, '', ALL, ALL),
+        (blurred, 'fixation/0003.png: its maps cannot be used (its ', ALL, FIVE),
+        (through_jpeg, '6 fixation maps with noise around the points, as after JPEG', ALL, ALL),
         (one_frame_more, 'images: 1 frames without both maps: 6', ALL, ALL[:5]),
     ],
 )

@@ -4,6 +4,7 @@ Frames and maps are brought together by their numbers. What does not fit is repo
 frame without maps is kept, as one that was not annotated; a map without frame is left out.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from data.copies import images, tree
 from data.copies.matlab import read_matlab
+from data.copies.points import find_points
 from data.copies.sources import Frame, Report, VideoSource
 from data.copies.video_file import frames_in_header, frames_of_video
 
@@ -45,7 +47,8 @@ class FolderVideo(VideoSource):
     def frames(self, report: Report) -> Iterator[Frame]:
         """Yields every frame that can be read, with its maps."""
         annotation = self.annotation(report)
-        seen, missing, empty, blank, colour, sizes, moved = [], [], [], [], [], {}, {}
+        seen, missing, empty, blank, colour, noisy = [], [], [], [], [], []
+        sizes, moved = {}, {}
         fits = True
         for number, image in self.images(report):
             seen.append(number)
@@ -58,7 +61,8 @@ class FolderVideo(VideoSource):
                 density, fixations = annotation.read(number)
                 black = density.is_black()
             except (OSError, ValueError) as error:
-                report.add(annotation.path(number), f'its maps cannot be used ({error})',
+                at_fault = getattr(error, 'path', annotation.path(number))
+                report.add(at_fault, f'its maps cannot be used ({error})',
                            'frame kept as not annotated')  # fmt: skip
                 yield Frame(number, image, None, None, 0, image.shape[:2])
                 continue
@@ -69,6 +73,8 @@ class FolderVideo(VideoSource):
                 blank.append(number)
             if fixations.merged is not None:
                 moved[number] = fixations.merged
+            if fixations.recovered:
+                noisy.append(number)
             if density.channels > 1 or fixations.channels > 1:
                 colour.append(number)
             pngs = density.png(), fixations.png()
@@ -84,9 +90,10 @@ class FolderVideo(VideoSource):
             found = ', '.join(f'{w}x{h} from frame {n}' for (h, w), n in sizes.items())
             report.add(self.frames_from, f'frames of different sizes: {found}', 'used as they are')
         if annotation.expected:
-            self._sum_up(report, annotation.numbers, seen, missing, empty, blank, colour, moved)
+            told = missing, empty, blank, colour, noisy, moved
+            self._sum_up(report, annotation.numbers, seen, *told)
 
-    def _sum_up(self, report, numbers, seen, missing, empty, blank, colour, moved) -> None:
+    def _sum_up(self, report, numbers, seen, missing, empty, blank, colour, noisy, moved) -> None:
         def note(which, what: str, done: str) -> None:
             if which:
                 report.add(self.frames_from, f'{len(which)} {what}: {tree.ranges(which)}', done)
@@ -96,6 +103,11 @@ class FolderVideo(VideoSource):
         note(empty, 'frames without any fixation', 'not used as targets')
         note(blank, 'frames with fixations but black density', 'not used as targets')
         note(colour, 'maps of several channels', 'taken as one channel')
+        note(
+            noisy,
+            'fixation maps with noise around the points, as after JPEG or resizing',
+            'points recovered',
+        )
         done, merged = "points moved to the density's size", sum(moved.values())
         if merged:
             done += f', where {merged} fall on another one and count as one with it'
@@ -119,6 +131,22 @@ class FolderVideo(VideoSource):
         return FileAnnotation(*files, self.variable)
 
 
+class MapError(ValueError):
+    """A map that cannot be used; `path` is the file at fault."""
+
+    def __init__(self, path: Path, reason: Exception):
+        super().__init__(str(reason))
+        self.path = str(path)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise MapError(path, error) from error
+
+
 class Annotation:
     """No annotation at all; subclasses have one."""
 
@@ -138,14 +166,15 @@ class Annotation:
 class Map:
     """A density or fixation map: its size (h, w), and its pixels or a PNG to be stored as it is.
 
-    `merged` is of fixations moved from a map of another size: how many fell on another one.
+    `merged` is of fixations moved from a map of another size: how many fell on another one;
+    `recovered` of those told from noise around them.
     """
 
     size: tuple[int, int]
     pixels: np.ndarray | None = None  # uint8 (h, w)
     content: bytes | None = None
     channels: int = 1
-    lossy: bool = False
+    recovered: bool = False
     merged: int | None = None
 
     @classmethod
@@ -182,8 +211,10 @@ class FileAnnotation(Annotation):
 
     def read(self, number: int) -> tuple[Map, Map]:
         """See Annotation."""
-        density = read_map(self.maps[number], self.variable)
-        fixations = binary(read_map(self.fixations[number], self.variable))
+        with _named(self.maps[number]):
+            density = read_map(self.maps[number], self.variable)
+        with _named(self.fixations[number]):
+            fixations = read_fixations(self.fixations[number], self.variable)
         if density.size == fixations.size:
             return density, fixations
         if not _same_shape(density.size, fixations.size):
@@ -193,20 +224,23 @@ class FileAnnotation(Annotation):
         points = images.move_points(fixations.values, density.size)
         merged = np.count_nonzero(fixations.values) - np.count_nonzero(points)
         pixels = points.astype(np.uint8) * 255
-        return density, Map.of(pixels, channels=fixations.channels, merged=merged)
+        moved = dataclasses.replace(fixations, size=density.size, pixels=pixels, content=None)
+        return density, dataclasses.replace(moved, merged=merged)
 
 
-def binary(found: Map) -> Map:
-    """A fixation map with 255 wherever the file has a fixation.
-
-    Files in a lossy format have faint noise around the points, so there half the range counts;
-    in others any value does, since some datasets write 1 and others 255.
-    """
-    values = found.values
-    if found.content is not None and np.count_nonzero(values) == np.count_nonzero(values == 255):
-        return dataclasses.replace(found, pixels=values)
-    fixated = values > (127 if found.lossy else 0)
-    return Map.of(fixated.astype(np.uint8) * 255, channels=found.channels)
+def read_fixations(path: Path, variable: str) -> Map:
+    """Reads a fixation map, 255 at fixated pixels. Raises OSError or ValueError if that fails."""
+    if path.suffix.lower() in tree.MATLAB:
+        values, channels = read_matlab(path, variable), 1
+    else:
+        found = read_map(path, variable)
+        values, channels = found.values, found.channels
+        if found.content is not None and np.count_nonzero(values) == np.count_nonzero(
+            values == 255
+        ):
+            return dataclasses.replace(found, pixels=values)
+    fixated, recovered = find_points(values)
+    return Map.of(fixated.astype(np.uint8) * 255, channels=channels, recovered=recovered)
 
 
 def read_map(path: Path, variable: str) -> Map:
@@ -216,8 +250,7 @@ def read_map(path: Path, variable: str) -> Map:
     content = path.read_bytes()
     if size := images.plain_map_size(content):
         return Map(size, content=content)
-    lossy = path.suffix.lower() in ('.jpg', '.jpeg')
-    return Map.of(images.decode_map(content), channels=images.channels_of(content), lossy=lossy)
+    return Map.of(images.decode_map(content), channels=images.channels_of(content))
 
 
 def _images_of_folder(folder: Path, root: Path, report: Report) -> Iterator[tuple[int, np.ndarray]]:
