@@ -112,7 +112,7 @@ ANIMATIONS = {'a.tif': {}, 'a.webp': {'lossless': True, 'duration': 200}, 'a.png
 @pytest.mark.parametrize('name', ANIMATIONS)
 def test_several_pictures_in_a_file(tmp_path, name):
     path = animation(tmp_path / name, 5, **ANIMATIONS[name])
-    with pytest.raises(InputError, match='holds 5 pictures.*name the file itself'):
+    with pytest.raises(InputError, match=r'holds 5 pictures.*name the file itself'):
         video.read_frames(tmp_path)
     with pytest.raises(OSError, match='it holds 5 pictures'):
         images.decode_frame(path.read_bytes())

@@ -52,12 +52,11 @@ def _tell(frames: FileFrames, report: Report) -> None:
         report.add(path, f'{len(missing)} frames are not there: {ranges(missing)}', 'left out')
     if stopped:
         return
-    last = max([frames.last, *lost.damaged])
-    if packets.stated > max(last, packets.reached):
-        what = f'ends after frame {last}, but its header says {packets.stated}'
+    if packets.cut:
+        last = max([frames.last, *lost.damaged])
+        told = f', but its header says {packets.stated}' if packets.stated > last else ''
+        what = f'ends after frame {last}{told} ({packets.cut})'
         report.add(path, what, 'used as far as it goes')
-    elif packets.cut:
-        report.add(path, f'ends after frame {last} ({packets.cut})', 'used as far as it goes')
 
 
 def frames_in_header(path: Path) -> int:

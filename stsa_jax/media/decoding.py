@@ -133,14 +133,15 @@ class FileFrames:
         # freed at once: so the first one is, and others if their angle is another.
         if self._turn is None or frame.rotation != self._angle:
             self._angle, turn = frame.rotation, turn_of(frame)
-            if turn is None:
+            if not isinstance(turn, Turn):
                 _log.warning(
-                    '%s: is marked to be turned by an angle that is no quarter turn, %.0f degrees; '
-                    'its frames are used as stored',
+                    '%s: is marked to be turned by %.1f degrees, which is no quarter turn; its '
+                    'frames are used as stored',
                     self.path,
-                    frame.rotation,
+                    turn,
                 )
-            self._turn = turn or AS_STORED
+                turn = AS_STORED
+            self._turn = turn
         return self._turn.apply(pixels)
 
     def _numbered(self, threads: bool) -> Iterator[tuple[int, av.VideoFrame]]:

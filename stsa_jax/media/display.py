@@ -6,6 +6,7 @@ The matrix maps a place (x, y) of the stored picture to (a x + c y, b x + d y) o
 turns, mirrored or not.
 """
 
+import math
 from typing import Any, NamedTuple, cast
 
 import av
@@ -34,8 +35,8 @@ AS_STORED = Turn()
 _NEARLY = 0.02  # of a matrix's largest entry: what rounding leaves; one degree is 0.017
 
 
-def turn_of(frame: av.VideoFrame) -> Turn | None:
-    """How `frame` is to be turned; None if by an angle that is no quarter turn."""
+def turn_of(frame: av.VideoFrame) -> Turn | float:
+    """How `frame` is to be turned; in degrees if that is no quarter turn."""
     try:
         # PyAV's annotations know fewer kinds of side data than it gives.
         matrix = np.frombuffer(cast(Any, frame.side_data)['DISPLAYMATRIX'], np.int32)
@@ -44,10 +45,10 @@ def turn_of(frame: av.VideoFrame) -> Turn | None:
     return turn_of_matrix(*matrix[[0, 1, 3, 4]].tolist())
 
 
-def turn_of_matrix(a: float, b: float, c: float, d: float) -> Turn | None:
+def turn_of_matrix(a: float, b: float, c: float, d: float) -> Turn | float:
     """The turn of a display matrix whose first two rows are (a, b) and (c, d); a scale is ignored.
 
-    None if it is no quarter turn, mirrored or not.
+    If it is no quarter turn, mirrored or not: its angle in degrees, to the right.
     """
     nearly_zero = _NEARLY * max(abs(a), abs(b), abs(c), abs(d))
     if not nearly_zero:
@@ -56,7 +57,7 @@ def turn_of_matrix(a: float, b: float, c: float, d: float) -> Turn | None:
         return Turn(False, a < 0, d < 0)
     if max(abs(a), abs(d)) <= nearly_zero < min(abs(b), abs(c)):
         return Turn(True, c < 0, b < 0)
-    return None
+    return math.degrees(math.atan2(b, a))
 
 
 class Pixels:

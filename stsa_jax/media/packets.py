@@ -78,18 +78,16 @@ class Packets:
         stopped: why reading ended early, or ''.
         cut: how the file shows that its end is missing, or ''.
         stated: how many frames the header says there are, 0 if it does not.
-        reached: how many there are, with repeated and hidden ones.
     """
 
     def __init__(self, path: Path) -> None:
         """Raises FFmpegError or OSError if the file is no video."""
         packets: list[Packet] = []
-        repeated = hidden = 0
+        repeated = 0
         self.stopped = ''
         with opened(path) as (container, stream):
             try:
                 for packet in container.demux(stream):
-                    hidden += bool(packet.size and packet.is_discard)
                     repeated += bool(not packet.size and packet.dts is not None)
                     if packet.size and not packet.is_discard:
                         packets.append(_packet(packet))
@@ -98,7 +96,6 @@ class Packets:
             self.choice = _choice(container, stream)
             self.cut = truncation.breaks_off(path, stream)
             self.stated = stream.frames
-            self.reached = len(packets) + repeated + hidden
             self.pixel_aspect = Fraction(stream.sample_aspect_ratio or 1)
             self._time_base = stream.time_base or Fraction(1, av.time_base)
             # A damaged packet does not look like a key frame, but the file's index knows.
@@ -111,9 +108,7 @@ class Packets:
             self._set_numbers(packets, sections)
             self.rate = self._grid.rate if self._grid else self._average_rate(stream, packets)
         self.constant = self._grid is not None or not self._rank
-        # Transport streams call a packet incomplete at each joint; its decoding shows what it is.
-        believed = container.format.name != 'mpegts'
-        self.damaged = [n for n, p in zip(self.numbers, packets) if p.is_corrupt and believed]
+        self.damaged = self._damaged(packets, transport=container.format.name == 'mpegts')
         last = max(packets, key=lambda p: p.pts or 0, default=None)
         self._last_duration = last.duration if last else 0
         self._index = {number: i for i, number in enumerate(self.numbers)}
@@ -170,6 +165,18 @@ class Packets:
         group = self.numbers[at:stop]
         end = self.numbers[stop] if stop < count else max(group) + 1
         return range(min(group), end)
+
+    def _damaged(self, packets: list[Packet], transport: bool) -> list[int]:
+        """Of a transport stream, FFmpeg marks the picture before, as its parser is one behind.
+
+        It also marks a joint, where the next picture but one is a key frame and begins anew; there
+        the decoder shows whether the one between is good.
+        """
+        places = [i for i, packet in enumerate(packets) if packet.is_corrupt]
+        if transport:
+            last = len(packets) - 1
+            places = [min(i + 1, last) for i in places if i + 2 > last or not self._is_key[i + 2]]
+        return sorted(self.numbers[i] for i in places)
 
     def _dependence(self) -> dict[int, int]:
         result, highest = {}, 0

@@ -103,11 +103,6 @@ def _open_file(path: Path, allow_truncated: bool) -> Video:
         if not allow_truncated:
             raise InputError(f'{path}: {problem}; {_ALLOW}')
         _log.warning('%s: %s; the frames that are there are used', path, problem)
-    elif packets.stated > packets.reached:
-        _log.warning(
-            '%s: its header says %d frames, and %d are there',
-            path, packets.stated, packets.reached,
-        )  # fmt: skip
     left_out: list[int] = []
     frames = _frames_of_one_size(path, _checked(path, decoded, allow_truncated, left_out))
     first = next(frames, None)

@@ -62,12 +62,12 @@ def video_writer(
     """
     fps = Fraction(fps).limit_denominator(60000)
     tick = 1 / fps if constant_rate else Fraction(1, _CLOCK)
-    last = max(1, round(max(last_duration, 1 / fps) / tick))
+    last = max(1, round((last_duration or 1 / fps) / tick))
     shape: tuple[int, ...] | None = None
-    following = 0  # ticks
+    earliest = following = 0  # ticks
 
     def write(frame: np.ndarray, time: Fraction | None = None) -> None:
-        nonlocal shape, following
+        nonlocal shape, earliest, following
         if shape is None and frame.ndim == 3:
             shape = frame.shape
             stream.height, stream.width = (n + n % 2 for n in shape[:2])
@@ -80,10 +80,10 @@ def video_writer(
         picture = av.VideoFrame.from_ndarray(even, format='rgb24').reformat(
             format='yuv420p', dst_colorspace='ITU709', dst_color_range='MPEG'
         )
-        at = following if time is None else max(following, round(time / tick))
+        at = following if time is None else max(earliest, round(time / tick))
         picture.pts, picture.time_base = at, tick
         picture.duration = last  # counts for the last one alone: others end where the next begins
-        following = at + max(1, round(1 / (fps * tick)))
+        earliest, following = at + 1, at + max(1, round(1 / (fps * tick)))
         file.mux(stream.encode(picture))
 
     with (
