@@ -266,7 +266,7 @@ def test_avi_that_repeats_pictures_to_its_end(tmp_path):
         assert content[at : at + 4] == struct.pack('<I', 37)
         content[at : at + 4] = struct.pack('<I', 40)
     path.write_bytes(content)
-    assert content[: content.index(b'idx1')].count(b'00dc\0\0\0\0') == 5
+    assert content[: content.index(b'idx1')].count(b'00dc\0\0\0\0') >= 5
     opened, found = read(path)
     assert found == [n + 1 for n in times] and opened.info.num_frames == 35
     numbers, report = in_dataset(path)
