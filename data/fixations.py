@@ -125,8 +125,9 @@ def find_diem(root: Path, videos: list[str] | None, report: Report) -> Iterator[
     found = {}
     for folder in tree.folders(root, root, report):
         named = re.fullmatch(r'(.+)_(\d+)x(\d+)', folder.name)
-        if named and tree.find(folder, 'event_data'):
-            found[named[1]] = (folder, (int(named[3]), int(named[2])))
+        events = tree.find(folder, 'event_data')
+        if named and events:
+            found[named[1]] = (folder, events, (int(named[3]), int(named[2])))
     if not found:
         raise InputError(
             f'{root}: folders <name>_<W>x<H>/event_data were expected; found:\n{tree.outline(root)}'
@@ -135,8 +136,7 @@ def find_diem(root: Path, videos: list[str] | None, report: Report) -> Iterator[
     if absent := [name for name in names if name not in found]:
         raise InputError(f'{root}: no video {absent[0]!r}; there are {", ".join(sorted(found))}')
     for name in names:
-        folder, size = found[name]
-        events = tree.find(folder, 'event_data')
+        folder, events, size = found[name]
         viewers = diem.read_viewers(events, root, size, report)
         if not viewers:
             report.add(events, 'no gaze file (.txt) in it can be read', 'video skipped')
@@ -172,9 +172,9 @@ def compare(video: Recorded, output: Path, root: Path) -> str:
     theirs = tree.find(root, *video.folder.split('/'))
     report, pairs = Report(), []
     for base, inside in ((output / video.folder, output), (theirs, root)):
-        here = [base and tree.find(base, kind) for kind in ('maps', 'fixation')]
-        found = [tree.numbered(k, inside, tree.IMAGES, report) if k else {} for k in here]
-        pairs.append(folders.FileAnnotation(*found, 'I'))
+        here = (base and tree.find(base, kind) for kind in ('maps', 'fixation'))
+        maps, fixated = (tree.numbered(k, inside, tree.IMAGES, report) if k else {} for k in here)
+        pairs.append(folders.FileAnnotation(maps, fixated, 'I'))
     common = sorted(pairs[0].numbers & pairs[1].numbers)
     compared, differing, points, lone, ccs, unread = 0, 0, 0, 0, [], []
     for n in common:
@@ -187,8 +187,8 @@ def compare(video: Recorded, output: Path, root: Path) -> str:
             unread.append(f'{getattr(error, "path", pairs[1].path(n))}: {error}')
             continue
         compared += 1
-        points += np.count_nonzero(their_fixations.values)
-        differing += np.count_nonzero(our_fixations.values != their_fixations.values)
+        points += int(np.count_nonzero(their_fixations.values))
+        differing += int(np.count_nonzero(our_fixations.values != their_fixations.values))
         if np.ptp(a) and np.ptp(b):
             ccs.append(float(np.corrcoef(a.ravel(), b.ravel())[0, 1]))
         elif not np.array_equal(a, b):

@@ -33,7 +33,8 @@ class HeldOutClips:
         """Raises InputError if a dataset or its split is not there, or has no fixations."""
         opened = tuple(open_split(name, split, data_dir) for name in datasets)
         offset = target_offset(frames, target)
-        self._reader = ClipReader(opened, tuple(image_size), frames, offset, normalisation)
+        height, width = image_size
+        self._reader = ClipReader(opened, (height, width), frames, offset, normalisation)
         videos = [
             (d, v, targets)
             for d, dataset in enumerate(opened)

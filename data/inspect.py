@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
 def table(splits: list[VideoDataset]) -> str:
     """Per split: videos, shortest and longest, frames, those that cannot be targets, sizes."""
     head = ('split', 'videos', 'frames', 'shortest', 'longest', 'not targets', 'sizes')
-    rows = [head]
+    rows: list[tuple] = [head]
     for dataset in splits:
         lengths = [v.num_frames for v in dataset.videos]
         sizes = sorted({f'{v.width}x{v.height}' for v in dataset.videos})
@@ -93,7 +93,7 @@ def sample(dataset: VideoDataset, video: VideoInfo) -> tuple[np.ndarray, list[st
         frame, density, fixations = dataset.frame(i), dataset.density(i), dataset.fixations(i)
         frame = resize_frame(frame, (max(16, round(240 * video.height / video.width)), 240))
         pictures = [frame, frame, frame]
-        if density is not None:
+        if density is not None and fixations is not None:
             pictures[1] = overlay(frame, density)
             pictures[2] = mark_fixations(frame, fixations)
             if density.shape != fixations.shape:

@@ -63,10 +63,11 @@ def train_clips(
     if not names:
         raise InputError('datasets: at least one was expected, found none')
     opened = tuple(open_split(name, split, data_dir) for name in names)
+    height, width = image_size
     return ClipIterator(
         opened,
         _checked_weights(weights, opened),
-        ClipReader(opened, tuple(image_size), frames, target_offset(frames, target),
+        ClipReader(opened, (height, width), frames, target_offset(frames, target),
                    normalisation if normalise else None),
         batch_size=batch_size,
         seed=seed,
@@ -98,7 +99,8 @@ class ClipIterator(grain.DatasetIterator):
         num_workers: int,
     ):
         super().__init__()
-        self._next, self._iterator = 0, None
+        self._next = 0
+        self._iterator: grain.DatasetIterator | None = None
         if batch_size < 1 or not 0 <= process_index < process_count:
             raise InputError(
                 f'batch size {batch_size}, process {process_index} of {process_count}: at least 1, '

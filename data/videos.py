@@ -87,16 +87,16 @@ class VideoDataset:
 
     def frame(self, i: int) -> np.ndarray:
         """Frame of example i: uint8 RGB (h, w, 3) at the size it is stored at."""
-        return self._decoded(i, 'frame', images.decode_frame)
+        return self._decoded(self.example(i), 'frame', images.decode_frame)
 
     def density(self, i: int) -> np.ndarray | None:
         """Density map of example i: float32 (h, w) in [0, 1] at its original size, None without."""
-        density = self._decoded(i, 'density', images.decode_map)
+        density = self._map(i, 'density')
         return None if density is None else density.astype(np.float32) / 255
 
     def fixations(self, i: int) -> np.ndarray | None:
         """Fixation map of example i: bool (h, w) at its original size, None without annotation."""
-        fixations = self._decoded(i, 'fixations', images.decode_map)
+        fixations = self._map(i, 'fixations')
         return None if fixations is None else fixations > 0
 
     def enlarged(self, image_size: tuple[int, int]) -> str:
@@ -134,11 +134,12 @@ class VideoDataset:
                 f'this folder and prepare {self.name} again'
             ) from error
 
-    def _decoded(self, i: int, name: str, decode: Callable) -> np.ndarray | None:
-        """The image `name` of example i; None for a map of a frame that is not annotated."""
+    def _map(self, i: int, name: str) -> np.ndarray | None:
+        """A map of example i; None if it is not annotated."""
         example = self.example(i)
-        if name != 'frame' and not example['annotated']:
-            return None
+        return self._decoded(example, name, images.decode_map) if example['annotated'] else None
+
+    def _decoded(self, example: dict, name: str, decode: Callable) -> np.ndarray:
         try:
             return decode(example[name])
         except OSError as error:

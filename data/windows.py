@@ -135,7 +135,8 @@ class ClipReader:
         """
         dataset = self.datasets[chosen.dataset]
         video = dataset.videos[chosen.video]
-        numbers, failed = {}, {}  # by place in the video
+        numbers: dict[int, int] = {}  # by place in the video
+        failed: dict[int, Exception] = {}
 
         def number(place: int) -> int:
             return numbers.get(place, video.first_number + place)
@@ -168,13 +169,13 @@ class ClipReader:
             except (OSError, InputError) as error:
                 failed[place] = error
         good = sorted(set(places.tolist()) - set(failed))
-        for place, error in failed.items():
+        for place, problem in failed.items():
             if not good:
-                note(place, 'is damaged', error, 'so is all of its window, another is taken')
+                note(place, 'is damaged', problem, 'so is all of its window, another is taken')
                 return None
             nearest = min(good, key=lambda other: abs(other - place))
             clip[places == place] = clip[np.argmax(places == nearest)]
-            note(place, 'is damaged', error, f'frame {number(nearest)} stands in its place')
+            note(place, 'is damaged', problem, f'frame {number(nearest)} stands in its place')
         return target
 
     def _read_frame(self, content: bytes, out: np.ndarray, buffer: np.ndarray) -> None:

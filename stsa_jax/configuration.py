@@ -12,7 +12,7 @@ import difflib
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -23,7 +23,7 @@ _PREFIX = '--config.'
 _BOOLS = {'true': True, '1': True, 'false': False, '0': False}
 
 
-def load_config(path: str, overrides: list[str] = ()) -> ConfigDict:
+def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The config of `path` or `path:argument`, with overrides `--config.field=value` applied.
 
     Raises InputError, naming the field and the known ones, for an override that does not fit.
@@ -80,7 +80,7 @@ def _get_config(name: str) -> ConfigDict:
     if root not in sys.path:
         sys.path.append(root)
     spec = importlib.util.spec_from_file_location(f'_config_{path.stem}', path)
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise InputError(f'{path}: expected a Python file, as configs/dhf1k.py')
     module = importlib.util.module_from_spec(spec)
     try:

@@ -41,7 +41,7 @@ def ranges(numbers: Iterable[int]) -> str:
 
 def explain_os_error(error: OSError) -> str:
     """One line for an operating-system error: the file, and what to do."""
-    what = _ADVICE.get(error.errno, error.strerror or str(error))
+    what = _ADVICE.get(error.errno or 0, error.strerror or str(error))
     return f'{error.filename}: {what}' if error.filename else what
 
 

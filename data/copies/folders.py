@@ -48,7 +48,8 @@ class FolderVideo(VideoSource):
         """Yields every frame that can be read, with its maps."""
         annotation = self.annotation(report)
         seen, missing, empty, blank, colour, noisy = [], [], [], [], [], []
-        sizes, moved = {}, {}
+        sizes: dict[tuple[int, ...], int] = {}
+        moved: dict[int, int] = {}
         fits = True
         for number, image in self.images(report):
             seen.append(number)
@@ -124,11 +125,11 @@ class FolderVideo(VideoSource):
         """The maps of this video, by frame number."""
         if not (self.maps and self.fixations):
             return Annotation()
-        files = []
-        for folder in (self.maps, self.fixations):
-            extensions = (*tree.IMAGES, *tree.MATLAB)
-            files.append(tree.numbered(Path(folder), Path(self.root), extensions, report))
-        return FileAnnotation(*files, self.variable)
+        maps, fixations = (
+            tree.numbered(Path(folder), Path(self.root), (*tree.IMAGES, *tree.MATLAB), report)
+            for folder in (self.maps, self.fixations)
+        )
+        return FileAnnotation(maps, fixations, self.variable)
 
 
 class MapError(ValueError):
@@ -172,7 +173,7 @@ class Map:
 
     size: tuple[int, int]
     pixels: np.ndarray | None = None  # uint8 (h, w)
-    content: bytes | None = None
+    content: bytes = b''
     channels: int = 1
     recovered: bool = False
     merged: int | None = None
@@ -193,7 +194,7 @@ class Map:
 
     def png(self) -> bytes:
         """As a PNG of one 8-bit channel."""
-        return self.content or images.encode_map(self.pixels)
+        return self.content or images.encode_map(self.values)
 
 
 class FileAnnotation(Annotation):
@@ -222,9 +223,9 @@ class FileAnnotation(Annotation):
                 f'density {_size(density.size)}, fixations {_size(fixations.size)}, should be equal'
             )
         points = images.move_points(fixations.values, density.size)
-        merged = np.count_nonzero(fixations.values) - np.count_nonzero(points)
+        merged = int(np.count_nonzero(fixations.values) - np.count_nonzero(points))
         pixels = points.astype(np.uint8) * 255
-        moved = dataclasses.replace(fixations, size=density.size, pixels=pixels, content=None)
+        moved = dataclasses.replace(fixations, size=density.size, pixels=pixels, content=b'')
         return density, dataclasses.replace(moved, merged=merged)
 
 
@@ -235,9 +236,7 @@ def read_fixations(path: Path, variable: str) -> Map:
     else:
         found = read_map(path, variable)
         values, channels = found.values, found.channels
-        if found.content is not None and np.count_nonzero(values) == np.count_nonzero(
-            values == 255
-        ):
+        if found.content and np.count_nonzero(values) == np.count_nonzero(values == 255):
             return dataclasses.replace(found, pixels=values)
     fixated, recovered = find_points(values)
     return Map.of(fixated.astype(np.uint8) * 255, channels=channels, recovered=recovered)

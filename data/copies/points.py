@@ -86,7 +86,7 @@ def _are_blocks(found: np.ndarray) -> bool:
     sizes = np.bincount(labels.ravel())[1:]
     boxes = [(a.stop - a.start, b.stop - b.start) for a, b in ndimage.find_objects(labels)]
     full = [box for box, size in zip(boxes, sizes) if box[0] * box[1] == size and min(box) > 1]
-    (_, most), *_ = collections.Counter(full).most_common(1) or [(None, 0)]
+    most = max(collections.Counter(full).values(), default=0)
     return most >= (1 - ODD) * count
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -30,7 +30,8 @@ from stsa_jax.errors import InputError
 from stsa_jax.files import write_atomic
 
 
-class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+# mypy reads nothing of TFDS, and so does not know `skip_registration`.
+class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Common part of the builders. Subclasses define `find_videos` and their texts."""
 
     BUILDER_CONFIGS = [TRAINING_JPEG, TRAINING_PNG, ORIGINAL_JPEG, ORIGINAL_PNG]  # noqa: RUF012
@@ -57,7 +58,7 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def find_videos(
         self, manual_dir: Path | None, report: Report
-    ) -> dict[str, Sequence[VideoSource]]:
+    ) -> Mapping[str, Sequence[VideoSource]]:
         """{split: its videos in order}. Raises InputError if the dataset is not there."""
         raise NotImplementedError
 

@@ -42,7 +42,7 @@ class VideoIndex:
 
 def index_split(builder: tfds.core.DatasetBuilder, split: str) -> list[dict]:
     """The index of a split's videos, from reading all of it."""
-    indexes = []
+    indexes: list[VideoIndex] = []
     for record in builder.as_data_source(split, deserialize_method=RAW):
         example = parse(record)
         if not indexes or indexes[-1].name != example['video']:

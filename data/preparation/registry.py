@@ -3,6 +3,7 @@
 import importlib
 import os
 from pathlib import Path
+from typing import Literal
 
 from data.preparation.features import storage
 from stsa_jax.errors import InputError
@@ -25,7 +26,7 @@ def load_builder(
     name: str,
     data_dir: str | os.PathLike | None = None,
     *,
-    size: tuple[int, int] | str | None = 'default',
+    size: tuple[int, int] | Literal['default'] | None = 'default',
     encoding: str = 'jpeg',
     num_workers: int | None = None,
     strict: bool = False,
@@ -45,9 +46,7 @@ def load_builder(
         raise InputError(f'no dataset {name!r}; there are {", ".join(sorted(BUILDERS))}')
     module, class_name = BUILDERS[name]
     builder = getattr(importlib.import_module(module), class_name)
-    if size == 'default':
-        size = builder.BUILDER_CONFIGS[0].size
-    config = storage(size, encoding)
+    config = storage(builder.BUILDER_CONFIGS[0].size if size == 'default' else size, encoding)
     known = {each.name: each for each in builder.BUILDER_CONFIGS}
     return builder(
         data_dir=str(Path(data_dir).expanduser() if data_dir else default_data_dir()),

@@ -15,7 +15,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,8 @@ from stsa_jax.media.preprocess import resize_frame
 
 MAX_SHARDS = 256  # a split; few enough files, and little is lost at an interruption
 
-_written = None  # in a worker: frames written so far by shard, shared with the parent
+# In a worker: frames written so far by shard, shared with the parent.
+_written: MutableSequence[int] = []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,9 +139,10 @@ def write_shards(tasks: Sequence[ShardTask], num_workers: int, label: str) -> li
     The progress bar counts frames, those of earlier runs included, within videos too.
     """
     with concurrent.futures.ThreadPoolExecutor(16) as pool:  # it is waiting for disks, mostly
-        results = list(pool.map(stored, tasks))
-    missing = [i for i, result in enumerate(results) if result is None]
-    before = sum(result['examples'] for result in results if result is not None)
+        found = list(pool.map(stored, tasks))
+    results = {i: result for i, result in enumerate(found) if result is not None}
+    missing = [i for i in range(len(tasks)) if i not in results]
+    before = sum(result['examples'] for result in results.values())
     with tqdm(
         total=before + _expected_frames([tasks[i] for i in missing]),
         initial=before,
@@ -153,7 +155,7 @@ def write_shards(tasks: Sequence[ShardTask], num_workers: int, label: str) -> li
                 results[i] = write_shard(tasks[i], bar.update)
         else:
             _write_in_parallel(tasks, missing, results, num_workers, label, bar)
-    return results
+    return [results[i] for i in range(len(tasks))]
 
 
 def _expected_frames(tasks: Sequence[ShardTask]) -> int | None:
@@ -164,7 +166,14 @@ def _expected_frames(tasks: Sequence[ShardTask]) -> int | None:
     return None if None in counts else sum(counts)
 
 
-def _write_in_parallel(tasks, missing, results, num_workers, label, bar) -> None:
+def _write_in_parallel(
+    tasks: Sequence[ShardTask],
+    missing: Sequence[int],
+    results: dict[int, dict],
+    num_workers: int,
+    label: str,
+    bar: tqdm,
+) -> None:
     # Spawned, not forked: the caller may run threads (JAX does), which a fork would break.
     context = multiprocessing.get_context('spawn')
     written = context.RawArray('q', len(tasks))  # frames; each number has one process that writes

@@ -29,7 +29,8 @@ def _videos(root: Path, report: Report) -> dict[int, Path]:
     folder = tree.find(root, 'video')
     if folder is None:
         return {}
-    result, used = {}, []
+    result: dict[int, Path] = {}
+    used = []
     for path in tree.entries(folder, root, report):
         if not path.is_file() or path.suffix.lower() not in tree.VIDEOS:
             continue
@@ -53,7 +54,7 @@ def _folders(*parts: str, inner: str = '') -> Callable[[Path, Report], dict[int,
     """Finds parts/0001/inner for every number; of parts, any may be there."""
 
     def found(root: Path, report: Report) -> dict[int, Path]:
-        result = {}
+        result: dict[int, Path] = {}
         for part in parts:
             for path in tree.folders(tree.find(root, part), root, report):
                 if not re.fullmatch(r'\d+', path.name):

@@ -60,7 +60,7 @@ class GazeAnnotation(Annotation):
         if not viewers:
             report.add(folder, 'has no gaze file', 'prepared as not annotated')
         self.fixations = gaze.Fixations.together(viewers) if viewers else None
-        last = int(self.fixations.frame.max(initial=-1)) + 1 if viewers else 0
+        last = 0 if self.fixations is None else int(self.fixations.frame.max(initial=-1)) + 1
         self.numbers = frozenset(range(1, last + 1))
 
     def path(self, number: int) -> str:
@@ -69,6 +69,8 @@ class GazeAnnotation(Annotation):
 
     def read(self, number: int) -> tuple[Map, Map]:
         """See Annotation."""
+        if self.fixations is None:
+            raise ValueError(f'{self.folder}: has no gaze file')
         fixated = self.fixations.map(number - 1, self.size)
         density = gaze.density_map(fixated, RELATIVE_SIGMA * self.size[1])
         return Map.of(images.rescale_to_uint8(density)), Map.of(fixated.astype(np.uint8) * 255)
@@ -92,7 +94,7 @@ def gaze_files(folder: Path, root: Path, report: Report) -> list[Path]:
 
 
 def _raw(root: Path, report: Report) -> dict[str, VideoSource]:
-    result = {}
+    result: dict[str, VideoSource] = {}
     for folder in tree.folders(root, root, report):
         named = re.fullmatch(r'(.+)_(\d+)x(\d+)', folder.name)
         events, videos = (tree.find(folder, n, report=report) for n in ('event_data', 'video'))
@@ -119,7 +121,7 @@ def _raw(root: Path, report: Report) -> dict[str, VideoSource]:
 
 
 def _prepared(root: Path, report: Report) -> dict[str, VideoSource]:
-    result = {}
+    result: dict[str, VideoSource] = {}
     frames = tree.find(root, 'video_frames', 'DIEM', report=report)
     annotations = tree.find(root, 'annotations', 'DIEM', report=report)
     for folder in (frames, annotations):
@@ -132,9 +134,9 @@ def _prepared(root: Path, report: Report) -> dict[str, VideoSource]:
         maps = own and tree.find(own, 'maps', report=report)
         if maps is None:
             report.add(folder, 'has no annotation', 'prepared as not annotated')
-        both = (str(maps), str(own)) if maps else ()
+        both = (str(maps), str(own)) if maps else ('', '')
         result[_plain(folder.name)] = FolderVideo(
-            folder.name, str(root), str(folder), *both, variable='eyeMap'
+            folder.name, str(root), str(folder), *both, 'eyeMap'
         )
     return result
 

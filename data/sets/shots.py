@@ -12,7 +12,8 @@ from data.preparation.building import SaliencyBuilder
 SPLITS = {'train': 'training', 'test': 'testing'}
 
 
-class ShotsBuilder(SaliencyBuilder, skip_registration=True):
+# mypy reads nothing of TFDS, and so does not know `skip_registration`.
+class ShotsBuilder(SaliencyBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Builder of a dataset in {training,testing}/<shot>/{images,maps,fixation}."""
 
     TITLE = ''

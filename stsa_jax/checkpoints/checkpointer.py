@@ -139,10 +139,11 @@ class Checkpointer:
         damaged checkpoint is named on standard error, set aside as `damaged-<step>`, and the one
         before is tried. Raises InputError if none of them can be read, or if one is of another run.
         """
-        bad = []
+        bad: list[int] = []
         for step in self.steps()[::-1]:
             folder = self._folder / str(step)
-            found, problem = None, None
+            found: Checkpoint | None = None
+            problem = None
             try:
                 meta = read_meta(folder)
                 check_run(self._description, like, meta, folder)
@@ -152,7 +153,7 @@ class Checkpointer:
                 raise
             except Exception as error:  # Orbax and TensorStore raise all kinds
                 problem = damaged(folder, error)
-            if processes.all_agree(problem is None):
+            if processes.all_agree(found is not None) and found is not None:
                 problem = mismatch(found.items, meta, folder)  # the same on all processes
                 if problem is None:
                     self._set_aside(bad)

@@ -60,9 +60,8 @@ def check_run(description: dict, like: Mapping[str, Any], meta: dict, folder: Pa
 
     `meta` is the checkpoint's record, and `like` are the arrays of the run.
     """
-    lines = differences(
-        *({k: d[k] for k in ('kind', 'model', 'normalisation')} for d in (meta, description))
-    )
+    old, new = ({k: d[k] for k in ('kind', 'model', 'normalisation')} for d in (meta, description))
+    lines = differences(old, new)
     if lines:
         listed = '\n  '.join(lines)
         raise OtherRunError(

@@ -86,7 +86,7 @@ def load_weights(path, step: int | str | None = None) -> Weights:
     if problem := mismatch(read, meta, folder):
         raise InputError(problem)
     normalisation = Normalisation(*(tuple(meta['normalisation'][k]) for k in Normalisation._fields))
-    params = read.get('ema', read.get('params'))
+    params = read['ema'] if 'ema' in read else read['params']
     return Weights(meta['kind'], meta['model'], params, read['batch_stats'], normalisation)
 
 

@@ -41,14 +41,14 @@ def initialise(coordinator: str = '', num_processes: int = 0, process_id: int = 
     if all(given):
         options = _by_hand(coordinator, num_processes, process_id, place and place.devices)
     elif place:
-        coordinator = coordinator or place.coordinator
-        if not coordinator:
+        first = coordinator or place.coordinator
+        if not first:
             raise InputError(
                 f'{place.launcher} started {place.num_processes} processes, but this version of it '
                 'does not tell where process 0 runs: add --coordinator=HOST:PORT, the host of '
                 'process 0 and any free port of it'
             )
-        options = _by_hand(coordinator, place.num_processes, place.process_id, place.devices)
+        options = _by_hand(first, place.num_processes, place.process_id, place.devices)
     elif 'tpu' in (jax.config.jax_platforms or '') and (
         launcher.has_other_tpu_hosts(os.environ) is not False
     ):

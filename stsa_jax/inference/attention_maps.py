@@ -45,7 +45,7 @@ def attention_maps(
     """
     maps = {}
     for level, stride in GRID_STRIDES.items():
-        size = tuple(n // stride for n in image_size)
+        size = image_size[0] // stride, image_size[1] // stride
         row = place_index(place, size)
         looks = np.zeros((STEPS, *size), np.float32)
         whole = taps.get(f'branch{level}.layer_1.whole.all_to_all')

@@ -48,7 +48,7 @@ class Part:
 
 def cost(config: STSANetConfig) -> dict[str, Part]:
     """The parts of the network as published, in order, by name."""
-    parameters = Counter()
+    parameters: Counter[str] = Counter()
     for path, array in traverse_util.flatten_dict(functional.abstract(STSANet, config)[1]).items():
         parameters[_part(path[:-1])] += math.prod(array.shape)
     convolutions, attention = multiply_adds(config, published=True)
@@ -73,7 +73,8 @@ def multiply_adds(config: STSANetConfig, published: bool = False) -> tuple[Count
         return model(clip)
 
     program = jax.make_jaxpr(run)(*weights, _clips(config, 2))  # of one, products lose their batch
-    convolutions, attention = Counter(), Counter()
+    convolutions: Counter[str] = Counter()
+    attention: Counter[str] = Counter()
     for equation, path, times in equations(program.jaxpr):
         if equation.primitive.name == 'conv_general_dilated':
             counted, shape = convolutions, equation.invars[1].aval.shape
@@ -132,9 +133,9 @@ def compiled_step(config: STSANetConfig):
 
 def seconds_per_clip(config: STSANetConfig, compiled, repeats: int = 3) -> float:
     """The best time of `repeats` runs on the default device, with random weights."""
-    _, *weights = functional.abstract(STSANet, config)
+    _, params, batch_stats = functional.abstract(STSANet, config)
     clip = np.random.default_rng(0).normal(size=_clips(config, 1).shape).astype(np.float32)
-    inputs = jax.device_put((*random_weights(*weights), clip))
+    inputs = jax.device_put((*random_weights(params, batch_stats), clip))
     times = []
     for _ in range(repeats + 1):  # the first one warms up
         start = time.perf_counter()

@@ -55,7 +55,7 @@ def predict_video(
     """As `predict_frames`, yielding each frame as it came together with its map."""
     if batch_size < 1:
         raise ValueError(f'batch_size is {batch_size}; expected 1 or more')
-    sources = deque()  # read, and their maps not given out yet
+    sources: deque[np.ndarray] = deque()  # read, and their maps not given out yet
 
     def prepared() -> Iterator[np.ndarray]:
         for frame in frames:
@@ -81,7 +81,7 @@ def windows(frames: Iterable[Frame], length: int, target: int) -> Iterator[tuple
     The first frame is repeated in front and the last one behind. Reads `length - 1 - target`
     frames ahead and holds `length`.
     """
-    window = deque(maxlen=length)
+    window: deque[Frame] = deque(maxlen=length)
     for frame in frames:
         window.extend([frame] * (1 if window else target + 1))
         if len(window) == length:

@@ -266,7 +266,7 @@ def _threshold_grid(step, dtype):
     The double 6 * 0.1 lies just above 153 / 255, so that this level is below it; rounded to float32
     they are equal, and the threshold is moved up by one unit.
     """
-    grid = np.arange(int(np.floor(1 / step + 1e-9)), -1, -1, np.float64) * step
+    grid = np.arange(int(np.floor(1 / step + 1e-9)), -1, -1, dtype=np.float64) * step
     rounded = grid.astype(dtype)
     above = grid > np.round(grid, 12)
     return jnp.asarray(np.where(above, np.nextafter(rounded, np.array(2, dtype)), rounded))

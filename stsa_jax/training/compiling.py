@@ -16,7 +16,7 @@ def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     If the handler raises, the compilation is given up, but goes on: see `goes_on`. What LLVM leaves
     behind, 2.3 GB for the training step at full size, goes back to the system.
     """
-    result = Future()
+    result: Future[jax.stages.Compiled] = Future()
 
     def work():
         try:

@@ -7,7 +7,7 @@ device, and reads them all at once when a line is due.
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -52,7 +52,8 @@ class Meter:
     ):
         self._batch_size, self._max_skipped = batch_size, max_skipped
         self.flops, self.memory = flops, memory
-        self._pending, self._taken = [], []
+        self._pending: list[tuple[int, dict, Sequence[str]]] = []  # the step, its metrics and clips
+        self._taken: list[dict] = []
         self.skipped_in_row = skipped_in_row
         self.restart()
 
@@ -61,7 +62,7 @@ class Meter:
         self._started, self._waited = time.perf_counter(), 0.0
 
     @contextlib.contextmanager
-    def waiting(self):
+    def waiting(self) -> Iterator[None]:
         """What is done inside is waiting for data."""
         started = time.perf_counter()
         yield

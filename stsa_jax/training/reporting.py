@@ -84,8 +84,8 @@ class Reporter:
             for name, value in values.items():
                 self._event(step, summary.scalar(f'{prefix}/{name}', value))
         if prefix == 'train':
-            shown = {k: f'{values[k]:.3f}' for k in ('loss', 'kl', 'cc') if k in values}
-            shown['clips/s'] = f'{values.get("clips_per_second", 0):.2f}'
+            losses = {k: f'{values[k]:.3f}' for k in ('loss', 'kl', 'cc') if k in values}
+            shown = losses | {'clips/s': f'{values.get("clips_per_second", 0):.2f}'}
             self._bar.set_postfix(shown, refresh=False)
             self._plain_line(step, shown)
         else:

@@ -92,7 +92,7 @@ class Run:
     num_steps: int
     clips: Clips
     batch: dict[str, jax.ShapeDtypeStruct]
-    train_step: Callable
+    train_step: jax.stages.Wrapped | jax.stages.Compiled
     validation: Validation | None
     best: Best
     checkpoints: Checkpointer
@@ -163,7 +163,9 @@ class Run:
             self.report.say(line)
 
     def validate(self, stop: Callable[[], bool]) -> dict[str, float]:
-        """The scores on the held-out clips, which there must be; {} if `stop` cut it off."""
+        """The scores on the held-out clips; {} without such clips, or if `stop` cut it off."""
+        if self.validation is None:
+            return {}
         scores = self.validation(self.step, self.state, self.report, stop)
         self.unvalidated = not scores
         return scores
@@ -257,10 +259,10 @@ def open_run(
 
 def _where_it_is(checkpoints: Checkpointer, mesh: Mesh, model, tx, config) -> tuple:
     """(state, steps done, what else is saved) of the last checkpoint, or before the first step."""
-    _, *shapes = functional.abstract(STSANet, model)
+    _, params, batch_stats = functional.abstract(STSANet, model)
     ema = config.ema_decay > 0
-    found = checkpoints.restore(to_items(abstract_state(mesh, *shapes, tx, ema)))
+    found = checkpoints.restore(to_items(abstract_state(mesh, params, batch_stats, tx, ema)))
     if found is not None:
         return from_items(found.items), found.step, found.data_state
-    _, *weights = initial_weights(model, config.seed, config.init_from)
-    return create_state(mesh, *weights, tx, ema), 0, {}
+    _, params, batch_stats = initial_weights(model, config.seed, config.init_from)
+    return create_state(mesh, params, batch_stats, tx, ema), 0, {}

@@ -38,7 +38,7 @@ def validate(
     batch_size: int,
     mesh: Mesh,
     stop: Callable[[], bool] = lambda: False,
-):
+) -> tuple[dict[str, float], np.ndarray, dict[str, np.ndarray]] | None:
     """Mean scores over all of `clips`, and pictures of the first batch.
 
     Args:
@@ -53,7 +53,7 @@ def validate(
         scores.
     """
     share = batch_size // jax.process_count()
-    kl, cc, first = [], [], None
+    kl, cc = [], []
     for start in range(0, len(clips), batch_size):
         if stop():
             return None
@@ -64,11 +64,10 @@ def validate(
         real = min(batch_size, len(clips) - start)
         kl.append(scores['kl'][:real])
         cc.append(scores['cc'][:real])
-        if first is None:
-            own = scores['saliency'][jax.process_index() * share :][:share]
-            first = own, batch
-    kl, cc = np.concatenate(kl).astype(np.float64).mean(), np.concatenate(cc).mean(dtype=float)
-    return {'loss': float(kl - cc), 'kl': float(kl), 'cc': float(cc)}, *first
+        if start == 0:
+            saliency, shown = scores['saliency'][jax.process_index() * share :][:share], batch
+    mean_kl, mean_cc = (float(np.concatenate(x).mean(dtype=np.float64)) for x in (kl, cc))
+    return {'loss': mean_kl - mean_cc, 'kl': mean_kl, 'cc': mean_cc}, saliency, shown
 
 
 @dataclasses.dataclass
@@ -91,8 +90,8 @@ class Best:
         """Takes in the scores of a validation; True if they are the best so far."""
         new = scores[self.metric]
         sign = 1 if self.mode == 'max' else -1
-        first = self.value is None or math.isnan(self.value)  # which anything else is better than
-        better = first or sign * new > sign * self.value
+        old = math.nan if self.value is None else self.value
+        better = math.isnan(old) or sign * new > sign * old  # anything is better than no number
         self.value, self.since = (new, 0) if better else (self.value, self.since + 1)
         return better
 
@@ -110,15 +109,15 @@ class Validation:
 
     def __init__(
         self,
-        eval_step: Callable,
+        eval_step: jax.stages.Wrapped,
         clips: HeldOut,
         batch_size: int,
         mesh: Mesh,
         best: Best,
         target: int,
     ):
-        self._arguments = clips, batch_size, mesh
-        self._eval_step, self._best, self._target = eval_step, best, target
+        self._eval_step, self._clips, self._best, self._target = eval_step, clips, best, target
+        self._batch_size, self._mesh = batch_size, mesh
         self._told = 0
 
     def compile(self, state, batch) -> None:
@@ -128,11 +127,13 @@ class Validation:
 
     def __call__(self, step: int, state, report, stop: Callable[[], bool]) -> dict[str, float]:
         """The scores, which are reported too; {}, and nothing is done, if `stop` told to stop."""
-        done = validate(self._eval_step, *weights_to_validate(state), *self._arguments, stop)
+        params, batch_stats = weights_to_validate(state)
+        where = self._clips, self._batch_size, self._mesh
+        done = validate(self._eval_step, params, batch_stats, *where, stop)
         if done is None:
             return {}
         scores, saliency, shown = done
-        problems = self._arguments[0].problems
+        problems = self._clips.problems
         for line in problems[self._told :]:
             report.say(line, from_all=True)
         self._told = len(problems)
