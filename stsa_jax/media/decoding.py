@@ -172,9 +172,6 @@ class FileFrames:
                     if not packet.size:
                         continue  # "as before"; to the decoder it would mean the end
                     number = None if packet.is_discard else next(numbers, None)
-                    if number is not None and number in self.lost.damaged:
-                        self.lost.undecodable += 1
-                        continue
                     try:
                         yield from stream.decode(packet)
                     except ffmpeg_error as error:
