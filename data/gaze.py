@@ -8,6 +8,9 @@ pixels of a 1440x900 screen, on which the video fills the width:
 DIEM's gaze files (one a viewer): for each frame both eyes' positions on a 1280x960 screen with the
 video in its middle: x' = x - (1280 - W)/2, y' = y - (960 - H)/2; a fixation is when both eyes have
 event 1, at the mean of their positions.
+
+Files are read whatever the habits of the program that saved them last (`data.copies.text_table`).
+A sample whose place is missing, NaN or -1 is no fixation.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,11 +20,13 @@ from typing import NamedTuple
 import numpy as np
 
 from data.copies.sources import Report
+from data.copies.text_table import number, read_rows
 from stsa_jax.errors import InputError
 
 DHF1K_SIZE, DHF1K_SCREEN, DHF1K_FPS = (360, 640), (900, 1440), 30
 DHF1K_SIGMA = 12.74  # pixels: full width 30 at half height, and 30 / (2 sqrt(2 ln 2)) = 12.74
 DIEM_SCREEN = (960, 1280)
+LOST = -1  # a coordinate of which the tracker knows nothing, where it does not leave it empty
 
 
 class Fixations(NamedTuple):
@@ -75,15 +80,19 @@ def read_dhf1k(
 
     Samples that fall outside the frame are left out. Raises InputError if it is no such record.
     """
-    rows = _rows(path)
-    if not rows or len(rows[0]) < 8 or not rows[0][0].strip().lower().startswith('time'):
+    rows = read_rows(path)
+    if not rows or len(rows[0]) < 8 or not rows[0][0].lower().startswith('time'):
         raise InputError(
             f'{path}: is no record of DHF1K: a tab-separated table was expected, with a header '
             "'Time, Type, Trial, ..., L POR X [px], L POR Y [px], L Event Info'"
         )
-    samples = [row for row in rows[1:] if len(row) >= 8 and row[1].strip() == 'SMP']
+    time, kind, at_x, at_y, event = _columns(rows[0])
+    last = max(time, kind, at_x, at_y, event)
+    samples = [row for row in rows[1:] if len(row) > last and row[kind] == 'SMP']
     try:
-        table = np.array([[row[0], row[5], row[6]] for row in samples], np.float64)
+        table = np.array(
+            [[number(row[i]) for i in (time, at_x, at_y)] for row in samples], np.float64
+        )
     except ValueError as error:
         raise InputError(
             f'{path}: a number cannot be read ({error}); is the file damaged?'
@@ -92,11 +101,23 @@ def read_dhf1k(
         return _none()
     scale = size[1] / screen[1]  # the video fills the screen's width
     margin = (screen[0] - size[0] / scale) / 2
-    frame = np.floor((table[:, 0] - table[0, 0]) * 1e-6 * fps).astype(int)
+    fixating = np.array([row[event].casefold() == 'fixation' for row in samples])
+    there = np.isfinite(table).all(axis=1) & ~(table[:, 1:] == LOST).any(axis=1)
+    if not there.any():
+        return _none()
+    start = table[np.isfinite(table[:, 0]), 0][0]
+    table = np.where(there[:, None], table, start)  # what is lost is no fixation, see below
+    frame = np.floor((table[:, 0] - start) * 1e-6 * fps).astype(int)
     x = np.rint(table[:, 1] * scale).astype(int)
     y = np.rint((table[:, 2] - margin) * scale).astype(int)
-    fixating = np.array([row[7].strip() == 'Fixation' for row in samples])
-    return _inside(frame, y, x, fixating, size)
+    return _inside(frame, y, x, fixating & there, size)
+
+
+def _columns(header: list[str]) -> tuple[int, ...]:
+    """Where time, type, x, y and event stand, by their names, else where DHF1K has them."""
+    names = [name.casefold() for name in header]
+    usual = {'time': 0, 'type': 1, 'l por x [px]': 5, 'l por y [px]': 6, 'l event info': 7}
+    return tuple(names.index(name) if name in names else at for name, at in usual.items())
 
 
 def read_diem(
@@ -106,19 +127,32 @@ def read_diem(
 
     Samples that fall outside the frame are left out. Raises InputError if it is no such file.
     """
-    rows = [row for row in _rows(path) if row != ['']]
+    rows = read_rows(path, spaces_separate=True)
+    if len(rows) > 1 and len(rows[0]) >= 9 and not any(map(_is_number, rows[0])):
+        rows = rows[1:]  # names of the columns, which somebody added
     try:
-        table = np.array([row[:9] for row in rows], np.float64).reshape(len(rows), 9)
+        table = np.array([[number(cell) for cell in row[:9]] for row in rows], np.float64)
+        table = table.reshape(len(rows), 9)
     except ValueError as error:
         raise InputError(
             f'{path}: is no gaze file of DIEM: nine tab-separated numbers a line were expected '
             f'(frame, then x, y, pupil, event of either eye); {error}'
         ) from error
-    fixating = (table[:, 4] == 1) & (table[:, 8] == 1)
+    places = table[:, [0, 1, 2, 5, 6]]
+    there = np.isfinite(places).all(axis=1) & ~(places[:, 1:] == LOST).any(axis=1)
+    fixating = there & (table[:, 4] == 1) & (table[:, 8] == 1)
+    table = np.where(there[:, None], table, 0)  # what is lost is no fixation
     top, left = (screen[0] - size[0]) / 2, (screen[1] - size[1]) / 2
     x = np.rint((table[:, 1] + table[:, 5]) / 2 - left).astype(int)
     y = np.rint((table[:, 2] + table[:, 6]) / 2 - top).astype(int)
     return _inside(table[:, 0].astype(int) - 1, y, x, fixating, size)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return np.isfinite(number(cell))
+    except ValueError:
+        return False
 
 
 def read_all(
@@ -141,10 +175,3 @@ def _inside(frame, y, x, fixating, size) -> Fixations:
 
 def _none() -> Fixations:
     return Fixations(*(np.zeros(0, int) for _ in range(3)))
-
-
-def _rows(path: Path) -> list[list[str]]:
-    try:
-        return [line.split('\t') for line in path.read_text().splitlines()]
-    except UnicodeDecodeError as error:
-        raise InputError(f'{path}: is no text ({error.reason})') from error

@@ -108,3 +108,92 @@ def test_density_is_scipys_gaussian_with_reflected_edges(points, sigma):
     np.testing.assert_allclose(found, expected / expected.max(), atol=1e-5)
     assert found.max() == 1
     assert not gaze.density_map(np.zeros((4, 5), bool), sigma).any()
+
+
+def decimal_commas(text):
+    return text.replace('.', ',')
+
+
+HABITS = {
+    'as it is': lambda text: text.encode(),
+    'byte-order mark': lambda text: b'\xef\xbb\xbf' + text.encode(),
+    'UTF-16': lambda text: text.encode('utf-16'),
+    'Latin-1': lambda text: text.replace('[px]', '[px]').encode('latin-1') + b'# 20 \xb5s\n',
+    'Windows line ends': lambda text: text.replace('\n', '\r\n').encode(),
+    'old Mac line ends': lambda text: text.replace('\n', '\r').encode(),
+    'decimal commas': lambda text: decimal_commas(text).encode(),
+    'semicolons': lambda text: text.replace('\t', ';').encode(),
+    'semicolons, decimal commas': lambda text: decimal_commas(text).replace('\t', ';').encode(),
+    'commas': lambda text: text.replace('\t', ',').encode(),
+    'blanks around': lambda text: text.replace('\t', ' \t ').replace('\n', ' \n\n').encode(),
+    'quotes': lambda text: '\n'.join(
+        '\t'.join(f'"{cell}"' for cell in line.split('\t')) for line in text.splitlines()
+    ).encode(),
+    'byte-order mark, Windows, commas': lambda text: (
+        b'\xef\xbb\xbf' + decimal_commas(text).replace('\n', '\r\n').encode()
+    ),
+}
+RECORD = (
+    'Time\tType\tTrial\tL Dia X [px]\tL Dia Y [px]\tL POR X [px]\tL POR Y [px]\tL Event Info\n'
+    '5000000\tSMP\t1\t16.38\t16.38\t720.25\t450.5\tFixation\n'
+    '5034000\tSMP\t1\t16.38\t16.38\t0.75\t45.5\tFixation\n'
+    '5040000\tMSG\t1\t# Message: 002.AVI\n'
+    '5068000\tSMP\t1\t16.38\t16.38\t100.25\t450.25\tSaccade\n'
+)
+GAZE = (
+    '1\t640.5\t480.25\t1622.0\t1\t642.5\t482.25\t1355.0\t1\n'
+    '2\t640.5\t480.25\t1622.0\t1\t640.5\t480.25\t1355.0\t0\n'
+    '3\t700.5\t500.25\t1622.0\t1\t700.5\t500.25\t1355.0\t1\n'
+)
+
+
+@pytest.mark.parametrize('habit', HABITS)
+def test_records_of_any_habit_say_the_same(tmp_path, habit):
+    path = tmp_path / 'P01_Trail001.txt'
+    path.write_bytes(HABITS[habit](RECORD))
+    found = gaze.read_dhf1k(path)
+    assert list(zip(found.frame, found.y, found.x)) == [(0, 180, 320), (1, 0, 0)]
+    path.write_bytes(HABITS[habit](GAZE))
+    found = gaze.read_diem(path, (480, 640))
+    assert list(zip(found.frame, found.y, found.x)) == [(0, 241, 322), (2, 260, 380)]
+
+
+def test_spaces_between_the_numbers_of_a_gaze_file(tmp_path):
+    path = tmp_path / 'viewer.txt'
+    for text in (GAZE.replace('\t', '  '), decimal_commas(GAZE).replace('\t', ' ')):
+        path.write_text(text)
+        found = gaze.read_diem(path, (480, 640))
+        assert list(zip(found.frame, found.y, found.x)) == [(0, 241, 322), (2, 260, 380)]
+
+
+@pytest.mark.parametrize('missing', ['.', 'NaN', 'nan', '-1', '-1.0', '', '-', 'NA', 'null'])
+def test_a_lost_sample_is_no_fixation_and_no_error(tmp_path, missing):
+    path = tmp_path / 'P01_Trail001.txt'
+    lost = RECORD + (
+        f'5100000\tSMP\t1\t{missing}\t{missing}\t{missing}\t{missing}\tFixation\n'
+        f'5100000\tSMP\t1\t16.38\t16.38\t{missing}\t450.5\tFixation\n'
+        f'5100000\tSMP\t1\t16.38\t16.38\t720.25\t{missing}\tFixation\n'
+    )
+    path.write_text(lost)
+    found = gaze.read_dhf1k(path)
+    assert list(zip(found.frame, found.y, found.x)) == [(0, 180, 320), (1, 0, 0)]
+    path.write_text(
+        f'0\t{missing}\t{missing}\t{missing}\t1\t{missing}\t{missing}\t{missing}\t1\n'
+        + GAZE
+        + f'4\t{missing}\t480.25\t1622.0\t1\t640.5\t480.25\t1355.0\t1\n'
+        f'5\t640.5\t480.25\t1622.0\t1\t640.5\t{missing}\t1355.0\t1\n'
+    )
+    found = gaze.read_diem(path, (480, 1280))
+    assert found.frame.tolist() == [0, 2]
+
+
+def test_columns_are_found_by_their_names(tmp_path):
+    """As exports with more of them have it."""
+    rows = [line.split('\t') for line in RECORD.splitlines() if 'MSG' not in line]
+    path = tmp_path / 'P01_Trail001.txt'
+    path.write_text('\n'.join('\t'.join([*r[:3], '9', r[7], *r[3:7]]) for r in rows) + '\n')
+    found = gaze.read_dhf1k(path)
+    assert list(zip(found.frame, found.y, found.x)) == [(0, 180, 320), (1, 0, 0)]
+    names = 'frame\tx\ty\tp\te\tx\ty\tp\te\n'
+    path.write_text(names + GAZE)
+    assert gaze.read_diem(path, (480, 640)).frame.tolist() == [0, 2]

@@ -1,0 +1,56 @@
+"""Tables in text files as eye trackers and spreadsheets write them, of any habit.
+
+Separated by tabs, semicolons, commas or spaces; numbers with a decimal point or a decimal comma;
+with a byte-order mark or without; lines that end in any way. A missing value is empty, `.`, `-`,
+`NaN` or the like.
+"""
+
+import codecs
+from pathlib import Path
+
+import numpy as np
+
+from stsa_jax.errors import InputError
+
+MISSING = {'', '.', '..', '-', '--', 'nan', '-nan', 'na', 'n/a', 'null', 'none', 'missing'}
+_MARKS = {
+    codecs.BOM_UTF8: 'utf-8-sig',
+    codecs.BOM_UTF16_LE: 'utf-16',
+    codecs.BOM_UTF16_BE: 'utf-16',
+}
+
+
+def read_rows(path: Path, spaces_separate: bool = False) -> list[list[str]]:
+    """The cells of each line, stripped; empty lines and comments (`#`) are left out.
+
+    With `spaces_separate` cells have no spaces in them, so these may stand between cells. Raises
+    InputError if the file is no text.
+    """
+    lines = [line for line in _text(path).splitlines() if line.strip() and line.strip()[0] != '#']
+    if not lines:
+        return []
+    sample = lines[len(lines) // 2]  # not the header, whose names may have anything in them
+    separator = next((c for c in '\t;' if c in sample), None)
+    if separator is None and not (spaces_separate and len(sample.split()) > 1):
+        separator = ','
+    return [[cell.strip().strip('"').strip() for cell in line.split(separator)] for line in lines]
+
+
+def number(cell: str) -> float:
+    """The value of a cell; NaN for a missing one. Raises ValueError if it is neither."""
+    if cell.casefold() in MISSING:
+        return np.nan
+    return float(cell.replace(',', '.'))
+
+
+def _text(path: Path) -> str:
+    content = path.read_bytes()
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
+    try:
+        if encoding is None and b'\0' in content:
+            raise InputError(f'{path}: is no text (it has zero bytes)')
+        return content.decode(encoding or 'utf-8')
+    except UnicodeDecodeError as error:
+        if encoding is not None:
+            raise InputError(f'{path}: is no text ({error.reason})') from error
+        return content.decode('latin-1')  # a header with a micro or degree sign
