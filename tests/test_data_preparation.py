@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from terminal import shown_in_a_terminal
 
 import data
-from data.preparation.registry import load_builder
+from data.preparation.registry import BUILDERS, load_builder
 from data.preparation.shards import _ctrl_c_held, available_cores
 from data.sets.dhf1k import Dhf1k
 from data.sets.hollywood2 import Hollywood2
@@ -151,3 +152,11 @@ def test_memory_of_preparation_does_not_grow_with_the_length(tmp_path):
     one, four = map(float, done.stdout.split())
     # MB; the 150 more frames would be 104, and resized ones 39.
     assert four - one < 15, done.stdout
+
+
+def test_a_builder_leaves_nothing_in_the_temporary_folder(tmp_path, monkeypatch):
+    (tmp_path / 'temporary').mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'temporary'))
+    for name in BUILDERS:
+        load_builder(name, tmp_path / 'data')
+    assert not list((tmp_path / 'temporary').iterdir())

@@ -457,6 +457,17 @@ def test_differences_are_over_the_frames_that_both_have():
     assert (empty.value, empty.count, empty.real) == (None, 0, False)
 
 
+def test_a_real_difference_is_never_shown_as_zero(tmp_path):
+    tiny = [[3e-6 + 9e-8 * i] * 4 for i in range(12)]
+    for scores, shown in ((tiny, '+0.0000035*'), ([[0.25 + x for x, *_ in tiny]], '+0.2500')):
+        a, b = make_row('a', scores), make_row('b', np.zeros_like(scores))
+        d = statistics.difference(a, b, 0, 'frames')
+        assert tables.signed(d) + tables._stars(d) == shown
+    chance = make_row('c', [[1e-6 * (-1) ** i] * 4 for i in range(12)])
+    d = statistics.difference(chance, make_row('b', np.zeros((12, 4))), 0, 'frames')
+    assert not d.real and tables.signed(d) == '+0.0000'
+
+
 # --- maps from files -----------------------------------------------------------------------------
 
 

@@ -72,8 +72,9 @@ def test_predicted_files_score_as_the_model_itself(dataset, tmp_path):
         frames = [dataset.frame(video.first_example + i) for i in range(video.num_frames)]
         (tmp_path / video.name).mkdir()
         pairs = inference.predict_video(Brightness(), frames)
-        for _ in predict.write_maps(pairs, tmp_path / video.name, (video.height, video.width)):
-            pass
+        info = types.SimpleNamespace(height=video.height, width=video.width)
+        for number, (_, saliency) in enumerate(pairs, 1):
+            predict.write_map(tmp_path / video.name / f'{number:04d}.png', saliency, info)
     rows = {
         'direct': lambda d, v: evaluation.ModelMaps(Brightness(), d, 8),
         'files': lambda d, v: evaluation.PredictionFolder(tmp_path, d, v),
@@ -208,3 +209,28 @@ def test_gaze_records_that_do_not_fit(dataset, tmp_path):
         observers.read_viewers(dhf1k, tmp_path / 'missing')
     with pytest.raises(InputError, match=r'no gaze records of the videos of dhf1k.*P01_Trail002'):
         observers.read_viewers(dhf1k, tmp_path)
+
+
+def test_gaze_records_are_found_in_the_copy_and_by_frame_number(tmp_path):
+    """From the root of a copy or the folder in it; frames keep their numbers across gaps."""
+    dhf1k = Frames(make_videos(names=('0001', '0002'), frames=3, size=(360, 640)), 'dhf1k')
+    dhf1k._numbers = [1, 2, 4] * 2
+    header = 'Time\tType\tTrial\tdX\tdY\tL POR X [px]\tL POR Y [px]\tL Event Info\n'
+    for viewer in ('P01', 'P02'):
+        path = tmp_path / 'copy' / 'exportdata_train' / viewer / f'{viewer}_Trail001.txt'
+        path.parent.mkdir(parents=True)
+        rows = (f'{40_000 * i}\tSMP\t1\t9\t9\t{90 * i}\t450\tFixation\n' for i in range(4))
+        path.write_text(header + ''.join(rows))
+    for root in ('copy', 'copy/exportdata_train'):
+        viewers = observers.read_viewers(dhf1k, tmp_path / root)
+        assert list(viewers) == ['0001'] and len(viewers['0001']) == 2
+    half = observers.HalfOfViewers(dhf1k, viewers, 0, 0)
+    columns = [np.nonzero(half.fixations(i))[1].tolist() for i in range(3)]
+    assert columns == [[0], [40], [120]]  # 90 pixels of the screen are 40 of the frame
+    diem = Frames(make_videos(names=('one_show_96x48',), frames=3, size=(48, 96)), 'diem')
+    for viewer in 'ab':
+        path = tmp_path / 'diem' / 'DIEM' / 'one_show_96x48' / 'event_data' / f'{viewer}.txt'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('1\t640\t480\t9\t1\t640\t480\t9\t1\n')
+    for root in ('diem', 'diem/DIEM'):
+        assert len(observers.read_viewers(diem, tmp_path / root)['one_show_96x48']) == 2

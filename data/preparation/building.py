@@ -30,6 +30,14 @@ from stsa_jax.errors import InputError
 from stsa_jax.files import write_atomic
 
 
+class _OwnInfo(tfds.core.DatasetInfo):  # type: ignore[misc]  # mypy reads nothing of TFDS
+    def initialize_from_bucket(self) -> None:
+        """Does nothing: TFDS's bucket has none of these datasets.
+
+        The original asks there, and leaves an empty temporary folder behind for every builder.
+        """
+
+
 # mypy reads nothing of TFDS, and so does not know `skip_registration`.
 class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Common part of the builders. Subclasses define `find_videos` and their texts."""
@@ -63,7 +71,7 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True): 
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return _OwnInfo(
             builder=self,
             description=self.SUMMARY,
             features=frame_features(self.storage.encoding),

@@ -9,6 +9,7 @@ ceiling: a model that reaches it predicts a group as well as another group of th
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +45,7 @@ class HalfOfViewers:
             chosen = rng.permutation(len(listed))[half::2]
             self._looks[video.name] = gaze.Fixations.together([listed[i] for i in chosen])
             for position in range(video.num_frames):
-                self._where[video.first_example + position] = video, position
+                self._where[video.first_example + position] = video
 
     def frame(self, i: int) -> np.ndarray:
         """As the dataset's."""
@@ -52,15 +53,16 @@ class HalfOfViewers:
 
     def fixations(self, i: int) -> np.ndarray:
         """bool (h, w): fixations of this half."""
-        video, position = self._where[i]
-        return self._looks[video.name].map(position, (video.height, video.width))
+        video = self._where[i]
+        # Records count the places of a video, of which some may not be stored.
+        frame = self._dataset.frame_number(i) - 1
+        return self._looks[video.name].map(frame, (video.height, video.width))
 
     def density(self, i: int) -> np.ndarray:
         """float32 (h, w): fixations of this half, blurred."""
         from data import gaze
 
-        video, _ = self._where[i]
-        sigma = blur(self.name, video.width)
+        sigma = blur(self.name, self._where[i].width)
         return gaze.density_map(self.fixations(i), sigma).astype(np.float32)
 
     def maps(self, video: Selected) -> Iterator[np.ndarray]:
@@ -92,9 +94,9 @@ def blur(dataset: str, width: int) -> float:
 def read_viewers(dataset, root=None) -> dict[str, list[gaze.Fixations]]:
     """Video -> fixations of each viewer, for the videos that have at least two.
 
-    DHF1K: `root` is the folder of the records, `P01/P01_Trail002.txt`. DIEM: the raw dataset,
-    `<video>/event_data/*.txt`. The embedded dataset renders its viewers again. Raises InputError
-    if nothing fits.
+    DHF1K: `root` is the copy, or its folder of records, `P01/P01_Trail002.txt`. DIEM: the raw
+    dataset, `<video>/event_data/*.txt`. The embedded dataset renders its viewers
+    again. Raises InputError if nothing fits.
     """
     from data import gaze
     from data.preparation.registry import EMBEDDED
@@ -105,15 +107,12 @@ def read_viewers(dataset, root=None) -> dict[str, list[gaze.Fixations]]:
         return {}
     if not Path(root).is_dir():
         raise InputError(f"{root}: there is no such folder; expected the viewers' gaze records")
+    records = (_dhf1k_records if dataset.name == 'dhf1k' else _diem_records)(Path(root))
+    read = gaze.read_dhf1k if dataset.name == 'dhf1k' else gaze.read_diem
     found = {}
     for video in dataset.videos:
-        size = video.height, video.width
-        if dataset.name == 'dhf1k':
-            paths = sorted(Path(root).glob(f'P*/P*_Trail{int(video.name):03d}.txt'))
-            listed = [gaze.read_dhf1k(path, size) for path in paths]
-        else:
-            paths = sorted(Path(root).glob(f'{video.name}*/event_data/*.txt'))
-            listed = [gaze.read_diem(path, size) for path in paths]
+        name = re.sub(r'_\d+x\d+$', '', video.name)
+        listed = [read(path, (video.height, video.width)) for path in records.get(name, ())]
         if len(listed) > 1:
             found[video.name] = listed
     if not found:
@@ -123,6 +122,35 @@ def read_viewers(dataset, root=None) -> dict[str, list[gaze.Fixations]]:
             f'expected {expected}'
         )
     return found
+
+
+def _dhf1k_records(root: Path) -> dict[str, list[Path]]:
+    """Video -> its records, in `root` itself or in the folder `exportdata_train` of a copy."""
+    from data.copies import tree
+
+    inside = (tree.find(root, *at, 'exportdata_train') for at in ((), ('dhf1k',)))
+    top = next(filter(None, inside), root)
+    records: dict[str, list[Path]] = {}
+    for viewer in tree.folders(top, top):
+        for path in tree.entries(viewer, top):
+            if named := re.fullmatch(r'P\d+_Trail(\d+)\.txt', path.name, re.IGNORECASE):
+                records.setdefault(f'{int(named[1]):04d}', []).append(path)
+    return records
+
+
+def _diem_records(root: Path) -> dict[str, list[Path]]:
+    """Video, without the size in its folder's name -> its gaze files."""
+    from data.copies import tree
+    from data.copies.sources import Report
+    from data.sets.diem import gaze_files
+
+    top = tree.find(root, 'DIEM') or root
+    records = {}
+    for folder in tree.folders(top, top):
+        if events := tree.find(folder, 'event_data'):
+            name = re.sub(r'_\d+x\d+$', '', folder.name)
+            records[name] = gaze_files(events, top, Report())
+    return records
 
 
 def _synthetic(dataset) -> dict[str, list[gaze.Fixations]]:

@@ -158,9 +158,11 @@ def _differences(results, dataset) -> str:
             if d.value is None:
                 cells += '<td>-</td>'
                 continue
-            detail = '' if d.low is None else f'{_ends(d, 4, "+")}<br>{_probability(d.p)}'
+            detail = (
+                '' if d.low is None else f'{_ends(d, tables.digits(d), "+")}<br>{_probability(d.p)}'
+            )
             mark = ' class="real"' if d.real else ''
-            cells += f'<td{mark}>{round(d.value, 4) + 0:+.4f}<small>{detail}</small></td>'
+            cells += f'<td{mark}>{tables.signed(d)}<small>{detail}</small></td>'
         lines.append(f'<tr><td>{_h(a)} minus {_h(b)}</td>{cells}</tr>')
     return ''.join([*lines, '</table>'])
 

@@ -1,6 +1,7 @@
 """Results as a table: text for the terminal, and Markdown. Files for programs: `exports`."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -192,13 +193,26 @@ def difference_lines(results: Results, dataset: tuple[str, str]) -> list[str]:
     lines = []
     for a, b, by_metric in results.differences(dataset):
         words = [
-            f'{label} {round(d.value, 4) + 0:+.4f}{_stars(d)}'
+            f'{label} {signed(d)}{_stars(d)}'
             for label, d in zip(LABELS, by_metric.values())
             if d.value is not None
         ]
         if words:
             lines.append(f'{a} minus {b}: {", ".join(words)}')
     return lines
+
+
+def signed(d: statistics.Difference) -> str:
+    """`+0.0123`; with more digits where a real difference needs them."""
+    value = 0 if d.value is None else d.value
+    return f'{round(value, digits(d)) + 0:+.{digits(d)}f}'
+
+
+def digits(d: statistics.Difference) -> int:
+    """After the point: four, but two that count of a real difference that is smaller."""
+    if not d.real or not d.value or abs(d.value) >= 5e-5:
+        return 4
+    return 1 - math.floor(math.log10(abs(d.value)))
 
 
 def protocol_lines(results: Results) -> list[str]:
