@@ -7,11 +7,16 @@ Interrupted, it goes on where it stopped when it is run again.
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import logging
 
 from stsa_jax.errors import InputError, exit_cleanly
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -83,7 +88,7 @@ def size_of(text: str) -> tuple[int, int] | str | None:
     return int(match[1]), int(match[2])
 
 
-def tell(problems) -> None:
+def tell(problems: Sequence) -> None:
     """Prints problems to standard error, the first ones in full."""
     for problem in problems[:30]:
         print(f'  note: {problem}', file=sys.stderr)
@@ -91,7 +96,7 @@ def tell(problems) -> None:
         print(f'  and {len(problems) - 30} more; all are in metadata.json', file=sys.stderr)
 
 
-def summary(builder) -> str:
+def summary(builder: 'tfds.core.DatasetBuilder') -> str:
     """What was stored, as a table by split."""
     lines = [f'{builder.data_dir}', f'{"split":12}{"videos":>8}{"frames":>9}{"MB":>9}']
     for split, info in builder.info.splits.items():

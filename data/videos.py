@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +124,7 @@ class VideoDataset:
             raise IndexError(f'example {i} of {len(self)} of {self.name}, split {self.split}')
         return self.examples([i])[0]
 
-    def examples(self, indices) -> list[dict]:
+    def examples(self, indices: Iterable[int]) -> list[dict]:
         """Several examples as stored. Raises InputError if one cannot be read."""
         try:
             return [parse(self._source[i]) for i in indices]

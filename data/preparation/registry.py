@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Literal
 
+import tensorflow_datasets as tfds
+
 from data.preparation.features import storage
 from stsa_jax.errors import InputError
 
@@ -30,7 +32,7 @@ def load_builder(
     encoding: str = 'jpeg',
     num_workers: int | None = None,
     strict: bool = False,
-):
+) -> tfds.core.DatasetBuilder:
     """The TFDS builder of dataset `name`.
 
     Args:
@@ -61,14 +63,12 @@ def prepare_dataset(
     data_dir: str | os.PathLike | None = None,
     source: str | os.PathLike | None = None,
     **options,
-):
+) -> tfds.core.DatasetBuilder:
     """Prepares dataset `name` from `source`, unless that is done, and returns its builder.
 
     `source` is the folder of the copy, which the embedded dataset does not need; `options` are
     those of `load_builder`. Raises InputError if the copy is not there or cannot be used.
     """
-    import tensorflow_datasets as tfds
-
     builder = load_builder(name, data_dir, **options)
     if source is not None:
         source = Path(source).expanduser().absolute()

@@ -73,7 +73,9 @@ def plan(
     ]  # fmt: skip
 
 
-def example_of(frame: Frame, source: VideoSource, size, encoding: str) -> dict:
+def example_of(
+    frame: Frame, source: VideoSource, size: tuple[int, int] | None, encoding: str
+) -> dict:
     """The example that stores this frame at `size` (None: as it is), see preparation.features."""
     image = frame.image if size is None else resize_frame(frame.image, size)
     annotated = frame.density is not None and frame.fixations is not None

@@ -2,9 +2,10 @@
 
 import base64
 import json
+import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +43,14 @@ class Checkpointer:
     background, in a temporary folder that is renamed when complete. All processes call together.
     """
 
-    def __init__(self, workdir, description: dict, keep: int = 3, best: str = '', mode='max'):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        description: dict,
+        keep: int = 3,
+        best: str = '',
+        mode: str = 'max',
+    ):
         """Keeps the last `keep` checkpoints, and the best one by the metric `best` if named."""
         self._folder = Path(workdir).absolute() / FOLDER
         self._description = description | {'selection': {'metric': best, 'mode': mode}}
@@ -79,7 +87,13 @@ class Checkpointer:
         """The steps that are there, complete ones only, in order."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, items: Mapping[str, Any], data_state=None, metrics=None) -> None:
+    def save(
+        self,
+        step: int,
+        items: Mapping[str, Any],
+        data_state: Any = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """Starts to write checkpoint `step`; waits first for the one before to be finished.
 
         `items` maps names to pytrees of arrays; `data_state` is this process's iterator state
@@ -104,7 +118,7 @@ class Checkpointer:
             ),
         )
 
-    def amend(self, step: int, data_state, metrics: Mapping[str, float]) -> None:
+    def amend(self, step: int, data_state: Any, metrics: Mapping[str, float]) -> None:
         """Replaces what the checkpoint of `step` says of the data and of validation."""
         self.wait()
         path = self._folder / str(step) / 'meta' / 'metadata'
@@ -241,7 +255,7 @@ def _own(states: list):
 
 
 @contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Keeps off the screen what Orbax says besides the error that it raises.
 
     It warns of items that are read one by one, which is what we want, and a damaged file leaves

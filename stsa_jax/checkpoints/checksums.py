@@ -26,7 +26,7 @@ def names(items: Mapping[str, Any]) -> list[str]:
     return [jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in leaves]
 
 
-def of_array(array) -> int:
+def of_array(array: jax.Array | np.ndarray) -> int:
     """A 32-bit checksum of the part of `array` that this process holds.
 
     It is a sum modulo 2**32 over the elements' bits, weighted by an odd number per column: the sum

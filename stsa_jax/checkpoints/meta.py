@@ -42,7 +42,7 @@ def read_meta(folder: Path) -> dict:
     return meta
 
 
-def damaged(path: Path, error) -> str:
+def damaged(path: Path, error: Exception | str) -> str:
     """The message about a checkpoint that cannot be read."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
     return (

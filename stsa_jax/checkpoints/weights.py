@@ -13,6 +13,7 @@ Every array has a checksum that does not depend on how it is laid out over devic
 damaged file is noticed, and the step named, on any number of devices.
 """
 
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,7 +42,12 @@ class Weights(NamedTuple):
 
 
 def save_weights(
-    directory, kind: str, model_config: Mapping, params, batch_stats, normalisation=IMAGENET
+    directory: str | os.PathLike,
+    kind: str,
+    model_config: Mapping,
+    params: dict,
+    batch_stats: dict,
+    normalisation: Normalisation = IMAGENET,
 ) -> None:
     """Writes weights that do not come from a training run, as step 0 of `directory`.
 
@@ -68,7 +74,7 @@ def save_weights(
         new.rename(directory)
 
 
-def load_weights(path, step: int | str | None = None) -> Weights:
+def load_weights(path: str | os.PathLike, step: int | str | None = None) -> Weights:
     """Reads the weights of a training run or of a converted model, as numpy arrays.
 
     `path` is the folder that holds `checkpoints/`, or one step of it; `step` is as for

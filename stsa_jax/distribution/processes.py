@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+from typing import Any
 
 import jax
 import numpy as np
@@ -80,7 +81,7 @@ def _by_hand(coordinator, num_processes, process_id, devices) -> dict:
     }
 
 
-def gather_json(value) -> list:
+def gather_json(value: Any) -> list:
     """`value` of every process, in the order of the processes; all call together."""
     if jax.process_count() == 1:
         return [value]

@@ -9,7 +9,7 @@ DataParallel, because a jitted program means the same on any number of devices.
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from stsa_jax.errors import InputError
 AXES = ('data', 'fsdp')
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of `data` x `fsdp` devices; -1 for `data` means all that there are.
 
     The devices are in the order of their processes: the rows of a batch that a process holds follow

@@ -7,7 +7,7 @@ an attention matrix that belongs to a place is then a map over the frames of the
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,11 @@ def target_step(frames: int, target: int) -> int:
     return target * STEPS // frames
 
 
-def input_gradient(model, clip: np.ndarray, place: tuple[float, float] | None = None) -> np.ndarray:
+def input_gradient(
+    model: Callable[[jax.Array], jax.Array],
+    clip: np.ndarray,
+    place: tuple[float, float] | None = None,
+) -> np.ndarray:
     """How much the saliency at `place` depends on each pixel: `(T, H, W)`, non-negative.
 
     The largest absolute derivative over the colour channels (Simonyan et al., 2014), of the output

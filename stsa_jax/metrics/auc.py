@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from stsa_jax.errors import InputError
 from stsa_jax.metrics.maps import as_fixations, as_maps, as_positions, values_at, varies
@@ -19,7 +20,11 @@ _UNROLLED = 128  # thresholds up to which they are compared with one by one
 
 
 def auc_judd(
-    prediction, fixations, *, ties: str = 'order', max_fixations: int | None = None
+    prediction: ArrayLike,
+    fixations: ArrayLike,
+    *,
+    ties: str = 'order',
+    max_fixations: int | None = None,
 ) -> jax.Array:
     """Area under the ROC curve of fixated against other pixels `(B, H, W)` -> `(B,)` in [0, 1].
 
@@ -48,12 +53,12 @@ def auc_judd(
 
 
 def auc_shuffled(
-    prediction,
-    fixations,
-    other_fixations,
+    prediction: ArrayLike,
+    fixations: ArrayLike,
+    other_fixations: ArrayLike,
     *,
     key: jax.Array | None = None,
-    subsets=None,
+    subsets: ArrayLike | None = None,
     num_subsets: int = 100,
     step: float | None = 0.1,
     max_fixations: int | None = None,

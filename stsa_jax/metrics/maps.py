@@ -1,16 +1,19 @@
 """What all metrics do to their maps `(B, H, W)` first: checking, scaling, summing."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from stsa_jax.errors import InputError
 
 PIXELS = (-2, -1)
 
 
-def as_maps(**maps):
+def as_maps(**maps: ArrayLike) -> list[jax.Array]:
     """Float arrays `(B, H, W)` of one shape, or InputError naming the argument that is not."""
     first_name, first = None, None
     result = []
@@ -34,23 +37,23 @@ def as_maps(**maps):
     return result
 
 
-def total(x):
+def total(x: jax.Array) -> jax.Array:
     """Sum over the pixels, (B, 1, 1)."""
     return x.sum(axis=PIXELS, keepdims=True)
 
 
-def mean(x):
+def mean(x: jax.Array) -> jax.Array:
     """Mean over the pixels, (B, 1, 1)."""
     return total(x) / (x.shape[-2] * x.shape[-1])
 
 
-def varies(values):
+def varies(values: jax.Array) -> jax.Array:
     """Whether all values are finite and not all equal; over all axes."""
     low, high = values.min(), values.max()
     return jnp.isfinite(low) & jnp.isfinite(high) & (high > low)
 
 
-def minmax_scaled(x):
+def minmax_scaled(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """x scaled to [0, 1] and whether it could be, (B, 1, 1): finite and not constant."""
     low = x.min(axis=PIXELS, keepdims=True)
     high = x.max(axis=PIXELS, keepdims=True)
@@ -58,7 +61,7 @@ def minmax_scaled(x):
     return jnp.where(ok, x - low, 0) / jnp.where(ok, high - low, 1), ok
 
 
-def distribution(x, minmax: bool = False):
+def distribution(x: jax.Array, minmax: bool = False) -> tuple[jax.Array, jax.Array]:
     """x divided by its sum and whether it could be: finite, not negative, not all zero."""
     if minmax:
         x, ok = minmax_scaled(x)
@@ -71,7 +74,7 @@ def distribution(x, minmax: bool = False):
     return x / jnp.where(ok, total(x), 1), ok
 
 
-def as_fixations(shape, **fixations):
+def as_fixations(shape: tuple[int, ...], **fixations: ArrayLike) -> list[jax.Array]:
     """Each as bool `(B, H, W)` or int32 `(B, n)`, or InputError naming the argument that is not."""
     result = []
     for name, value in fixations.items():
@@ -89,7 +92,7 @@ def as_fixations(shape, **fixations):
     return result
 
 
-def fixated_sum(x, fixations):
+def fixated_sum(x: jax.Array, fixations: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Sum of maps x over the fixated pixels, and their number; (B, 1, 1) each."""
     if fixations.ndim == 3:
         return total(jnp.where(fixations, x, 0)), fixations.sum(axis=PIXELS, keepdims=True)
@@ -98,12 +101,12 @@ def fixated_sum(x, fixations):
     return values.sum(1)[:, None, None], real.sum(1)[:, None, None]
 
 
-def values_at(x, positions):
+def values_at(x: jax.Array, positions: jax.Array) -> jax.Array:
     """Values of maps x at row-major `positions` (B, n); anything where they are negative."""
     return jnp.take_along_axis(x.reshape(len(x), -1), jnp.maximum(positions, 0), axis=1)
 
 
-def as_positions(fixations, bound: int | None):
+def as_positions(fixations: jax.Array, bound: int | None) -> tuple[ArrayLike, ArrayLike]:
     """Fixations as ascending positions (B, n), -1 beyond their number, and their number (B,).
 
     A map's are found on the host while its values are known: then n is `bound`, or as large as it
@@ -126,7 +129,7 @@ def as_positions(fixations, bound: int | None):
     return pad_positions(listed, bound), np.array([len(one) for one in listed])
 
 
-def pad_positions(listed, bound: int | None = None) -> np.ndarray:
+def pad_positions(listed: Sequence[np.ndarray], bound: int | None = None) -> np.ndarray:
     """Lists of positions as int32 (B, n): n is `bound`, or the next power of two, at least 16.
 
     Negative ones fill what is left. Powers of two keep the number of compilations small.

@@ -41,6 +41,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from stsa_jax.metrics.auc import auc_judd, auc_shuffled
 from stsa_jax.metrics.maps import (
@@ -59,7 +60,7 @@ EPS = 2.2204e-16  # as the MATLAB and the released STSA-Net code write it
 
 
 @jax.jit
-def cc(prediction, density) -> jax.Array:
+def cc(prediction: ArrayLike, density: ArrayLike) -> jax.Array:
     """Linear correlation coefficient of prediction and density `(B, H, W)` -> `(B,)` in [-1, 1].
 
     Higher is better. NaN where a map is constant or not finite. Raises InputError on shapes.
@@ -74,7 +75,7 @@ def cc(prediction, density) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames='minmax')
-def sim(prediction, density, *, minmax: bool = True) -> jax.Array:
+def sim(prediction: ArrayLike, density: ArrayLike, *, minmax: bool = True) -> jax.Array:
     """Similarity (histogram intersection) of two maps `(B, H, W)` -> `(B,)` in [0, 1].
 
     `minmax=True` scales each map to [0, 1] before dividing by its sum, as the benchmark does;
@@ -87,7 +88,7 @@ def sim(prediction, density, *, minmax: bool = True) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames='ddof')
-def nss(prediction, fixations, *, ddof: int = 1) -> jax.Array:
+def nss(prediction: ArrayLike, fixations: ArrayLike, *, ddof: int = 1) -> jax.Array:
     """Normalised scanpath saliency: mean standardised prediction over the fixations -> `(B,)`.
 
     `ddof=1` takes the standard deviation with N - 1 (benchmark), 0 with N (pysaliency); the ratio
@@ -106,7 +107,7 @@ def nss(prediction, fixations, *, ddof: int = 1) -> jax.Array:
 
 
 @jax.jit
-def kl(prediction, density, *, eps: float = EPS) -> jax.Array:
+def kl(prediction: ArrayLike, density: ArrayLike, *, eps: float = EPS) -> jax.Array:
     """Kullback-Leibler divergence of the density from the prediction `(B, H, W)` -> `(B,)`, in nat.
 
     Lower is better, 0 is perfect (up to eps). Raises InputError on shapes.
@@ -119,7 +120,12 @@ def kl(prediction, density, *, eps: float = EPS) -> jax.Array:
 
 @partial(jax.jit, static_argnames='minmax')
 def information_gain(
-    prediction, fixations, baseline, *, eps: float = EPS, minmax: bool = False
+    prediction: ArrayLike,
+    fixations: ArrayLike,
+    baseline: ArrayLike,
+    *,
+    eps: float = EPS,
+    minmax: bool = False,
 ) -> jax.Array:
     """Mean log-likelihood gain over `baseline` at the fixations `(B, H, W)` -> `(B,)`, bit.
 

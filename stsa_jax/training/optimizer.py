@@ -113,7 +113,7 @@ def optimizer(
     return optax.with_extra_args_support(optax.chain(*steps))
 
 
-def plateau_scale(opt_state) -> jax.Array | float:
+def plateau_scale(opt_state: optax.OptState) -> jax.Array | float:
     """By what the drops on plateaus have multiplied the learning rate so far."""
     is_plateau = lambda x: isinstance(x, contrib.ReduceLROnPlateauState)  # noqa: E731
     found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_plateau) if is_plateau(x)]

@@ -7,6 +7,7 @@ after it is dropped, since it is done again.
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ _FLUSH_SECONDS = 15  # between two times that TensorBoard's events are brought t
 class Reporter:
     """A context manager; `num_steps` is the run's length, `step` where it starts or goes on."""
 
-    def __init__(self, workdir, num_steps: int, step: int = 0):
+    def __init__(self, workdir: str | os.PathLike, num_steps: int, step: int = 0):
         self._active = jax.process_index() == 0
         self._path = Path(workdir) / LOG
         self._num_steps, self._step, self._first = num_steps, step, step
@@ -132,7 +133,7 @@ class Reporter:
         print(f'step {step}/{self._num_steps}  {values}  time left {left}', file=sys.stderr)
 
 
-def read_log(workdir) -> list[dict]:
+def read_log(workdir: str | os.PathLike) -> list[dict]:
     """The log of a run: dicts with `step`, `kind` and values. A line cut short is left out."""
     path = Path(workdir) / LOG
     if not path.is_file():

@@ -141,7 +141,9 @@ class Run:
         self.step += 1
         return metrics
 
-    def note(self, metrics: dict[str, jax.Array], clips: Sequence[str], damage: Sequence[str]):
+    def note(
+        self, metrics: dict[str, jax.Array], clips: Sequence[str], damage: Sequence[str]
+    ) -> None:
         """Takes over what the last step gave, the names of its clips, and lines about damage."""
         for line in damage:
             self.report.say(f'step {self.step}: {line}', from_all=True)

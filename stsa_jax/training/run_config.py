@@ -1,6 +1,7 @@
 """The config of a training run, kept beside its checkpoints as `config.json`."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def check(config: ConfigDict, workdir: str) -> None:
     check_same(workdir, config.to_dict())
 
 
-def check_same(workdir, config: Mapping) -> None:
+def check_same(workdir: str | os.PathLike, config: Mapping) -> None:
     """Raises InputError if `workdir` holds a run of another config, and lists what differs.
 
     Only the fields in FREE may differ: a run is not continued under another config.
@@ -78,7 +79,7 @@ def check_same(workdir, config: Mapping) -> None:
         )
 
 
-def write_config(workdir, config: Mapping) -> None:
+def write_config(workdir: str | os.PathLike, config: Mapping) -> None:
     """Writes `workdir/config.json`; raises InputError like `check_same`."""
     check_same(workdir, config)
     if jax.process_index() == 0:

@@ -1,6 +1,7 @@
 """A trace of a few training steps, for TensorBoard's profiler or Perfetto."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -36,7 +37,7 @@ class Trace:
             jax.profiler.start_trace(self._folder)
             self._running = True
 
-    def after(self, step: int, state) -> None:
+    def after(self, step: int, state: Any) -> None:
         """To be called with the number of steps that are done, and what the last one returned."""
         if self._running and step == self._end:
             jax.block_until_ready(state)

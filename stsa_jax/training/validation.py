@@ -14,6 +14,8 @@ from stsa_jax.errors import InputError
 from stsa_jax.media import visualize
 from stsa_jax.media.preprocess import denormalise
 from stsa_jax.training import compiling
+from stsa_jax.training.reporting import Reporter
+from stsa_jax.training.step import TrainState
 
 METRICS = ('cc', 'kl', 'loss')
 
@@ -32,8 +34,8 @@ class HeldOut(Protocol):
 
 def validate(
     eval_step: Callable,
-    params,
-    batch_stats,
+    params: dict,
+    batch_stats: dict,
     clips: HeldOut,
     batch_size: int,
     mesh: Mesh,
@@ -120,12 +122,14 @@ class Validation:
         self._batch_size, self._mesh = batch_size, mesh
         self._told = 0
 
-    def compile(self, state, batch) -> None:
+    def compile(self, state: TrainState, batch: dict[str, jax.ShapeDtypeStruct]) -> None:
         """Compiles its step for such a state and such batches, given by their shapes."""
         lowered = self._eval_step.lower(*weights_to_validate(state), batch)
         self._eval_step = compiling.compiled(lowered)
 
-    def __call__(self, step: int, state, report, stop: Callable[[], bool]) -> dict[str, float]:
+    def __call__(
+        self, step: int, state: TrainState, report: Reporter, stop: Callable[[], bool]
+    ) -> dict[str, float]:
         """The scores, which are reported too; {}, and nothing is done, if `stop` told to stop."""
         params, batch_stats = weights_to_validate(state)
         where = self._clips, self._batch_size, self._mesh
@@ -143,7 +147,7 @@ class Validation:
         return scores
 
 
-def weights_to_validate(state) -> tuple:
+def weights_to_validate(state: TrainState) -> tuple[dict, dict]:
     """Parameters, the averaged ones where the run keeps them, and batch statistics."""
     return state.params if state.ema is None else state.ema, state.batch_stats
 
