@@ -30,7 +30,7 @@ from stsa_jax.errors import InputError
 from stsa_jax.files import write_atomic
 
 
-class _OwnInfo(tfds.core.DatasetInfo):  # type: ignore[misc]  # mypy reads nothing of TFDS
+class _OwnInfo(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
         """Does nothing: TFDS's bucket has none of these datasets.
 
