@@ -28,9 +28,9 @@ import data
 import stsa_jax
 from stsa_jax import evaluation, files
 from stsa_jax.configuration import load_config, parse_size
-from stsa_jax.errors import InputError, exit_cleanly
+from stsa_jax.errors import InputError, exit_cleanly, ranges
 from stsa_jax.evaluation.observers import read_viewers
-from stsa_jax.evaluation.predictions import Numbering, ranges
+from stsa_jax.evaluation.predictions import Numbering
 from stsa_jax.evaluation.selection import CLIP, select
 from stsa_jax.evaluation.submission import DUE, missing_videos, write_submission
 from stsa_jax.ops.cpu import memory as cpu_memory
@@ -137,7 +137,11 @@ def parser() -> argparse.ArgumentParser:
     add('--clip_frames', type=int, help="resample the models' weights for clips of so many frames")
     add('--batch_size', type=natural, default=0, help='windows at once, over all devices')
     add('--workers', type=natural, default=0, help='threads that score; 0 for one a core')
-    add('--observers', metavar='DIR', help="the viewers' gaze records, for the inter-observer row")
+    add(
+        '--observers',
+        metavar='DIR',
+        help="a copy with the viewers' gaze records, for the inter-observer row",
+    )
     add('--no_references', action='store_true', help='leave out the reference rows')
     add('--submission', metavar='DIR', help='write the maps for a benchmark server, and verify')
     return made

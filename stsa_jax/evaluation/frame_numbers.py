@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from stsa_jax.errors import ranges
 from stsa_jax.evaluation.map_files import SUFFIXES
 
 STRAY = ('Thumbs.db', '.DS_Store', 'desktop.ini')
@@ -121,15 +122,3 @@ def _counted(there: list[int], numbers: Sequence[int]) -> bool:
         and there[-1] - there[0] + 1 == len(there)
         and numbers[-1] - numbers[0] + 1 > len(numbers)
     )
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """`3, 7-9, 12`, shortened."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    words = [str(a) if a == b else f'{a}-{b}' for a, b in runs]
-    return ', '.join(words[:8]) + (', ...' if len(words) > 8 else '')

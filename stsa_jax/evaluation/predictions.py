@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stsa_jax.errors import InputError
-from stsa_jax.evaluation.frame_numbers import BY_FRAME, STRAY, Numbering, match, ranges
+from stsa_jax.errors import InputError, ranges
+from stsa_jax.evaluation.frame_numbers import BY_FRAME, STRAY, Numbering, match
 from stsa_jax.evaluation.map_files import SUFFIXES, notes_on, read_map
 from stsa_jax.evaluation.selection import Selected
 
@@ -248,4 +248,4 @@ def _some(lines: list[str], most: int = 12) -> str:
     return '\n  '.join(lines[:most] + ([f'... and {rest} more'] if rest > 0 else []))
 
 
-__all__ = ['Numbering', 'PredictionFolder', 'ranges', 'read_map']
+__all__ = ['Numbering', 'PredictionFolder', 'read_map']

@@ -11,8 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from stsa_jax.errors import InputError
-from stsa_jax.evaluation.predictions import ranges
+from stsa_jax.errors import InputError, ranges
 from stsa_jax.evaluation.selection import Selected, select
 from stsa_jax.evaluation.sources import Source
 from stsa_jax.files import output_folder, write_atomic
