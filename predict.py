@@ -33,24 +33,19 @@ import dataclasses
 import json
 import signal
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from fractions import Fraction
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from absl import app, flags
-from PIL import Image
 from tqdm import tqdm
 
 import stsa_jax
-from stsa_jax import inference
 from stsa_jax.configuration import parse_size
 from stsa_jax.errors import InputError, exit_cleanly, ranges
 from stsa_jax.files import check_free, output_folder, staged_folder, write_atomic
-from stsa_jax.media import video, visualize
+from stsa_jax.inference import films, windows
+from stsa_jax.media import video
 from stsa_jax.ops.cpu import memory as cpu_memory
 
 FLAGS = flags.FLAGS
@@ -177,46 +172,26 @@ def video_name(path: Path) -> str:
     return path.resolve().parent.name if name.casefold() == 'images' else name
 
 
-class Predicted(NamedTuple):
-    """A frame, uint8 `(h, w, 3)`, with its map, `(H, W)`; see `video.Frame` for name and time."""
-
-    name: str
-    time: Fraction
-    pixels: np.ndarray
-    saliency: np.ndarray
-
-
-def predicted(model: Any, frames: Iterable[video.Frame]) -> Iterator[Predicted]:
-    """Each frame with its map, in order."""
-    labels: deque[tuple[str, Fraction]] = deque()  # of frames that are read, but not given out yet
-
-    def pixels() -> Iterator[np.ndarray]:
-        for frame in frames:
-            labels.append((frame.name, frame.time))
-            yield frame.pixels
-
-    for picture, saliency in inference.predict_video(model, pixels(), FLAGS.batch_size):
-        yield Predicted(*labels.popleft(), picture, saliency)
-
-
-def predict(model: Any, path: Path, folder: Path) -> tuple[int, list[int]]:
+def predict(model: windows.Predictor, path: Path, folder: Path) -> tuple[int, list[int]]:
     """Writes maps and overlay of one video; returns the number of maps, and frames left out."""
     film = open_video(path)
     info, count = film.info, 0
     with staged_folder(folder, OUTPUTS, overwrite=FLAGS.overwrite) as staging:
         (staging / 'maps').mkdir()
         bar = tqdm(
-            predicted(model, film.frames),
+            films.predict_film(model, film.frames, FLAGS.batch_size),
             desc=path.name,
             total=info.num_frames,
             unit='frame',
             disable=None,
         )
-        with overlay_writer(staging / 'overlay.mp4', film) as write:
+        overlay = films.overlay_writer(staging / 'overlay.mp4', film)
+        with overlay if FLAGS.overlay else nullcontext() as write:
             for frame in bar:
                 count += 1
-                write_map(staging / 'maps' / f'{frame.name}.png', frame.saliency, info)
-                write(frame)
+                films.write_map(staging / 'maps', frame)
+                if write:
+                    write(frame)
         record = {
             'video': str(path),
             'frames': count,
@@ -228,27 +203,6 @@ def predict(model: Any, path: Path, folder: Path) -> tuple[int, list[int]]:
         }
         write_atomic(staging / 'prediction.json', json.dumps(record, indent=2) + '\n')
     return count, film.left_out
-
-
-def write_map(path: Path, saliency: np.ndarray, info: video.VideoInfo) -> None:
-    """Writes a map as PNG of the video's size."""
-    Image.fromarray(visualize.to_8bit(saliency, (info.height, info.width))).save(path)
-
-
-@contextmanager
-def overlay_writer(path: Path, film: video.Video) -> Iterator[Callable[[Predicted], None]]:
-    """Yields a function that appends a frame with its map to the overlay, if one is wanted."""
-    if not FLAGS.overlay:
-        yield lambda frame: None
-        return
-    with video.video_writer(
-        path,
-        film.info.fps,
-        constant_rate=film.constant_rate,
-        pixel_aspect=film.pixel_aspect,
-        last_duration=film.last_duration,
-    ) as write:
-        yield lambda frame: write(visualize.overlay(frame.pixels, frame.saliency), frame.time)
 
 
 def save_picture(kind: str) -> None:
@@ -268,9 +222,9 @@ def save_picture(kind: str) -> None:
     if not FLAGS.overwrite:
         check_free(output, [name])
     model = load_model()
-    target = inference.target_index(model.config)
-    windows = inference.windows.windows(film.frames, model.config.frames, target)
-    frames = next((w for w in windows if w[target].number == number), None)
+    target = windows.target_index(model.config)
+    around = windows.windows(film.frames, model.config.frames, target)
+    frames = next((w for w in around if w[target].number == number), None)
     if frames is None:
         raise InputError(
             f'{info.path}: its frame {number} does not decode; name another one (--frame)'
@@ -279,13 +233,14 @@ def save_picture(kind: str) -> None:
     clip = np.concatenate([model.preprocess(pixels[None]) for pixels in window])
     place = pixel and ((pixel[0] + 0.5) / info.width, (pixel[1] + 0.5) / info.height)
     gradient = attention_maps.input_gradient(model, clip, place)
-    if kind == 'attention':
+    maps = None
+    if kind == 'attention' and place:
         _, taps = model(clip[None], return_intermediates=True)
         step = attention_maps.target_step(model.config.frames, target)
         maps = attention_maps.attention_maps(taps, model.config.image_size, place, step)
     with staged_folder(output, [name], overwrite=FLAGS.overwrite) as staging:
         path = staging / name
-        if kind == 'attention':
+        if maps is not None and place:
             attention_maps.attention_figure(path, window, maps, place, target, gradient)
         else:
             attention_maps.gradient_figure(path, window, gradient, place, target)
@@ -308,7 +263,7 @@ def chosen_frame(film: video.Video) -> int:
 
 def parse_place(kind: str, info: video.VideoInfo) -> tuple[int, int]:
     """The pixel `x,y` of the video, from 0, that flag `kind` names."""
-    text = FLAGS[kind].value
+    text = str(FLAGS[kind].value)
     try:
         x, y = (int(part) for part in text.split(','))
     except ValueError:

@@ -74,6 +74,14 @@ def test_frames_after_a_repeated_one_keep_their_numbers(tmp_path, name, codec, o
     assert report == ['2 frames are not there: 20-21; left out']
 
 
+@pytest.mark.parametrize('each', [3, 8])
+def test_an_avi_that_repeats_most_frames(tmp_path, each):
+    """As a film of few frames a second has them; each empty packet is a place."""
+    kept = range(1, 41, each)
+    path = write(tmp_path / 'a.avi', without=set(range(1, 41)) - set(kept))
+    assert read(path)[0] == list(kept)
+
+
 def test_frames_of_a_variable_rate_are_counted(tmp_path):
     times = [round(1.37 * n + (n % 3) / 4) * 3 for n in range(40)]
     path = write(tmp_path / 'a.mkv', 'libx264', times=times, rate=100)

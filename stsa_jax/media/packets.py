@@ -27,6 +27,7 @@ OFF_GRID = Fraction(1, 8)  # of a frame: how far from the grid a time may be; co
 # for that, as FFmpeg's command does.
 _CLOCK_STEP = 10
 _CLOCK_CHANGES = 0x0200  # AVFMT_TS_DISCONT
+_EMPTIEST = 4  # places for a frame: with more, the rate is a variable one
 _FASTEST = 1000  # frames a second: a rate above is a clock's, not a picture's
 
 
@@ -257,7 +258,8 @@ def _grid(
     if not times or len(times) < len(packets):
         return None
     origin = min(times)
-    if container.format.name == 'avi':
+    avi = container.format.name == 'avi'
+    if avi:
         if stream.codec_context.has_b_frames and times == sorted(times):
             return None  # times of decoding, which is all that AVI has
         # They count from 0, so that a first frame that is not there is noticed.
@@ -267,8 +269,9 @@ def _grid(
         frames_per_tick = rate * (stream.time_base or 0)
         places = [(time - origin) * frames_per_tick for time in times]
         distinct = len({round(place) for place in places}) == len(places)
-        # Pictures of a variable rate fit a fine grid, too, on which most places are empty.
-        dense = max(places) < 2 * (len(places) + repeated)
+        # Pictures of a variable rate fit a fine grid, too, on which most places are empty. In an
+        # AVI each place has a packet, though FFmpeg does not give the empty ones.
+        dense = avi or max(places) < _EMPTIEST * (len(places) + repeated)
         if distinct and dense and all(abs(place - round(place)) < OFF_GRID for place in places):
             return _Grid(origin, rate, frames_per_tick)
     return None

@@ -1,0 +1,60 @@
+"""A film's frames with their maps, and the files that they are written to."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from stsa_jax.inference.windows import Predictor, predict_video
+from stsa_jax.media import video, visualize
+
+
+class Predicted(NamedTuple):
+    """A frame, uint8 `(h, w, 3)`, with its map, `(H, W)`; see `video.Frame` for name and time."""
+
+    name: str
+    time: Fraction
+    pixels: np.ndarray
+    saliency: np.ndarray
+
+
+def predict_film(
+    model: Predictor, frames: Iterable[video.Frame], batch_size: int = 1
+) -> Iterator[Predicted]:
+    """As `predict_video`, with the name and the time of each frame."""
+    labels: deque[tuple[str, Fraction]] = deque()  # of frames that are read, but not given out yet
+
+    def pixels() -> Iterator[np.ndarray]:
+        for frame in frames:
+            labels.append((frame.name, frame.time))
+            yield frame.pixels
+
+    for picture, saliency in predict_video(model, pixels(), batch_size):
+        yield Predicted(*labels.popleft(), picture, saliency)
+
+
+def write_map(folder: Path, frame: Predicted) -> None:
+    """Writes a map as PNG of the frame's size and name, scaled so that its maximum is 255."""
+    picture = Image.fromarray(visualize.to_8bit(frame.saliency, frame.pixels.shape[:2]))
+    picture.save(folder / f'{frame.name}.png')
+
+
+@contextmanager
+def overlay_writer(path: Path, film: video.Video) -> Iterator[Callable[[Predicted], None]]:
+    """Yields a function that appends a frame with its map over it to the video `path`.
+
+    Each is shown when the film shows it, in the film's shape of pixels.
+    """
+    with video.video_writer(
+        path,
+        film.info.fps,
+        constant_rate=film.constant_rate,
+        pixel_aspect=film.pixel_aspect,
+        last_duration=film.last_duration,
+    ) as write:
+        yield lambda frame: write(visualize.overlay(frame.pixels, frame.saliency), frame.time)
