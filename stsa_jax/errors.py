@@ -1,11 +1,13 @@
-"""Errors that are the user's to mend, and the one place where scripts turn them into messages.
+"""Errors that are the user's to mend, and the one place where every command starts and ends.
 
 A message names the thing, what was expected, what was found and what to do. Library code raises
 `InputError`; a script passes its main function to `exit_cleanly`, which prints the message without
-a traceback and ends with exit code 2.
+a traceback and ends with exit code 2. Before, `~` becomes the user's folder in all arguments.
 """
 
 import errno
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 
@@ -45,12 +47,20 @@ def explain_os_error(error: OSError) -> str:
     return f'{error.filename}: {what}' if error.filename else what
 
 
+def with_home(argument: str) -> str:
+    """`--video=~/clip.mp4` with `~` as the user's folder, which the shell leaves after a `=`."""
+    return re.sub(r'(?:^|(?<==))~.*', lambda path: os.path.expanduser(path[0]), argument)
+
+
 def exit_cleanly(main: Callable[[], int | None]) -> None:
     """Runs `main` and ends the process: 0 (or main's own code) on success, 2 on bad input.
+
+    In the arguments `sys.argv` that `main` reads, `~` becomes the user's folder (`with_home`).
 
     `InputError` and operating-system errors become one message on standard error. Anything else is
     a defect of ours and keeps its traceback.
     """
+    sys.argv[1:] = map(with_home, sys.argv[1:])
     try:
         code = main()
     except InputError as error:

@@ -33,6 +33,7 @@ def initial_weights(config: STSANetConfig, seed: int = 0, init_from: str = '') -
     if init_from:
         from stsa_jax.weights import pretrained
 
+        init_from = str(Path(init_from).expanduser())
         if not Path(init_from).exists():
             raise InputError(
                 f'config.init_from={init_from}: there is no such file or folder. The recipes start '

@@ -1,0 +1,82 @@
+"""What all commands have in common: how their arguments are read, and how they end."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from absl.testing import flagsaver
+
+import predict
+from stsa_jax.errors import exit_cleanly, with_home
+from stsa_jax.models.stsanet import STSANetConfig
+from stsa_jax.weights.initial import initial_weights
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    'given, read',
+    [
+        ('--video=~/clip.mp4', '--video=HOME/clip.mp4'),
+        ('~/clip.mp4', 'HOME/clip.mp4'),
+        ('~', 'HOME'),
+        ('--output=~', '--output=HOME'),
+        ('--predictions=ViNet=~/maps', '--predictions=ViNet=HOME/maps'),
+        ('--config.init_from=~/a=b.pth', '--config.init_from=HOME/a=b.pth'),
+        ('--output=out~', '--output=out~'),
+        ('a/~/b', 'a/~/b'),
+        ('--source=~nobody-of-this-name/x', '--source=~nobody-of-this-name/x'),
+        ('--every=4', '--every=4'),
+    ],
+)
+def test_the_tilde_is_the_users_folder(monkeypatch, given, read):
+    monkeypatch.setenv('HOME', '/home/me')
+    assert with_home(given) == read.replace('HOME', '/home/me')
+
+
+COMMANDS = {
+    'train.py': ['--config=~/c.py', '--workdir=~/run'],
+    'evaluate.py': ['--checkpoint=A=~/a.pth', '--dataset=dhf1k'],
+    'predict.py': ['--checkpoint=~/a.pth', '--video=~/a.mp4', '--output=~/out'],
+    'demo.py': ['--workdir=~/file/demo'],
+    'data.prepare': ['dhf1k', '--source=~/copy', '--data_dir=~/data'],
+    'data.inspect': ['dhf1k', '--data_dir=~/data', '--output=~/out.png'],
+    'data.fixations': ['dhf1k', '--source=~/copy', '--output=~/out'],
+    'stsa_jax.port': ['~/a.pth', '~/out'],
+    'experiments.ablations': ['--workdir=~/file/run', '--rows=full'],
+}
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_every_command_reads_its_paths_so(command, tmp_path, monkeypatch, capsys):
+    """Each names the file that is missing in the user's folder; nothing is made beside it."""
+    home, here = tmp_path / 'home', tmp_path / 'here'
+    home.mkdir()
+    here.mkdir()
+    (home / 'file').write_text('')  # where a folder would be made
+    monkeypatch.setenv('HOME', str(home))
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setattr(sys, 'argv', [command, *COMMANDS[command]])
+    with pytest.raises(SystemExit) as ended:
+        if command == 'predict.py':  # its flags can be defined only once in a process
+            with flagsaver.flagsaver():
+                exit_cleanly(lambda: predict.main(sys.argv))
+        elif command.endswith('.py'):
+            runpy.run_path(str(ROOT / command), run_name='__main__')
+        else:
+            runpy.run_module(command, run_name='__main__', alter_sys=False)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and str(home) in told, told
+    assert '~' not in told.replace('~/tensorflow_datasets', '')
+    assert not list(here.iterdir()) and sorted(p.name for p in home.iterdir()) == ['file']
+
+
+def test_paths_in_a_config_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    config = STSANetConfig(image_size=(32, 64), frames=16, width=0.125)
+    monkeypatch.setattr(sys, 'argv', ['train.py'])
+    with pytest.raises(SystemExit):
+        exit_cleanly(lambda: initial_weights(config, init_from='~/weights.pth'))
+    assert f'{tmp_path}/weights.pth' in capsys.readouterr().err
