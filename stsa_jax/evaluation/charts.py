@@ -41,7 +41,7 @@ def distribution(
             )
         if found.value is not None:
             x = axis.at(found.value)
-            if found.low is not None:
+            if found.low is not None and found.high is not None:
                 parts.append(_line(axis.at(found.low), y + 9, axis.at(found.high), y + 9, '#222'))
             parts.append(_line(x, y + 4, x, y + 14, '#222'))
     return _svg(height, label, parts)
@@ -100,8 +100,8 @@ def line_chart(label: str, lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -
         anchor = 'end' if number == last else 'middle'
         parts.append(_text(x, bottom + 16, f'{number:.0f}', anchor))
     parts.append(_text(_WIDTH / 2, height - 2, 'frame', 'middle'))
-    for i, (name, (x, y)) in enumerate(lines.items()):
-        points = ' '.join(place(a, b) for a, b in zip(x, y))
+    for i, (name, (numbers, means)) in enumerate(lines.items()):
+        points = ' '.join(place(a, b) for a, b in zip(numbers, means))
         parts.append(
             f'<polyline points="{points}" fill="none" stroke="{colour(i)}" stroke-width="1.6">'
             f'<title>{html.escape(name)}</title></polyline>'

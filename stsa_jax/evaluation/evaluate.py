@@ -84,7 +84,7 @@ def evaluate(
                 f'{clip_step(dataset.name)} frames, as the released code validates ({left_out} '
                 'videos are too short for one)'
             )
-        elif every > 1:
+        elif isinstance(every, int) and every > 1:
             results.notes.append(f'{dataset.name}: every {every}-th frame of each video')
         truth = GroundTruth(dataset, videos, seed=seed, workers=workers or os.cpu_count() or 1)
         if references:

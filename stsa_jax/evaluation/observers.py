@@ -9,6 +9,7 @@ ceiling: a model that reaches it predicts a group as well as another group of th
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stsa_jax.errors import InputError
-from stsa_jax.evaluation.selection import Selected
+from stsa_jax.evaluation.selection import Dataset, Selected
 from stsa_jax.evaluation.truth import frame_seed
 
 if TYPE_CHECKING:  # the library imports without the datasets
@@ -30,7 +31,11 @@ class HalfOfViewers:
     """A dataset's annotation by half of its viewers only; the rest is the dataset's."""
 
     def __init__(
-        self, dataset, viewers: Mapping[str, Sequence[gaze.Fixations]], seed: int, half: int
+        self,
+        dataset: Dataset,
+        viewers: Mapping[str, Sequence[gaze.Fixations]],
+        seed: int,
+        half: int,
     ):
         """`viewers`: video -> fixations of each viewer; `half`: 0 or 1, of a seeded split."""
         from data import gaze
@@ -50,6 +55,10 @@ class HalfOfViewers:
     def frame(self, i: int) -> np.ndarray:
         """As the dataset's."""
         return self._dataset.frame(i)
+
+    def frame_number(self, i: int) -> int:
+        """As the dataset's."""
+        return self._dataset.frame_number(i)
 
     def fixations(self, i: int) -> np.ndarray:
         """bool (h, w): fixations of this half."""
@@ -91,7 +100,9 @@ def blur(dataset: str, width: int) -> float:
     return gaze.DHF1K_SIGMA * width / gaze.DHF1K_SIZE[1]
 
 
-def read_viewers(dataset, root=None) -> dict[str, list[gaze.Fixations]]:
+def read_viewers(
+    dataset: Dataset, root: str | os.PathLike | None = None
+) -> dict[str, list[gaze.Fixations]]:
     """Video -> fixations of each viewer, for the videos that have at least two.
 
     DHF1K: `root` is the copy, or its folder of records, `P01/P01_Trail002.txt`. DIEM: the raw
@@ -157,7 +168,7 @@ def _synthetic(dataset) -> dict[str, list[gaze.Fixations]]:
     from data import gaze
     from data.sets import synthetic
 
-    found = {}
+    found: dict[str, list[gaze.Fixations]] = {}
     for video in dataset.videos:
         scene, rng = synthetic.SyntheticVideo.named(video.name).scene()
         places, open_eyes = synthetic.observe(scene, rng)

@@ -11,6 +11,7 @@ Hollywood-2 and UCF-Sports is understood. The kinds of files are those of `map_f
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from stsa_jax.errors import InputError, ranges
 from stsa_jax.evaluation.frame_numbers import BY_FRAME, STRAY, Numbering, match
 from stsa_jax.evaluation.map_files import SUFFIXES, notes_on, read_map
-from stsa_jax.evaluation.selection import Selected
+from stsa_jax.evaluation.selection import Dataset, Selected
 
 BETWEEN = ('maps', 'predictions', 'saliency', 'saliency_maps')
 _DEPTH = 3  # folders that may lie between the one given and those of the videos
@@ -36,8 +37,8 @@ class PredictionFolder:
 
     def __init__(
         self,
-        root,
-        dataset,
+        root: str | os.PathLike,
+        dataset: Dataset,
         videos: Sequence[Selected],
         *,
         allow_missing: bool = False,

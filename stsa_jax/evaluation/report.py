@@ -8,6 +8,7 @@ import base64
 import dataclasses
 import html
 import io
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +55,7 @@ details{margin:.6rem 0}summary{cursor:pointer}
 """
 
 
-def write(results: tables.Results, path) -> None:
+def write(results: tables.Results, path: str | os.PathLike) -> None:
     """Writes the page, whole or not at all."""
     write_atomic(path, page(results))
 

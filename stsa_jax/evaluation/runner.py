@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from stsa_jax.errors import InputError
 from stsa_jax.evaluation.protocol import METRICS, Protocol
 from stsa_jax.evaluation.records import Row, Store, VideoScores
-from stsa_jax.evaluation.scoring import Scorer
+from stsa_jax.evaluation.scoring import FrameScore, Scorer
 from stsa_jax.evaluation.selection import Selected
 from stsa_jax.evaluation.sources import Source
 from stsa_jax.evaluation.truth import GroundTruth
@@ -77,7 +77,8 @@ def score_source(
 
 def _score_video(source, score, video, pool, in_flight, bar) -> VideoScores:
     """Scores one video; at most `in_flight` maps wait, so memory does not grow with its length."""
-    results, waiting = [], deque()
+    results: list[FrameScore] = []
+    waiting: deque[Future[FrameScore]] = deque()
 
     def collect():
         results.append(waiting.popleft().result())

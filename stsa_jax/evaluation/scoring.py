@@ -62,8 +62,8 @@ class Scorer:
         nothing = np.full(len(METRICS), np.nan)
         if not truth.count(example):
             return FrameScore(nothing, (NO_FIXATION,))
-        density = truth.dataset.density(example)
-        problems = () if density.max() > density.min() else (NO_DENSITY,)
+        density = truth.density(example)
+        problems: tuple[str, ...] = () if density.max() > density.min() else (NO_DENSITY,)
         fixations = pad_positions([truth.positions(example)], self._most)
         other = truth.other_positions(example, protocol.shuffled_frames)
         problems += () if len(other) else (NO_NEGATIVES,)
@@ -96,7 +96,15 @@ class Scorer:
 
 
 @partial(jax.jit, static_argnames='protocol')
-def score(prediction, density, fixations, other, seed, *, protocol: Protocol) -> jax.Array:
+def score(
+    prediction: jax.Array,
+    density: jax.Array,
+    fixations: jax.Array,
+    other: jax.Array,
+    seed: jax.Array,
+    *,
+    protocol: Protocol,
+) -> jax.Array:
     """All metrics (6,) of one frame: maps (h, w), positions (1, n), uint32 seed of the draw."""
     p, g = prediction[None], density[None]
     return jnp.concatenate(

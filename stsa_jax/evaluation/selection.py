@@ -1,6 +1,8 @@
 """Which frames of a prepared split are evaluated."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -10,6 +12,27 @@ CLIP = 'clip'
 _CLIP_FRAMES, _CLIP_TARGET = 32, 15
 # Frames between the starts of the released code's windows; 32 where nothing is said.
 _CLIP_STEP = {'hollywood2': 64, 'ucf_sports': 4}
+
+
+class Dataset(Protocol):
+    """A prepared split video by video, such as `data.open_split` gives (data.VideoDataset)."""
+
+    name: str
+    split: str
+    folder: str
+    videos: list[Any]
+
+    def frame(self, i: int) -> np.ndarray:
+        """Frame of example i: uint8 RGB (h, w, 3)."""
+
+    def density(self, i: int) -> np.ndarray | None:
+        """Density map of example i: float32 (h, w); None without annotation."""
+
+    def fixations(self, i: int) -> np.ndarray | None:
+        """Fixation map of example i: bool (h, w); None without annotation."""
+
+    def frame_number(self, i: int) -> int:
+        """The frame's number as the dataset counts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +52,7 @@ class Selected:
         return self.first_example + self.positions
 
 
-def select(dataset, *, every: int | str = 1, videos=()) -> list[Selected]:
+def select(dataset: Dataset, *, every: int | str = 1, videos: Sequence[str] = ()) -> list[Selected]:
     """The evaluated frames of `dataset`, in the order of its videos.
 
     Args:
@@ -79,4 +102,4 @@ def _positions(frames: int, every: int | str, dataset: str) -> np.ndarray:
         # Its UCF loader leaves out a window that ends with the video.
         end = frames - _CLIP_FRAMES + (dataset != 'ucf_sports')
         return np.arange(0, end, clip_step(dataset)) + _CLIP_TARGET
-    return np.arange(0, frames, every)
+    return np.arange(0, frames, int(every))

@@ -14,7 +14,7 @@ import numpy as np
 
 from stsa_jax import inference
 from stsa_jax.distribution import sharding
-from stsa_jax.evaluation.selection import Selected
+from stsa_jax.evaluation.selection import Dataset, Selected
 from stsa_jax.evaluation.truth import GroundTruth
 from stsa_jax.inference.windows import windows
 from stsa_jax.media.preprocess import resize_density
@@ -33,10 +33,17 @@ class Source(Protocol):
         """Changes when the maps may."""
 
 
+class WeightedPredictor(inference.Predictor, Protocol):
+    """A predictor whose weights can be put where they are needed, as `stsa_jax.load` gives."""
+
+    params: Any
+    batch_stats: Any
+
+
 class ModelMaps:
     """A model's maps, computed for the selected frames only; batches over all local devices."""
 
-    def __init__(self, model: inference.Predictor, dataset, batch_size: int = 0):
+    def __init__(self, model: WeightedPredictor, dataset: Dataset, batch_size: int = 0):
         """`batch_size` windows at once, over all devices together; 0 for one a device."""
         devices = jax.local_devices()
         self.dataset, self.model = dataset, model
@@ -105,7 +112,7 @@ class ShuffledMaps:
         for example in video.examples.tolist():
             others = self.truth.other_frames(example, 1)
             if others:
-                yield self.truth.dataset.density(others[0])
+                yield self.truth.density(others[0])
             else:
                 yield np.zeros(self.truth.size(example) or (1, 1), np.float32)
 

@@ -51,7 +51,9 @@ class Difference:
     @property
     def real(self) -> bool:
         """Whether the confidence interval leaves out zero, and p is below 1 - LEVEL."""
-        return self.low is not None and (self.low > 0 or self.high < 0) and self.p < 1 - LEVEL
+        if self.low is None or self.high is None or self.p is None:
+            return False
+        return (self.low > 0 or self.high < 0) and self.p < 1 - LEVEL
 
 
 def estimate(row: Row, metric: int, average: str, seed: int = 0) -> Estimate:

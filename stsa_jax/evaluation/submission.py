@@ -4,6 +4,7 @@ The folder appears under its name only when every map has been written and read 
 is called `<name>.unfinished`, and the same call goes on with the videos that are not whole.
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from stsa_jax.errors import InputError, ranges
-from stsa_jax.evaluation.selection import Selected, select
+from stsa_jax.evaluation.selection import Dataset, Selected, select
 from stsa_jax.evaluation.sources import Source
 from stsa_jax.files import output_folder, write_atomic
 from stsa_jax.media.visualize import to_8bit
@@ -22,7 +23,7 @@ DUE = {('dhf1k', 'test'): ([f'{number:04d}' for number in range(701, 1001)], 176
 
 
 def write_submission(
-    source: Source, dataset, folder, *, allow_missing: bool = False
+    source: Source, dataset: Dataset, folder: str | os.PathLike, *, allow_missing: bool = False
 ) -> dict[str, int]:
     """Writes the maps of every frame of `dataset` (a split, annotated or not) and verifies them.
 
@@ -64,14 +65,14 @@ def write_submission(
     return found
 
 
-def missing_videos(dataset) -> list[int]:
+def missing_videos(dataset: Dataset) -> list[int]:
     """Numbers of the videos that the benchmark expects and this copy of the split lacks."""
     names, _ = DUE.get((dataset.name, dataset.split), ((), 0))
     there = {v.name for v in dataset.videos}
     return [int(name) for name in names if name not in there]
 
 
-def verify(folder, dataset) -> dict[str, int]:
+def verify(folder: str | os.PathLike, dataset: Dataset) -> dict[str, int]:
     """Checks that `folder` holds exactly the maps due: every video and frame, size, 8-bit grey.
 
     Every file is decoded. Raises InputError that lists what is wrong; returns the counts.
@@ -102,7 +103,7 @@ def verify(folder, dataset) -> dict[str, int]:
     return {'videos': len(due), 'frames': frames}
 
 
-def file_name(dataset, example: int) -> str:
+def file_name(dataset: Dataset, example: int) -> str:
     """`0001.png`: the frame's number as the dataset counts."""
     return f'{dataset.frame_number(example):04d}.png'
 

@@ -53,7 +53,9 @@ class Results:
             for i, metric in enumerate(METRICS)
         }
 
-    def differences(self, dataset) -> list[tuple[str, str, dict[str, statistics.Difference]]]:
+    def differences(
+        self, dataset: tuple[str, str]
+    ) -> list[tuple[str, str, dict[str, statistics.Difference]]]:
         """(A, B, metric -> A minus B) for all pairs of models, and models against references.
 
         Not against the viewers: that row has a truth of its own. Then for each model that gave
@@ -268,7 +270,9 @@ def _number(value: float | None) -> str:
 
 
 def _range(e: statistics.Estimate) -> str:
-    return '' if e.low is None else f'{round(e.low, 3) + 0:.3f}..{round(e.high, 3) + 0:.3f}'
+    if e.low is None or e.high is None:
+        return ''
+    return f'{round(e.low, 3) + 0:.3f}..{round(e.high, 3) + 0:.3f}'
 
 
 def _stars(d: statistics.Difference) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stsa_jax.errors import InputError
-from stsa_jax.evaluation.selection import Selected
+from stsa_jax.evaluation.selection import Dataset, Selected
 
 
 def frame_seed(*parts) -> int:
@@ -20,7 +20,9 @@ def frame_seed(*parts) -> int:
 class GroundTruth:
     """Fixation positions per frame; a few bytes a fixation, so whole datasets fit in memory."""
 
-    def __init__(self, dataset, videos: Sequence[Selected], *, seed: int, workers: int = 2):
+    def __init__(
+        self, dataset: Dataset, videos: Sequence[Selected], *, seed: int, workers: int = 2
+    ):
         """Reads the fixation maps of all frames of `videos`. Raises InputError without any."""
         self.dataset, self.seed = dataset, seed
         self._first = {video.name: video.first_example for video in videos}
@@ -82,6 +84,12 @@ class GroundTruth:
     def size(self, example: int) -> tuple[int, int]:
         """(h, w) of the annotation of frame `example`; (0, 0) without one."""
         return self._size[example]
+
+    def density(self, example: int) -> np.ndarray:
+        """float32 (h, w): the density map of a frame that has fixations."""
+        density = self.dataset.density(example)
+        assert density is not None, 'an annotated frame has both maps'
+        return density
 
     def positions(self, example: int) -> np.ndarray:
         """Row-major positions of the fixated pixels of frame `example`, ascending, int32 (n,)."""

@@ -115,7 +115,7 @@ class FileFrames:
     def _frames(self, threads: bool) -> Iterator[Frame]:
         pixels, packets = Pixels(), self.packets
         held: deque[tuple[int, av.VideoFrame]] = deque()  # not known to be good yet
-        numbered = self._numbered(threads)
+        numbered: Iterator[tuple[int, av.VideoFrame]] | None = self._numbered(threads)
         while held or numbered is not None:
             found = next(numbered, None) if numbered is not None else None
             if found is None:

@@ -100,7 +100,7 @@ def _riff(read: Read, size: int) -> str:
 def _flv(read: Read, size: int) -> str:
     """Tag by tag; at the end of a tag, the header's own statements of size and length."""
     at = int.from_bytes(read(5, 4), 'big') + 4
-    stated_size = stated_seconds = milliseconds = 0
+    stated_size, stated_seconds, milliseconds = 0.0, 0.0, 0
     while len(head := read(at, 11)) == 11 and head[0] & 0x1F in (8, 9, 18):
         length = int.from_bytes(head[1:4], 'big')
         if at + 11 + length > size:

@@ -98,8 +98,8 @@ def _recorded_normalisation(metadata: dict[str, str], path: Path) -> Normalisati
         return None
     try:
         mean, std = json.loads(metadata['normalisation'])
-        if len(mean) == len(std) == 3:
-            return Normalisation(tuple(map(float, mean)), tuple(map(float, std)))
+        (r, g, b), (r_std, g_std, b_std) = map(float, mean), map(float, std)
+        return Normalisation((r, g, b), (r_std, g_std, b_std))
     except (TypeError, ValueError):
         pass
     raise InputError(

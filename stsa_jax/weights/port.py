@@ -14,7 +14,7 @@ As a library, on dicts of arrays:
 
 import collections
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -114,7 +114,7 @@ def from_torch(
         raise InputError(f"{source}: holds STSA-Net's weights, but S3D's were expected")
     arrays = with_counts({name: as_numpy(a) for name, a in bare(state_dict).items()})
 
-    model_class = STSANet if target == 'stsanet' else S3D
+    model_class: Callable[..., nnx.Module] = STSANet if target == 'stsanet' else S3D
     _, params, batch_stats = functional.abstract(model_class, config)
     wanted = traverse_util.flatten_dict({'params': params, 'batch_stats': batch_stats})
     backbone = {path: a for path, a in wanted.items() if path[1] == 'backbone'}
@@ -255,7 +255,7 @@ def _merge(params, batch_stats):
     return traverse_util.unflatten_dict(flat)
 
 
-def as_numpy(array) -> np.ndarray:
+def as_numpy(array: Any) -> np.ndarray:
     """A PyTorch tensor (on any device, of any float type) or an array, as numpy."""
     if hasattr(array, 'detach'):
         array = array.detach().cpu()

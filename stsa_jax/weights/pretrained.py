@@ -9,9 +9,11 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from stsa_jax import checkpoints
 from stsa_jax.checkpoints.meta import read_meta
@@ -43,7 +45,11 @@ class SaliencyModel:
     """
 
     def __init__(
-        self, config: STSANetConfig, params, batch_stats, normalisation: Normalisation = IMAGENET
+        self,
+        config: STSANetConfig,
+        params: dict,
+        batch_stats: dict,
+        normalisation: Normalisation = IMAGENET,
     ):
         """Puts the weights on the default device."""
         self.config, self.normalisation = config, normalisation
@@ -54,7 +60,7 @@ class SaliencyModel:
             functools.partial(functional.apply, self.graphdef, return_intermediates=True)
         )
 
-    def __call__(self, clip, *, return_intermediates: bool = False):
+    def __call__(self, clip: ArrayLike, *, return_intermediates: bool = False) -> Any:
         """`(B, T, H, W, 3)` normalised float32 -> saliency `(B, H, W)` float32 in [0, 1].
 
         With `return_intermediates`, also a dict of stage features and attention matrices. Raises
@@ -183,7 +189,8 @@ def initialise(
         strict = False
     else:
         own = config_from('stsanet', fields, path)
-        strict = own.structure == config.structure and not port.is_backbone(state_dict)
+        same = isinstance(own, STSANetConfig) and own.structure == config.structure
+        strict = same and not port.is_backbone(state_dict)
     return _fitted(state_dict, config, str(path), seed, say, shared=None if strict else [])
 
 
