@@ -296,6 +296,28 @@ def test_the_best_of_several_streams(tmp_path, caplog):
     assert 'has 2 video streams' in in_dataset(path)[1].problems[0].what
 
 
+@pytest.mark.parametrize('codec', ['libx264', 'mpeg2video'])
+@pytest.mark.parametrize('name', ['a.ts', 'a.mkv'])
+def test_a_recording_that_begins_between_key_frames(tmp_path, name, codec):
+    """What needs an earlier key frame is neither announced nor shown; the rest keeps its place."""
+    whole = write(tmp_path / 'whole.mkv', numbered(40), codec)
+    with av.open(str(whole)) as source, av.open(str(tmp_path / name), 'w') as file:
+        copy = file.add_stream_from_template(source.streams.video[0])
+        packets = [p for p in source.demux(video=0) if p.size]
+        keys = [p.pts for p in packets if p.is_keyframe]
+        for packet in packets[4:]:
+            packet.stream = copy
+            file.mux(packet)
+    opened = video.open_video(tmp_path / name)
+    frames = list(opened.frames)
+    shown = [copies.number_in(frame.pixels) - BASE for frame in frames]
+    assert shown == list(range(1 + round(keys[1] * 25 / 1000), 41))
+    assert opened.info.num_frames == len(frames)
+    assert [f.number for f in frames] == opened.numbers
+    assert len({f.number - s for f, s in zip(frames, shown)}) == 1  # all moved by as much
+    assert in_dataset(tmp_path / name)[0] == opened.numbers
+
+
 # Transport streams.
 
 

@@ -172,6 +172,8 @@ class FileFrames:
                     if not packet.size:
                         continue  # "as before"; to the decoder it would mean the end
                     number = None if packet.is_discard else next(numbers, None)
+                    if number in self.packets.headless:
+                        continue  # some decoders make grey pictures of it
                     try:
                         yield from stream.decode(packet)
                     except ffmpeg_error as error:

@@ -76,6 +76,7 @@ class Packets:
         constant: whether frames are evenly spaced, apart from places without one.
         pixel_aspect: width of a pixel by its height, as stored.
         choice: a line about the stream that was chosen of several, or ''.
+        headless: those before the first key frame, which nothing can decode.
         stopped: why reading ended early, or ''.
         cut: how the file shows that its end is missing, or ''.
         stated: how many frames the header says there are, 0 if it does not.
@@ -84,12 +85,13 @@ class Packets:
     def __init__(self, path: Path) -> None:
         """Raises FFmpegError or OSError if the file is no video."""
         packets: list[Packet] = []
-        repeated = 0
+        repeated, hidden_key = 0, False
         self.stopped = ''
         with opened(path) as (container, stream):
             try:
                 for packet in container.demux(stream):
                     repeated += bool(not packet.size and packet.dts is not None)
+                    hidden_key |= packet.is_discard and packet.is_keyframe
                     if packet.size and not packet.is_discard:
                         packets.append(_packet(packet))
             except FFmpegError as error:
@@ -108,6 +110,9 @@ class Packets:
             self._lag = _lag(container, packets, self._time_base)
             self._set_numbers(packets, sections)
             self.rate = self._grid.rate if self._grid else self._average_rate(stream, packets)
+            # In an AVI, an index tells key frames, which many programs write carelessly.
+            told = not hidden_key and container.format.name != 'avi'
+            self.headless = self._before_first_key() if told else set()
         self.constant = self._grid is not None or not self._rank
         self.damaged = self._damaged(packets, transport=container.format.name == 'mpegts')
         last = max(packets, key=lambda p: p.pts or 0, default=None)
@@ -166,6 +171,14 @@ class Packets:
         group = self.numbers[at:stop]
         end = self.numbers[stop] if stop < count else max(group) + 1
         return range(min(group), end)
+
+    def _before_first_key(self) -> set[int]:
+        """Of a recording that begins between two key frames, or with frames built upon none."""
+        if True not in self._is_key:
+            return set()
+        first = self._is_key.index(True)
+        key = self.numbers[first]
+        return {n for i, n in enumerate(self.numbers) if i < first or n < key}
 
     def _damaged(self, packets: list[Packet], transport: bool) -> list[int]:
         """Of a transport stream, FFmpeg marks the picture before, as its parser is one behind.

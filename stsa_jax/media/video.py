@@ -95,7 +95,7 @@ def _open_file(path: Path, allow_truncated: bool) -> Video:
             'is a whole video, or convert it with ffmpeg'
         ) from error
     packets = decoded.packets
-    usable = [n for n in sorted(packets.numbers) if n not in decoded.lost]
+    usable = [n for n in sorted({*packets.numbers} - packets.headless) if n not in decoded.lost]
     if packets.choice:
         _log.warning('%s: %s', path, packets.choice)
     problem = _problem(packets, len(usable))
