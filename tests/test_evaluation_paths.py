@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import types
+from fractions import Fraction
 from pathlib import Path
 
 import jax
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 from test_evaluation import Frames, Given, make_videos
 
-import predict
 from data import gaze
 from data.copies import images
 from data.sets import synthetic
@@ -23,6 +23,7 @@ from stsa_jax.evaluation.protocol import METRICS
 from stsa_jax.evaluation.scoring import Scorer
 from stsa_jax.evaluation.selection import select
 from stsa_jax.evaluation.truth import GroundTruth
+from stsa_jax.inference import films
 
 ROOT = Path(__file__).parents[1]
 FRAMES = 8
@@ -72,9 +73,9 @@ def test_predicted_files_score_as_the_model_itself(dataset, tmp_path):
         frames = [dataset.frame(video.first_example + i) for i in range(video.num_frames)]
         (tmp_path / video.name).mkdir()
         pairs = inference.predict_video(Brightness(), frames)
-        info = types.SimpleNamespace(height=video.height, width=video.width)
-        for number, (_, saliency) in enumerate(pairs, 1):
-            predict.write_map(tmp_path / video.name / f'{number:04d}.png', saliency, info)
+        for number, (frame, saliency) in enumerate(pairs, 1):
+            predicted = films.Predicted(f'{number:04d}', Fraction(0), frame, saliency)
+            films.write_map(tmp_path / video.name, predicted)
     rows = {
         'direct': lambda d, v: evaluation.ModelMaps(Brightness(), d, 8),
         'files': lambda d, v: evaluation.PredictionFolder(tmp_path, d, v),
