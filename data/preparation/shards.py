@@ -66,7 +66,7 @@ def plan(
     groups = np.array_split(np.arange(len(sources)), min(len(sources), MAX_SHARDS))
     return [
         ShardTask(
-            tuple(sources[i] for i in group), str(folder), split, index, storage.size,
+            tuple(sources[i] for i in group.tolist()), str(folder), split, index, storage.size,
             storage.encoding,
         )
         for index, group in enumerate(groups)
