@@ -102,10 +102,12 @@ def save_predictions() -> None:
     for path, folder in jobs:  # all of them before the work on the first
         if not FLAGS.overwrite:
             check_free(folder, OUTPUTS)
-        open_video(path)
+        film = open_video(path)
     model = load_model()
     for path, folder in jobs:
-        count, left_out = predict(model, path, folder)
+        if len(jobs) > 1:  # else it is open, and what there is to say about it has been said
+            film = open_video(path)
+        count, left_out = predict(model, film, path, folder)
         gap = f'; {len(left_out)} damaged frames left out: {ranges(left_out)}' if left_out else ''
         print(f'{path}: {count} maps in {folder / "maps"}{gap}')
 
@@ -172,9 +174,10 @@ def video_name(path: Path) -> str:
     return path.resolve().parent.name if name.casefold() == 'images' else name
 
 
-def predict(model: windows.Predictor, path: Path, folder: Path) -> tuple[int, list[int]]:
+def predict(
+    model: windows.Predictor, film: video.Video, path: Path, folder: Path
+) -> tuple[int, list[int]]:
     """Writes maps and overlay of one video; returns the number of maps, and frames left out."""
-    film = open_video(path)
     info, count = film.info, 0
     with staged_folder(folder, OUTPUTS, overwrite=FLAGS.overwrite) as staging:
         (staging / 'maps').mkdir()
