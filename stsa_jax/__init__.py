@@ -16,7 +16,7 @@ checks that, and docs/architecture.md has the rooms of the whole project.
     distribution   the mesh of devices, and several processes
     checkpoints    what training saves
     weights        PyTorch's names and files -> parameters -> a model ready to use
-    training       the step, the optimizer, validation, reports
+    training       a run: the step, the optimizer, validation, reports
     inference      windows over a video, attention maps, classification, cost
     evaluation     protocols, scoring, tables
 """

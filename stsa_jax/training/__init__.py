@@ -1,4 +1,4 @@
-"""Training: the step and its state in `step`; optimizer, validation, reports beside it."""
+"""Training: a run in `run`, its step and state in `step`; optimizer, validation, reports."""
 
 from stsa_jax.training.step import (
     StepOptions,
