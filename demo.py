@@ -29,7 +29,7 @@ from stsa_jax.errors import exit_cleanly
 from stsa_jax.inference.windows import predict_video
 from stsa_jax.media import visualize
 from stsa_jax.media.video import write_video
-from stsa_jax.ops.cpu import memory as cpu_memory
+from stsa_jax.ops import cpu
 from train import train
 
 MARGIN = 1.5  # of CC over the centre prior's
@@ -141,5 +141,5 @@ def draw(model, test, workdir: Path) -> None:
 
 
 if __name__ == '__main__':
-    cpu_memory.keep()
+    cpu.set_up()
     exit_cleanly(main)

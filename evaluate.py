@@ -33,7 +33,7 @@ from stsa_jax.evaluation.observers import read_viewers
 from stsa_jax.evaluation.predictions import Numbering
 from stsa_jax.evaluation.selection import CLIP, select
 from stsa_jax.evaluation.submission import DUE, missing_videos, write_submission
-from stsa_jax.ops.cpu import memory as cpu_memory
+from stsa_jax.ops import cpu
 
 
 def main() -> None:
@@ -283,5 +283,5 @@ def _last(path: str) -> str:
 
 
 if __name__ == '__main__':
-    cpu_memory.keep()
+    cpu.set_up()
     exit_cleanly(main)

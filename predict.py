@@ -46,7 +46,7 @@ from stsa_jax.errors import InputError, exit_cleanly, ranges
 from stsa_jax.files import check_free, output_folder, staged_folder, write_atomic
 from stsa_jax.inference import films, windows
 from stsa_jax.media import video
-from stsa_jax.ops.cpu import memory as cpu_memory
+from stsa_jax.ops import cpu
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -299,5 +299,5 @@ def print_classes() -> None:
 
 
 if __name__ == '__main__':
-    cpu_memory.keep()
+    cpu.set_up()
     exit_cleanly(lambda: main(sys.argv))

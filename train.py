@@ -27,7 +27,7 @@ from stsa_jax.configuration import load_config
 from stsa_jax.distribution import processes, sharding
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.models.stsanet import STSANetConfig
-from stsa_jax.ops.cpu import memory as cpu_memory
+from stsa_jax.ops import cpu
 from stsa_jax.training import compiling, run_config
 from stsa_jax.training.run import Clips, open_run
 from stsa_jax.training.trace import Trace
@@ -155,7 +155,7 @@ def main() -> int:
     logging.set_verbosity(logging.ERROR)
     config = load_config(options.config, overrides)
     processes.initialise(options.coordinator, options.num_processes, options.process_id)
-    cpu_memory.keep()
+    cpu.set_up()
     stopping = processes.StopSignal()
     train(config, options.workdir, options.profile, stopping)
     code = options.stopped_exit_code if stopping.stopped else 0

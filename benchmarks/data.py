@@ -28,9 +28,9 @@ from benchmarks.limits import Limits
 from data.copies import images
 from data.copies.sources import Report
 from data.copies.video_file import frames_of_video
+from data.dhf1k import Dhf1k
 from data.preparation import shards
 from data.preparation.features import serialise
-from data.sets.dhf1k import Dhf1k
 from data.windows import ClipReader, Window
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.media.preprocess import IMAGENET, normalise, resize_density, resize_frame

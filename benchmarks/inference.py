@@ -25,7 +25,7 @@ from stsa_jax import STSANetConfig
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.inference import cost
-from stsa_jax.ops.cpu import memory as cpu_memory
+from stsa_jax.ops import cpu
 from stsa_jax.weights.initial import initial_weights
 from stsa_jax.weights.pretrained import SaliencyModel
 
@@ -117,5 +117,5 @@ def compare(config: STSANetConfig, clip: np.ndarray, released, options) -> int:
 
 if __name__ == '__main__':
     if '--side=released' not in sys.argv:
-        cpu_memory.keep()
+        cpu.set_up()
     exit_cleanly(main)

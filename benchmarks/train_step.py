@@ -21,7 +21,7 @@ from benchmarks.released import example
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.models.stsanet import STSANetConfig
-from stsa_jax.ops.cpu import memory as cpu_memory
+from stsa_jax.ops import cpu
 
 TIME_LIMIT, MEMORY_LIMIT = 0.7, 1.0  # of the released code's
 
@@ -41,7 +41,7 @@ def ours(model: STSANetConfig, options) -> dict:
     graphdef, params, batch_stats = initial_weights(model)
     state = training.create_state(mesh, params, batch_stats, tx)
     del params, batch_stats
-    cpu_memory.release()
+    cpu.memory.release()
     rate = optimizer.learning_rate(config, 1, 1)
     how = training.StepOptions(remat=options.remat)
     step = training.make_train_step(graphdef, tx, rate, mesh, how)
@@ -104,5 +104,5 @@ def main() -> int:
 
 if __name__ == '__main__':
     if '--ours' in sys.argv:
-        cpu_memory.keep()  # as train.py does
+        cpu.set_up()  # as train.py does
     exit_cleanly(main)

@@ -28,7 +28,7 @@ from stsa_jax.configuration import load_config
 from stsa_jax.distribution import sharding
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.models.stsanet import STSANetConfig
-from stsa_jax.ops.cpu import memory as cpu_memory
+from stsa_jax.ops import cpu
 from stsa_jax.training import optimizer, run
 from stsa_jax.weights.initial import initial_weights
 
@@ -166,5 +166,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    cpu_memory.keep()  # as train.py does
+    cpu.set_up()  # as train.py does
     exit_cleanly(main)

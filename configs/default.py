@@ -27,7 +27,10 @@ accumulate: a step works on the batch in so many parts, to save memory; BatchNor
 ema_decay: of averaged parameters, which are then the ones validated and loaded; 0 for none.
 freeze_backbone: S3D's weights and statistics stay as they are.
 freeze_batch_norm: BatchNorm's statistics, scales and biases stay as they are.
-remat: compute large convolutions too again in the backward pass, to save memory.
+keep_for_gradient: what stays in memory for the backward pass, which computes the rest again:
+    'everything', 'products' (of convolutions and attention) or 'blocks' (of the network alone).
+    docs/scaling.md has what each costs.
+remat: the same as keep_for_gradient='blocks'.
 max_skipped: so many steps in a row with a loss that is not finite end the run.
 validation
     every: steps between two validations; 0 for none.
@@ -74,6 +77,7 @@ def get_config() -> ConfigDict:
     config.ema_decay = 0.0
     config.freeze_backbone = False
     config.freeze_batch_norm = False
+    config.keep_for_gradient = 'products'
     config.remat = False
     config.max_skipped = 10
     config.validation = ConfigDict(

@@ -16,11 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from data import gaze
+from data import diem, gaze
 from data.copies import folders, images, tree
 from data.copies.sources import Report
 from data.copies.video_file import frames_of_video
-from data.sets import diem
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.files import output_folder, write_atomic
 

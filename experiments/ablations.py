@@ -24,11 +24,11 @@ from tqdm import tqdm
 import data
 import stsa_jax
 from configs import ablations
-from data.sets import scenes
+from data import scenes
 from stsa_jax import evaluation, files
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.media import visualize
-from stsa_jax.ops.cpu import memory as cpu_memory
+from stsa_jax.ops import cpu
 from stsa_jax.training import run_config
 from train import train
 
@@ -231,5 +231,5 @@ def draw(found: dict[str, list[Scores]], path: Path) -> None:
 
 
 if __name__ == '__main__':
-    cpu_memory.keep()
+    cpu.set_up()
     exit_cleanly(main)

@@ -18,13 +18,13 @@ import numpy as np
 
 import data
 from configs import ablations
-from data.sets import scenes
-from data.sets.synthetic import SyntheticVideo
+from data import scenes
+from data.synthetic import SyntheticVideo
 from experiments.ablations import command_line, run_all
 from stsa_jax import evaluation
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.media import visualize
-from stsa_jax.ops.cpu import memory as cpu_memory
+from stsa_jax.ops import cpu
 
 ROWS = ('full', 'single_stream', 'without_temporal_relations')
 
@@ -98,5 +98,5 @@ def table(found: dict[str, Found]) -> str:
 
 
 if __name__ == '__main__':
-    cpu_memory.keep()
+    cpu.set_up()
     exit_cleanly(main)

@@ -49,6 +49,15 @@ def same_verbosity():
 
 
 @pytest.fixture(autouse=True)
+def plain_operations():
+    """The commands choose the forms of a CPU; called in a test, they do so for that test alone."""
+    yield
+    from stsa_jax.ops import forms  # not above: JAX reads the environment when it is imported
+
+    forms.set_default('plain')
+
+
+@pytest.fixture(autouse=True)
 def offline(monkeypatch):
     """A test that connects to another machine fails, whatever the code makes of the error."""
     for name in ('connect', 'connect_ex'):

@@ -36,8 +36,8 @@ class SmallNetwork(nnx.Module):
         self.mix = Conv(8, 16, (1, 3, 3), rngs=rngs)
         self.map = Conv(16, 1, (1, 3, 3), rngs=rngs)
 
-    def __call__(self, clip, *, train=False, remat=False):
-        x = functional.call(self.backbone, clip, train=train, remat=remat)
+    def __call__(self, clip, *, train=False):
+        x = self.backbone(clip, train=train)
         x = jax.nn.relu(self.mix(x))
         x = self.map(x.mean(axis=1, keepdims=True))[:, 0, :, :, 0]
         return jax.nn.sigmoid(x.repeat(2, axis=1).repeat(2, axis=2))

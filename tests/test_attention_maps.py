@@ -14,7 +14,7 @@ from PIL import Image
 from stsa_jax import InputError, STSANet, STSANetConfig
 from stsa_jax.inference import attention_maps
 from stsa_jax.models import functional, stsa
-from stsa_jax.models.layers import Conv
+from stsa_jax.models.layers import Conv, Taps
 from stsa_jax.weights import initial
 
 SIZE = (64, 96)
@@ -82,7 +82,7 @@ def test_against_the_layers_own_queries_and_keys():
     def run(x):
         taps = {}
         module = nnx.merge(graphdef, *state)
-        module(x, taps, 'branch3')
+        module(x, Taps(taps).at('branch3'))
         first = module.layer_1.pair1  # steps 2 and 3
         return taps, first.b(x[:, 3:])[0], first.a(x[:, 2:3])[1]
 
@@ -106,7 +106,7 @@ def test_the_networks_own_matrices_at_every_level():
     def run(state, stages):
         taps, network = {}, nnx.merge(graphdef, *state)
         for level, stage in enumerate(stages):
-            getattr(network, f'branch{level}')(stage, taps, f'branch{level}')
+            getattr(network, f'branch{level}')(stage, Taps(taps).at(f'branch{level}'))
         return {name: array for name, array in taps.items() if '_to_' in name}
 
     taps = jax.jit(run)(state, stages)

@@ -37,7 +37,7 @@ from benchmarks import (
 from benchmarks.hlo import parse
 from benchmarks.processes import in_own_process
 from data.copies.sources import Report
-from data.sets.dhf1k import Dhf1k
+from data.dhf1k import Dhf1k
 from stsa_jax.errors import InputError
 from stsa_jax.inference import cost
 from stsa_jax.metrics import losses

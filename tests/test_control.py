@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 import data
-from data.sets import synthetic
+from data import synthetic
 from experiments import ablations, control
 from stsa_jax.errors import InputError
 from stsa_jax.models.stsanet import STSANetConfig

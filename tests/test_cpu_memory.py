@@ -15,7 +15,8 @@ if not cpu_memory._glibc():
 
 PAGES = """
 import gc, json, os, resource, sys
-from stsa_jax import compiling, cpu_memory
+from stsa_jax.ops.cpu import memory as cpu_memory
+from stsa_jax.training import compiling
 
 def touched():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

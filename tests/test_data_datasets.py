@@ -5,9 +5,9 @@ import pytest
 
 import data
 from data.copies.sources import Report
+from data.diem import TEST_II, TEST_III
 from data.pipeline import train_clips
 from data.preparation.registry import load_builder
-from data.sets.diem import TEST_II, TEST_III
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
 

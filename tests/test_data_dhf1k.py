@@ -12,8 +12,8 @@ from data.copies import images
 from data.copies.folders import FolderVideo
 from data.copies.sources import Report
 from data.copies.video_file import frames_of_video
+from data.dhf1k import Dhf1k
 from data.pipeline import train_clips
-from data.sets.dhf1k import Dhf1k
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
 

@@ -15,11 +15,11 @@ import pytest
 from terminal import shown_in_a_terminal
 
 import data
+from data.dhf1k import Dhf1k
+from data.hollywood2 import Hollywood2
 from data.preparation.registry import BUILDERS, load_builder
 from data.preparation.shards import _ctrl_c_held, available_cores
-from data.sets.dhf1k import Dhf1k
-from data.sets.hollywood2 import Hollywood2
-from data.sets.ucf_sports import UcfSports
+from data.ucf_sports import UcfSports
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
 

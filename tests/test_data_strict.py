@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 
 import data.prepare
 from data.preparation.registry import load_builder
-from data.sets.ucf_sports import UcfSports
+from data.ucf_sports import UcfSports
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
 

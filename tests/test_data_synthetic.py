@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import data
+from data import scenes, synthetic
 from data.copies import images
 from data.copies.sources import Report
-from data.sets import scenes, synthetic
-from data.sets.synthetic import SyntheticVideo
+from data.synthetic import SyntheticVideo
 from stsa_jax.evaluation.observers import read_viewers
 
 

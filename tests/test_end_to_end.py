@@ -17,7 +17,7 @@ import data
 import evaluate
 import stsa_jax
 import train
-from data.sets import synthetic
+from data import synthetic
 from stsa_jax.checkpoints.weights import load_weights
 from stsa_jax.configuration import load_config
 from stsa_jax.inference import attention_maps

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from test_evaluation import Frames, Given, make_videos
 
-from data import gaze
+from data import gaze, synthetic
 from data.copies import images
-from data.sets import synthetic
 from stsa_jax import evaluation, inference
 from stsa_jax.errors import InputError
 from stsa_jax.evaluation import exports, observers, report, tables

@@ -14,8 +14,8 @@ from benchmarks import sizes
 from stsa_jax import InputError, STSANet, STSANetConfig
 from stsa_jax.checkpoints.weights import Weights
 from stsa_jax.media.preprocess import IMAGENET
-from stsa_jax.models import functional, stsa
-from stsa_jax.ops import pooling
+from stsa_jax.models import functional
+from stsa_jax.ops import attention, upsampling
 from stsa_jax.weights import port, pretrained
 from stsa_jax.weights.initial import random_weights
 from stsa_jax.weights.resample import resample, resample_taps, resize
@@ -123,13 +123,13 @@ def test_a_still_video_keeps_its_features(state_dict, frames):
 
 def compressed(state_dict, level, still, frames):
     config = changed(frames=frames)
-    branch = stsa_jax.stsanet.Branch(level, config, rngs=nnx.Rngs(0))
+    branch = stsa_jax.models.stsanet.Branch(level, config, rngs=nnx.Rngs(0))
     branch.stsa = lambda x, *_: x
     if branch.compress is not None:
         kernel = state_dict[f'branch{level}_pre.0.weight'].transpose(2, 3, 4, 1, 0)
         branch.compress.kernel.set_value(kernel)
         branch.compress.bias.set_value(state_dict[f'branch{level}_pre.0.bias'])
-    steps = frames // stsa_jax.stsanet.TIME_STRIDES[level]
+    steps = frames // stsa_jax.models.stsanet.TIME_STRIDES[level]
     out = branch(np.repeat(still, steps, axis=1))
     assert out.shape[1] == 4
     return out
@@ -213,7 +213,7 @@ def test_loading_says_what_was_resampled(tmp_path, weights, capsys, name):
 @pytest.mark.slow
 def test_a_model_of_another_size_runs(tmp_path, weights, monkeypatch):
     """112 is not a multiple of 32, and attention takes the way of the large sizes, in blocks."""
-    monkeypatch.setattr(stsa, 'LARGEST_MATRIX', 500 * 336)  # level 1: 336 and 672 places
+    monkeypatch.setattr(attention, 'LARGEST_MATRIX', 500 * 336)  # level 1: 336 and 672 places
     pretrained.save(
         tmp_path / 'a.safetensors',
         Weights('stsanet', dataclasses.asdict(CONFIG), *weights, IMAGENET),
@@ -237,5 +237,5 @@ def test_the_largest_size_runs(tmp_path):
 
 def test_resizing_agrees_with_the_networks_own():
     x = np.random.default_rng(0).normal(size=(2, 4, 3, 5, 6)).astype(np.float32)
-    inside = np.asarray(pooling.resize(x, (7, 4))).transpose(0, 4, 1, 2, 3)
+    inside = np.asarray(upsampling.resize(x, (7, 4))).transpose(0, 4, 1, 2, 3)
     np.testing.assert_allclose(resize(x.transpose(0, 4, 1, 2, 3), (7, 4)), inside, atol=1e-6)

@@ -16,6 +16,7 @@ from stsa_jax import InputError, STSANet, STSANetConfig
 from stsa_jax.inference import cost
 from stsa_jax.metrics import losses
 from stsa_jax.models import functional, layers, stsa, stsanet
+from stsa_jax.ops import attention, forms
 from stsa_jax.ops.pooling import max_pool_2x2_with_indices, max_unpool_2x2
 
 TINY = STSANetConfig(image_size=(32, 64), frames=16, width=0.125)
@@ -148,7 +149,8 @@ def test_a_pair_attends_to_the_other_member():
     """Equations 1 and 2, spelt out for one pair with NumPy."""
     pair = stsa.Pair(4, 3, rngs=nnx.Rngs(0))
     a, b = np.random.default_rng(1).normal(size=(2, 1, 1, 3, 5, 4)).astype(np.float32)
-    found, matrices = pair(a, b, keep_matrices=True)
+    matrices = {}
+    found = pair(a, b, layers.Taps(matrices))
     (qa, ka, va), (qb, kb, vb) = (
         [np.asarray(x)[0] for x in e(y)] for e, y in ((pair.a, a), (pair.b, b))
     )
@@ -174,13 +176,8 @@ def test_which_steps_a_layer_relates():
     def relations(pairs):
         layer = stsa.STSALayer(pairs, (4, 2, 3, 8), 16, bottleneck=False, rngs=nnx.Rngs(0))
 
-        def attended(x):  # before the norm, which mixes everything
-            groups = jnp.split(x, 2 * pairs, axis=1)
-            members = [getattr(layer, f'pair{i}') for i in range(pairs)]
-            parts = [p(*groups[2 * i : 2 * i + 2])[0] for i, p in enumerate(members)]
-            return jnp.concatenate(parts, axis=1)
-
-        jacobian = jax.jit(jax.jacobian(attended))(x)  # output's axes, then the input's
+        # Before the norm, which mixes everything.
+        jacobian = jax.jit(jax.jacobian(layer.attend))(x)  # output's axes, then the input's
         return np.abs(jacobian).sum(axis=(0, 2, 3, 4, 5, 7, 8, 9)) > 0
 
     halves = [[1, 1, 1, 0], [1, 1, 0, 1], [1, 0, 1, 1], [0, 1, 1, 1]]
@@ -193,32 +190,39 @@ def attention_inputs(n=37, m=29, e=5, c=4):
     return [rng.normal(size=(2, *shape)).astype(np.float32) for shape in ((n, e), (m, e), (m, c))]
 
 
+@pytest.mark.parametrize('form', forms.FORMS)
 @pytest.mark.parametrize('rows', [1, 8, 13, 36])
-def test_blocks_of_queries_give_the_same_numbers(monkeypatch, rows):
+def test_blocks_of_queries_give_the_same_numbers(monkeypatch, rows, form):
     """Forward and gradient; the number of queries is not a multiple of the blocks' rows."""
 
     def run(query, key, value):
         def loss(*inputs):
-            out, none = stsa.attend(*inputs)
+            out, none = attention.attend(*inputs)
             assert none is None
             return jnp.sin(out).sum(), out
 
         return jax.grad(loss, (0, 1, 2), has_aux=True)(query, key, value)
 
+    with forms.use(form):
+        _blocks_give_the_same_numbers(monkeypatch, rows, run)
+
+
+def _blocks_give_the_same_numbers(monkeypatch, rows, run):
     inputs = attention_inputs()
     gradients, out = jax.jit(run)(*inputs)
-    matrix = stsa.attend(*inputs, keep_matrix=True)[1]
+    matrix = attention.attend(*inputs, keep_matrix=True)[1]
     assert matrix.shape == (2, 37, 29)
-    monkeypatch.setattr(stsa, 'LARGEST_MATRIX', rows * 29)
+    monkeypatch.setattr(attention, 'LARGEST_MATRIX', rows * 29)
     blocked, same = jax.jit(lambda *x: run(*x))(*inputs)
     np.testing.assert_allclose(same, out, atol=1e-6)  # float32 sums of 29 terms
     for found, wanted in zip(blocked, gradients):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
     # Whoever asks for the matrices gets them whole all the same.
-    np.testing.assert_allclose(stsa.attend(*inputs, keep_matrix=True)[1], matrix, atol=1e-6)
+    np.testing.assert_allclose(attention.attend(*inputs, keep_matrix=True)[1], matrix, atol=1e-6)
 
 
-def test_gradient_of_attention():
+@pytest.mark.parametrize('form', forms.FORMS)
+def test_gradient_of_attention(form):
     """Against JAX's own of the equation as it stands."""
 
     def plain(query, key, value):
@@ -231,14 +235,16 @@ def test_gradient_of_attention():
         return jax.grad(lambda *x: jnp.sin(3 * attend(*x)).sum(), (0, 1, 2))(*attention_inputs())
 
     for keep, i, wanted in ((False, 0, plain), (True, 0, plain), (True, 1, matrix)):
-        attend = lambda *x, i=i, keep=keep: stsa.attend(*x, keep)[i]  # noqa: E731
-        for found, expected in zip(gradients(attend), gradients(wanted)):
+        attend = lambda *x, i=i, keep=keep: attention.attend(*x, keep_matrix=keep)[i]  # noqa: E731
+        with forms.use(form):
+            found_gradients = gradients(attend)
+        for found, expected in zip(found_gradients, gradients(wanted)):
             np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_memory_of_blocked_attention_is_bounded(monkeypatch):
     """No array of the program, with its gradient, is larger than a block."""
-    attend = lambda *inputs: stsa.attend(*inputs)[0].sum()  # noqa: E731
+    attend = lambda *inputs: attention.attend(*inputs)[0].sum()  # noqa: E731
     shapes = [jax.ShapeDtypeStruct((1, 4096, 8), jnp.float32)] * 3
 
     def largest():
@@ -247,7 +253,7 @@ def test_memory_of_blocked_attention_is_bounded(monkeypatch):
         return max(math.prod(v.aval.shape) for equation, *_ in found for v in equation.outvars)
 
     assert largest() == 4096**2
-    monkeypatch.setattr(stsa, 'LARGEST_MATRIX', 2**16)
+    monkeypatch.setattr(attention, 'LARGEST_MATRIX', 2**16)
     assert largest() == 2**16
     compiled = jax.jit(jax.grad(attend, (0, 1, 2))).lower(*shapes).compile()
     # The matrix would be 64 MiB; a block is 256 KiB, and a few of these are there at a time.
@@ -255,21 +261,22 @@ def test_memory_of_blocked_attention_is_bounded(monkeypatch):
 
 
 def test_attention_within_steps_counts_the_matrices_of_all_steps(monkeypatch):
-    inputs = [x.reshape(1, 72, -1) for x in attention_inputs(36, 36, 6, 6)]
-    expected, matrix = stsa._attend_within_steps(*inputs, 2, True)
-    assert matrix.shape == (1, 2, 36, 36)
-    monkeypatch.setattr(stsa, 'LARGEST_MATRIX', 36 * 36)  # half of it
-    run = lambda *inputs: stsa._attend_within_steps(*inputs, 2, False)  # noqa: E731
-    found = cost.equations(jax.make_jaxpr(run)(*inputs).jaxpr)
+    pair = stsa.PairWithinSteps(6, 6, rngs=nnx.Rngs(0))
+    a, b = np.random.default_rng(0).normal(size=(2, 1, 2, 4, 9, 6)).astype(np.float32)
+    matrices = {}
+    expected = pair(a, b, layers.Taps(matrices))
+    assert {name: m.shape for name, m in matrices.items()} == dict.fromkeys(
+        ('a_to_a', 'b_to_b'), (1, 2, 36, 36)
+    )
+    monkeypatch.setattr(attention, 'LARGEST_MATRIX', 36 * 36)  # half of it
+    found = cost.equations(jax.make_jaxpr(lambda a, b: pair(a, b))(a, b).jaxpr)
     assert max(math.prod(v.aval.shape) for e, *_ in found for v in e.outvars) == 36 * 36
-    blocked, none = run(*inputs)
-    assert none is None
-    np.testing.assert_allclose(blocked, expected, atol=1e-6)  # float32 sums of 36 terms
+    np.testing.assert_allclose(pair(a, b), expected, atol=1e-6)  # float32 sums of 36 terms
 
 
 def test_the_published_size_takes_the_direct_path():
     places = 2 * 28 * 48  # of layer II on levels 0 and 1
-    assert places**2 <= stsa.LARGEST_MATRIX < (4 * places) ** 2  # in blocks at 448x768
+    assert places**2 <= attention.LARGEST_MATRIX < (4 * places) ** 2  # in blocks at 448x768
 
 
 def test_size_free_norm_has_a_scale_a_channel():

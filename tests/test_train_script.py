@@ -19,7 +19,7 @@ from tensorboardX.proto.event_pb2 import SessionLog
 
 import data
 import train
-from data.sets import synthetic
+from data import synthetic
 from stsa_jax.checkpoints.weights import load_weights
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import InputError, exit_cleanly

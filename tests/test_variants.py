@@ -19,6 +19,7 @@ from configs import ablations
 from stsa_jax import InputError, STSANet, STSANetConfig
 from stsa_jax.configuration import load_config
 from stsa_jax.models import amsf, functional, stsa
+from stsa_jax.models.layers import Taps
 from stsa_jax.models.stsanet import Branch
 from stsa_jax.weights import port
 from stsa_jax.weights.names import torch_name
@@ -188,7 +189,7 @@ def test_single_similarity_matrix_is_one_softmax_over_all_positions():
     program = str(jax.make_jaxpr(branch)(x))
     assert len(re.findall(r'= exp ', program)) == 1
     taps = {}
-    branch(x, taps, 'branch1')
+    branch(x, Taps(taps).at('branch1'))
     (name,) = (name for name in taps if '_to_' in name)
     assert taps[name].shape == (1, 4 * 4 * 8, 4 * 4 * 8)
     np.testing.assert_allclose(taps[name].sum(-1), 1, atol=1e-5)
@@ -420,5 +421,5 @@ def test_a_variant_is_kept_with_its_structure(full_file, tmp_path):
     config = STSANetConfig(**TINY, **ablations.ROWS['single_stream'])
     params, batch_stats = initialise(full_file[0], config, say=lambda line: None)
     fields = dataclasses.asdict(config)
-    stsa_jax.checkpoint.save_weights(tmp_path / 'c', 'stsanet', fields, params, batch_stats)
+    stsa_jax.checkpoints.save_weights(tmp_path / 'c', 'stsanet', fields, params, batch_stats)
     assert stsa_jax.load(tmp_path / 'c').config == config

@@ -17,7 +17,7 @@ FORMS = [(2, 3), (4, 3), (2, 5), (4, 5)]
 
 @pytest.fixture
 def always(monkeypatch):
-    """However small a convolution is, it goes Winograd's way if it has the form."""
+    """However small a convolution is, it uses Winograd's algorithm if it has the form."""
     monkeypatch.setattr(winograd, 'LARGE', 0)
     monkeypatch.setattr(winograd, 'LARGE_GRADIENT', 0)
     monkeypatch.setattr(winograd, 'WORTH', 0)
@@ -116,12 +116,12 @@ def test_it_takes_fewer_multiplications(always, monkeypatch):
             assert share < fast / flops(x, kernel, padding) < share + 0.15
 
 
-@pytest.mark.parametrize('short_sums, dtype', [(True, jnp.float32), (False, jnp.bfloat16)])
-def test_not_where_rounding_counts(always, monkeypatch, short_sums, dtype):
+@pytest.mark.parametrize('exact, dtype', [(True, jnp.float32), (False, jnp.bfloat16)])
+def test_not_where_rounding_counts(always, monkeypatch, exact, dtype):
     """Not in front of the pool that keeps its indices, and not with fewer digits."""
     monkeypatch.setattr(winograd, 'convolution', lambda *_: pytest.fail('rounding counts here'))
     x, k = jnp.ones((1, 8, 8, 64), dtype), jnp.ones((3, 3, 64, 64), dtype)
-    jax.jit(lambda x, k: conv2d.conv2d(x, k, (1, 1), (1, 1), short_sums))(x, k)
+    jax.jit(lambda x, k: conv2d.conv2d(x, k, (1, 1), (1, 1), exact))(x, k)
 
 
 def test_equal_images_stay_equal(always):
@@ -134,7 +134,7 @@ def test_equal_images_stay_equal(always):
 
 
 def test_the_network_has_large_ones():
-    """At full size the fusion's 5x5 kernels go this way, the first one's forward pass does not."""
+    """At full size the fusion's 5x5 kernels use it, the first one's forward pass does not."""
     assert winograd.chosen_axis((4, 56, 96, 192), (5, 5, 192, 192), (1, 1), winograd.LARGE) == 1
     assert winograd.chosen_axis((32, 224, 384, 3), (7, 7, 3, 64), (2, 2), winograd.LARGE) is None
     small = (1, 8, 8, 64)

@@ -14,13 +14,13 @@ from stsa_jax.errors import InputError
 EMBEDDED = ('stsa_synthetic', 'stsa_matching', 'stsa_contrast')
 # Where the builder of each dataset is.
 BUILDERS = {
-    'stsa_synthetic': ('data.sets.synthetic', 'StsaSynthetic'),
-    'stsa_matching': ('data.sets.synthetic', 'StsaMatching'),
-    'stsa_contrast': ('data.sets.synthetic', 'StsaContrast'),
-    'dhf1k': ('data.sets.dhf1k', 'Dhf1k'),
-    'hollywood2': ('data.sets.hollywood2', 'Hollywood2'),
-    'ucf_sports': ('data.sets.ucf_sports', 'UcfSports'),
-    'diem': ('data.sets.diem', 'Diem'),
+    'stsa_synthetic': ('data.synthetic', 'StsaSynthetic'),
+    'stsa_matching': ('data.synthetic', 'StsaMatching'),
+    'stsa_contrast': ('data.synthetic', 'StsaContrast'),
+    'dhf1k': ('data.dhf1k', 'Dhf1k'),
+    'hollywood2': ('data.hollywood2', 'Hollywood2'),
+    'ucf_sports': ('data.ucf_sports', 'UcfSports'),
+    'diem': ('data.diem', 'Diem'),
 }
 
 

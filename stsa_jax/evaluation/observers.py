@@ -92,7 +92,7 @@ def blur(dataset: str, width: int) -> float:
     from data.preparation.registry import EMBEDDED
 
     if dataset in EMBEDDED:
-        from data.sets.synthetic import BLUR
+        from data.synthetic import BLUR
 
         return BLUR
     from data import gaze
@@ -165,8 +165,7 @@ def _diem_records(root: Path) -> dict[str, list[Path]]:
 
 
 def _synthetic(dataset) -> dict[str, list[gaze.Fixations]]:
-    from data import gaze
-    from data.sets import synthetic
+    from data import gaze, synthetic
 
     found: dict[str, list[gaze.Fixations]] = {}
     for video in dataset.videos:

@@ -7,8 +7,8 @@ each convolution and matrix product with its shapes, at the module that it stand
 the paper's Table I are those of the convolutions, 193.3 G; the two products of attention come on
 top. A part is named as in the code: `branch1.stsa.layer_2`.
 
-The count is that of the architecture as published. Our float32 program runs less: it multiplies
-the readout's channels before it upsamples them (`layers.conv_of_upsampled`).
+The count is that of the architecture as published, whose convolutions the plain program makes. The
+forms for CPUs (`stsa_jax.ops.forms`) run fewer.
 """
 
 import argparse
@@ -26,8 +26,9 @@ from flax import nnx, traverse_util
 
 from stsa_jax.configuration import load_config
 from stsa_jax.models import functional
-from stsa_jax.models.layers import set_compute_dtype
 from stsa_jax.models.stsanet import STSANet, STSANetConfig
+from stsa_jax.ops import forms
+from stsa_jax.ops.upsampling import RESIZE
 from stsa_jax.weights.initial import random_weights
 
 DEPTH = {'backbone': 2, 'branch': 3}  # how many names of a path make a part; 1 for the others
@@ -51,22 +52,18 @@ def cost(config: STSANetConfig) -> dict[str, Part]:
     parameters: Counter[str] = Counter()
     for path, array in traverse_util.flatten_dict(functional.abstract(STSANet, config)[1]).items():
         parameters[_part(path[:-1])] += math.prod(array.shape)
-    convolutions, attention = multiply_adds(config, published=True)
+    with forms.use('plain'):
+        convolutions, attention = multiply_adds(config)
     names = [*convolutions, *(parameters.keys() - convolutions.keys())]
     return {name: Part(parameters[name], convolutions[name], attention[name]) for name in names}
 
 
-def multiply_adds(config: STSANetConfig, published: bool = False) -> tuple[Counter, Counter]:
-    """Multiply-adds of the convolutions and of attention, by part, in the program of `config`.
-
-    With `published` each convolution is made where it stands in the architecture.
-    """
+def multiply_adds(config: STSANetConfig) -> tuple[Counter, Counter]:
+    """Multiply-adds of the convolutions and of attention, by part, in the program of `config`."""
     graphdef, *weights = functional.abstract(STSANet, config)
 
     def run(params, batch_stats, clip):
         model = nnx.merge(graphdef, params, batch_stats)
-        if published:
-            set_compute_dtype(model, jnp.bfloat16)  # which has no tricks
         for path, module in list(nnx.iter_modules(model)):
             if path:
                 module.__class__ = _named(type(module), path[-1])
@@ -76,6 +73,8 @@ def multiply_adds(config: STSANetConfig, published: bool = False) -> tuple[Count
     convolutions: Counter[str] = Counter()
     attention: Counter[str] = Counter()
     for equation, path, times in equations(program.jaxpr):
+        if RESIZE in path:
+            continue
         if equation.primitive.name == 'conv_general_dilated':
             counted, shape = convolutions, equation.invars[1].aval.shape
             summed = equation.params['dimension_numbers'].rhs_spec[1:]
@@ -91,10 +90,7 @@ def multiply_adds(config: STSANetConfig, published: bool = False) -> tuple[Count
 
 
 def equations(jaxpr, path: tuple[str, ...] = (), times: int = 1) -> Iterator[tuple]:
-    """Each equation of a program, also of those inside it: (equation, scopes, how often it runs).
-
-    Of programs for several platforms, the one for any.
-    """
+    """Each equation of a program, also those of inner ones: (equation, scopes, times it runs)."""
     for equation in jaxpr.eqns:
         scopes = [name for name in str(equation.source_info.name_stack).split('/') if name]
         here = (*path, *scopes)

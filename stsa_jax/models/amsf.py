@@ -1,4 +1,4 @@
-"""Attentional multi-scale fusion of two neighbouring levels (paper section III-C, equations 9-11).
+"""Attentional multi-scale fusion of two neighbouring levels (section III-C, figure 4, eq. 9-11).
 
 `high` and `low` are `(B, 4, H, W, C)`, the result is `(B, 4, H, W, C')`, to be upsampled by 2.
 
@@ -10,8 +10,9 @@ both it is the step of a UNet-like decoder; with `concat` they are put side by s
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.nn import relu, sigmoid
 
-from stsa_jax.models.layers import Conv, LayerNorm
+from stsa_jax.models.layers import NO_TAPS, Conv, LayerNorm, Taps
 from stsa_jax.models.stsa import STEPS
 from stsa_jax.ops.pooling import max_pool
 
@@ -19,38 +20,30 @@ from stsa_jax.ops.pooling import max_pool
 class AttentionWeighting(nnx.Module):
     """Where to look (W_m), then how much of each level's channels to take (W_h, W_l)."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, *, rngs: nnx.Rngs | None):
         self.spatial = Conv(2 * channels, 1, rngs=rngs)
         self.squeeze = Conv(2 * channels, channels // 2, rngs=rngs)
         self.norm = LayerNorm((STEPS, 1, 1, channels // 2), rngs=rngs)
         self.excite = Conv(channels // 2, 2 * channels, rngs=rngs)
 
-    def __call__(self, high, low, taps: dict | None = None, name: str = ''):
+    def __call__(self, high, low, taps: Taps = NO_TAPS) -> tuple[jax.Array, jax.Array]:
         """F_h W_h and F_l W_l of equations 9-11; Norm before ReLU, as in (10) and the code."""
         both = jnp.concatenate([high, low], axis=-1)
-        where = jax.nn.sigmoid(self.spatial(both))  # (B, 4, H, W, 1)
-        pooled = _weighted_mean(both, where)  # (B, 4, 1, 1, 2C): time is kept
-        weights = jax.nn.sigmoid(self.excite(jax.nn.relu(self.norm(self.squeeze(pooled)))))
-        if taps is not None:
-            taps[f'{name}.spatial'], taps[f'{name}.channel'] = where, weights
+        where = sigmoid(self.spatial(both))  # (B, 4, H, W, 1)
+        pooled = jnp.einsum('bthwc,bthw->btc', both, where[..., 0]) / (
+            both.shape[2] * both.shape[3]
+        )
+        pooled = pooled[:, :, None, None]  # (B, 4, 1, 1, 2C): time is kept
+        weights = sigmoid(self.excite(relu(self.norm(self.squeeze(pooled)))))
+        taps['spatial'], taps['channel'] = where, weights
         weight_high, weight_low = jnp.split(weights, 2, axis=-1)
         return high * weight_high, low * weight_low
-
-
-def _weighted_mean(x, weights):
-    """The mean over H and W of `(B, T, H, W, C)` times `(B, T, H, W, 1)`, which stay, as 1.
-
-    As a matrix product: for the weights' gradient as a sum, XLA's CPU backend took 88 ms.
-    """
-    b, t, h, w, c = x.shape
-    weights = weights.reshape(b, t, 1, h * w)
-    return (weights @ x.reshape(b, t, h * w, c) / (h * w)).reshape(b, t, 1, 1, c)
 
 
 class MultiScale(nnx.Module):
     """The sum of four receptive fields in space and time, to C' channels."""
 
-    def __init__(self, channels: int, out: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, out: int, *, rngs: nnx.Rngs | None):
         self.point = Conv(channels, out, rngs=rngs)
         self.time_1 = Conv(channels, out, (3, 1, 1), rngs=rngs)
         self.space_1 = Conv(out, out, (1, 3, 3), rngs=rngs)
@@ -58,17 +51,17 @@ class MultiScale(nnx.Module):
         self.space_2 = Conv(out, out, (1, 5, 5), rngs=rngs)
         self.pool = Conv(channels, out, rngs=rngs)
 
-    def __call__(self, x: jax.Array, taps: dict | None = None, name: str = '') -> jax.Array:
+    def __call__(self, x: jax.Array, taps: Taps = NO_TAPS) -> jax.Array:
         """`(B, 4, H, W, C)` -> `(B, 4, H, W, C')`, before the ReLU."""
         branches = (
             self.point(x),
-            self.space_1(jax.nn.relu(self.time_1(x))),
-            self.space_2(jax.nn.relu(self.time_2(x))),
+            self.space_1(relu(self.time_1(x))),
+            self.space_2(relu(self.time_2(x))),
             self.pool(max_pool(x, (3, 3, 3), (1, 1, 1), (1, 1, 1))),
         )
-        if taps is not None:
-            taps.update({f'{name}.scale{i}': branch for i, branch in enumerate(branches)})
-        return sum(branches)
+        for i, branch in enumerate(branches):
+            taps[f'scale{i}'] = branch
+        return sum(branches[1:], branches[0])
 
 
 class AMSF(nnx.Module):
@@ -82,7 +75,7 @@ class AMSF(nnx.Module):
         weighting: bool = True,
         multi_scale: bool = True,
         concat: bool = False,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | None,
     ):
         self.concat = concat
         self.weighting = AttentionWeighting(channels, rngs=rngs) if weighting else None
@@ -90,14 +83,12 @@ class AMSF(nnx.Module):
         self.multi_scale = MultiScale(fused, out, rngs=rngs) if multi_scale else None
         self.plain = None if multi_scale else Conv(fused, out, (1, 3, 3), rngs=rngs)
 
-    def __call__(self, high, low=None, taps: dict | None = None, name: str = '') -> jax.Array:
+    def __call__(self, high, low=None, taps: Taps = NO_TAPS) -> jax.Array:
         """Two `(B, 4, H, W, C)` -> `(B, 4, H, W, C')`; `low` is None in a single stream."""
         if self.weighting is not None:
-            high, low = self.weighting(high, low, taps, name)
+            high, low = self.weighting(high, low, taps)
         if low is None:
             fused = high
         else:
             fused = jnp.concatenate([high, low], axis=-1) if self.concat else high + low
-        if self.plain is not None:
-            return jax.nn.relu(self.plain(fused))
-        return jax.nn.relu(self.multi_scale(fused, taps, name))
+        return relu(self.multi_scale(fused, taps) if self.plain is None else self.plain(fused))

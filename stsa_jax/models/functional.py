@@ -12,7 +12,7 @@ import functools
 import jax
 from flax import nnx
 
-from stsa_jax.models.layers import KEEP_PRODUCTS, BatchStat
+from stsa_jax.models.layers import BatchStat, Taps
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
@@ -32,27 +32,6 @@ def abstract(model_class, config) -> tuple[nnx.GraphDef, dict, dict]:
     return graphdef, *jax.tree.map(shape_of, trees)
 
 
-def call(module: nnx.Module, *inputs, remat: bool, keep_products: bool = False, **options):
-    """`module(*inputs, **options)`; with `remat`, its gradient keeps nothing but the inputs.
-
-    The rest is computed again in the backward pass. With `keep_products` the results of
-    convolutions, which are dear to compute, are kept too.
-    """
-    if not remat:
-        return module(*inputs, **options)
-    return recompute(lambda m, *x: m(*x, **options), module, *inputs, keep_products=keep_products)
-
-
-def recompute(f, *inputs, keep_products: bool = True):
-    """`f(*inputs)` of modules and arrays; a gradient computes it again, but for dear products.
-
-    Without `keep_products`, those too. A product that `f` itself reads further is copied to be kept
-    (`jax.checkpoint` puts a `reduce_precision` there), so a region rather begins with one, as its
-    input, and ends with one.
-    """
-    return nnx.remat(f, policy=KEEP_PRODUCTS if keep_products else None)(*inputs)
-
-
 def apply(
     graphdef: nnx.GraphDef,
     params: dict,
@@ -60,7 +39,6 @@ def apply(
     clip: jax.Array,
     *,
     train: bool = False,
-    remat: bool = False,
     return_intermediates: bool = False,
 ):
     """Runs the model: its output, then what was asked for besides.
@@ -69,7 +47,6 @@ def apply(
         graphdef, params, batch_stats: from `split`.
         clip: `(B, T, H, W, 3)`.
         train: normalise with the batch's statistics; also returns the updated `batch_stats`.
-        remat: keep little for the gradient, and compute the rest again (see `call`).
         return_intermediates: also returns `{name: array}` of stage features and attention matrices
             (STSA-Net only).
 
@@ -77,11 +54,11 @@ def apply(
         output, or (output, batch_stats), (output, taps), (output, batch_stats, taps).
     """
     model = nnx.merge(graphdef, params, batch_stats)
-    taps = {'taps': {}} if return_intermediates else {}
-    options = {'remat': True} if remat else {}
-    results = [model(clip, train=train, **options, **taps)]
+    kept: dict[str, jax.Array] = {}
+    taps = {'taps': Taps(kept)} if return_intermediates else {}
+    results = [model(clip, train=train, **taps)]
     if train:
         results.append(nnx.to_pure_dict(nnx.state(model, BatchStat)))
     if return_intermediates:
-        results.append(taps['taps'])
+        results.append(kept)
     return results[0] if len(results) == 1 else tuple(results)

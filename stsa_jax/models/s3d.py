@@ -1,7 +1,7 @@
 """S3D (Xie et al., ECCV 2018): the 3D-convolutional backbone, and the Kinetics classifier.
 
-Input `(B, T, H, W, 3)` float32, T a multiple of 8, H and W of 16. The four stages of the backbone,
-at width 1 for 32x224x384:
+Input `(B, T, H, W, 3)`, T a multiple of 8, H and W of 16. The four stages of the backbone, at width
+1 for 32x224x384:
 
     base1  (16, 56, 96,  192)
     base2  (16, 28, 48,  480)
@@ -15,9 +15,9 @@ in depends on the weights: see `stsa_jax.media.preprocess`.
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from stsa_jax.models.functional import call, recompute
 from stsa_jax.models.layers import Conv, ConvBNReLU
 from stsa_jax.ops.pooling import max_pool
 
@@ -49,56 +49,22 @@ def mixed_out(block: str, width: float) -> int:
 
 def stage_channels(width: float = 1.0) -> tuple[int, int, int, int]:
     """Channels of base1 to base4: (192, 480, 832, 1024) at width 1."""
-    last = (blocks[-1] for blocks in STAGES.values())
-    return (scale_width(192, width), *(mixed_out(block, width) for block in last))
+    base2, base3, base4 = (mixed_out(blocks[-1], width) for blocks in STAGES.values())
+    return scale_width(192, width), base2, base3, base4
 
 
 class SepConv(nnx.Module):
     """Spatial (1,k,k), then temporal (k,1,1) convolution, each with BatchNorm and ReLU."""
 
-    def __init__(
-        self,
-        features_in: int,
-        features_out: int,
-        size: int,
-        stride: int = 1,
-        **options,
-    ):
+    def __init__(self, features_in: int, features_out: int, size: int, stride: int = 1, **options):
         """`options` are those of `ConvBNReLU`."""
-        k, s = size, stride
-        self.spatial = ConvBNReLU(features_in, features_out, (1, k, k), stride=(1, s, s), **options)
-        self.temporal = ConvBNReLU(
-            features_out, features_out, (k, 1, 1), stride=(s, 1, 1), **options
-        )
+        k, s, out = size, stride, features_out
+        self.spatial = ConvBNReLU(features_in, out, (1, k, k), stride=(1, s, s), **options)
+        self.temporal = ConvBNReLU(out, out, (k, 1, 1), stride=(s, 1, 1), **options)
 
-    @property
-    def layers(self) -> tuple[ConvBNReLU, ConvBNReLU]:
-        """Both, in the order of `_chain`."""
-        return self.spatial, self.temporal
-
-
-def _chain(x: jax.Array, *layers: ConvBNReLU, train: bool, pool_at: int = 0) -> jax.Array:
-    """The layers one after the other, but for the last one's BatchNorm and ReLU.
-
-    For the gradient only the results of the convolutions are kept, not what BatchNorm, ReLU and the
-    pool in front of layer `pool_at` (if not 0) make of them.
-    """
-
-    def convolve_pooled(before, after, y):
-        return after.convolve(_pool_in_space(before.activate(y, train=train)), train=train)
-
-    def convolve(before, after, y):
-        return after.convolve(before.activate(y, train=train), train=train)
-
-    y = layers[0].convolve(x, train=train)
-    for i in range(1, len(layers)):
-        y = recompute(convolve_pooled if i == pool_at else convolve, *layers[i - 1 : i + 1], y)
-    return y
-
-
-def _pool_in_space(x: jax.Array) -> jax.Array:
-    """The max pools of base1 and behind it: H and W halve."""
-    return max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """`(B, T, H, W, features_in)` -> `(B, T/s, H/s, W/s, features_out)`."""
+        return self.temporal(self.spatial(x, train=train), train=train)
 
 
 class Mixed(nnx.Module):
@@ -119,22 +85,11 @@ class Mixed(nnx.Module):
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`(B, T, H, W, C)` -> `(B, T, H, W, b0 + b1 + b2 + b3)`."""
-
-        def convolve_pooled(layer, x):
-            return layer.convolve(max_pool(x, (3, 3, 3), (1, 1, 1), (1, 1, 1)), train=train)
-
-        def side_by_side(layers, parts):
-            parts = [layer.activate(y, train=train) for layer, y in zip(layers, parts)]
-            return jax.numpy.concatenate(parts, axis=-1)
-
-        parts = (
-            self.branch0.convolve(x, train=train),
-            _chain(x, self.branch1_reduce, *self.branch1.layers, train=train),
-            _chain(x, self.branch2_reduce, *self.branch2.layers, train=train),
-            recompute(convolve_pooled, self.branch3, x),
-        )
-        last = (self.branch0, self.branch1.temporal, self.branch2.temporal, self.branch3)
-        return recompute(side_by_side, last, parts)
+        b0 = self.branch0(x, train=train)
+        b1 = self.branch1(self.branch1_reduce(x, train=train), train=train)
+        b2 = self.branch2(self.branch2_reduce(x, train=train), train=train)
+        b3 = self.branch3(max_pool(x, (3, 3, 3), (1, 1, 1), (1, 1, 1)), train=train)
+        return jnp.concatenate([b0, b1, b2, b3], axis=-1)
 
 
 class Stem(nnx.Module):
@@ -143,15 +98,15 @@ class Stem(nnx.Module):
     def __init__(self, width: float, **options):
         """`options` are those of `ConvBNReLU`."""
         c64, c192 = scale_width(64, width), scale_width(192, width)
-        self.conv1 = SepConv(3, c64, 7, 2, short_sums=True, **options)
+        self.conv1 = SepConv(3, c64, 7, 2, **options)
         self.conv2 = ConvBNReLU(c64, c64, (1, 1, 1), **options)
-        self.conv3 = SepConv(c64, c192, 3, short_sums=True, **options)
+        self.conv3 = SepConv(c64, c192, 3, **options)
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`(B, T, H, W, 3)` -> `(B, T/2, H/4, W/4, 192)`."""
-        layers = (*self.conv1.layers, self.conv2, *self.conv3.layers)
-        y = _chain(x, *layers, train=train, pool_at=2)
-        return recompute(lambda last, y: last.activate(y, train=train), self.conv3.temporal, y)
+        x = self.conv1(x, train=train)  # T/2, H/2, W/2, 64
+        x = max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))  # T/2, H/4, W/4, 64
+        return self.conv3(self.conv2(x, train=train), train=train)
 
 
 class Stage(nnx.Module):
@@ -164,38 +119,36 @@ class Stage(nnx.Module):
             setattr(self, f'mixed_{block}', Mixed(block, features_in, width, **options))
             features_in = mixed_out(block, width)
 
-    def __call__(self, x: jax.Array, *, train: bool = False, remat: bool = False) -> jax.Array:
-        """`(B, T, H, W, C)` -> `(B, T, H, W, D)`; with `remat` a gradient keeps blocks' inputs."""
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """`(B, T, H, W, C)` -> `(B, T, H, W, D)`."""
         for block in self.blocks:
-            x = call(getattr(self, f'mixed_{block}'), x, train=train, remat=remat)
+            x = getattr(self, f'mixed_{block}')(x, train=train)
         return x
 
 
 class S3DBackbone(nnx.Module):
     """The fully convolutional part: a clip -> the features of its four stages."""
 
-    def __init__(self, width: float = 1.0, **options):
+    def __init__(self, width: float = 1.0, *, stem_precision=None, **options):
         """`options` are those of `ConvBNReLU`: `rngs`, and `momentum` of the running statistics."""
-        channels = stage_channels(width)
-        self.base1 = Stem(width, **options)
-        self.base2 = Stage('base2', channels[0], width, **options)
-        self.base3 = Stage('base3', channels[1], width, **options)
-        self.base4 = Stage('base4', channels[2], width, **options)
+        c1, c2, c3, _ = stage_channels(width)
+        self.base1 = Stem(width, precision=stem_precision, **options)
+        self.base2 = Stage('base2', c1, width, **options)
+        self.base3 = Stage('base3', c2, width, **options)
+        self.base4 = Stage('base4', c3, width, **options)
 
     def __call__(
-        self, clip: jax.Array, *, train: bool = False, remat: bool = False
-    ) -> tuple[jax.Array, ...]:
+        self, clip: jax.Array, *, train: bool = False, dtype=None
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """`(B, T, H, W, 3)` -> base1 to base4; shapes at the head of this module.
 
-        A gradient keeps the results of the convolutions and the blocks' inputs, and computes what
-        is between again; with `remat`, the convolutions of base1 and base2 too, which are large.
+        base1 has the dtype of the clip, the others `dtype` if it is given.
         """
-        base1 = call(self.base1, clip, train=train, remat=remat)
-        base2 = self.base2(_pool_in_space(base1), train=train, remat=remat)
-        x = max_pool(base2, (3, 3, 3), (2, 2, 2), (1, 1, 1))
-        base3 = self.base3(x, train=train)
-        x = max_pool(base3, (2, 2, 2), (2, 2, 2), (0, 0, 0))
-        base4 = self.base4(x, train=train)
+        base1 = self.base1(clip, train=train)
+        x = max_pool(base1, (1, 3, 3), (1, 2, 2), (0, 1, 1)).astype(dtype or clip.dtype)
+        base2 = self.base2(x, train=train)
+        base3 = self.base3(max_pool(base2, (3, 3, 3), (2, 2, 2), (1, 1, 1)), train=train)
+        base4 = self.base4(max_pool(base3, (2, 2, 2), (2, 2, 2), (0, 0, 0)), train=train)
         return base1, base2, base3, base4
 
 
@@ -210,7 +163,7 @@ class S3DConfig:
 class S3D(nnx.Module):
     """S3D's Kinetics classifier: `(B, T, H, W, 3)` -> logits `(B, num_classes)`."""
 
-    def __init__(self, config: S3DConfig = S3DConfig(), *, rngs: nnx.Rngs):
+    def __init__(self, config: S3DConfig = S3DConfig(), *, rngs: nnx.Rngs | None):
         self.config = config
         self.backbone = S3DBackbone(config.width, rngs=rngs)
         self.classifier = Conv(stage_channels(config.width)[3], config.num_classes, rngs=rngs)

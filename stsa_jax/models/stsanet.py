@@ -1,6 +1,6 @@
 """STSA-Net (Wang et al., IEEE TMM; paper section III): a clip in, the saliency of one frame out.
 
-Input `(B, 32, 224, 384, 3)` float32, RGB normalised with ImageNet's mean and standard deviation
+Input `(B, 32, 224, 384, 3)`, RGB normalised with ImageNet's mean and standard deviation
 (`stsa_jax.media.preprocess`). Output `(B, 224, 384)` in [0, 1]: the saliency of the 16th frame, or
 of the 32nd for weights trained "last-supervised" (Table VI).
 
@@ -25,14 +25,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
+from jax.nn import relu, sigmoid
 
 from stsa_jax.errors import InputError
 from stsa_jax.models.amsf import AMSF
-from stsa_jax.models.functional import call
-from stsa_jax.models.layers import BATCH_NORM_MOMENTUM, Conv, set_compute_dtype
+from stsa_jax.models.layers import BATCH_NORM_MOMENTUM, NO_TAPS, Conv, ConvOfUpsampled, Taps
 from stsa_jax.models.s3d import S3DBackbone, scale_width, stage_channels
 from stsa_jax.models.stsa import ATTENTION, STEPS, STSAModule
-from stsa_jax.ops.pooling import resize, upsample_2x
+from stsa_jax.ops.upsampling import resize, upsample_2x
 
 TIME_STRIDES = (2, 2, 4, 8)  # of the backbone's stages
 SPACE_STRIDES = (4, 8, 16, 32)
@@ -41,6 +42,14 @@ SPACE_STRIDES = (4, 8, 16, 32)
 STSA_OUT = (192, 240, 416, 512)
 STSA_EMBED = ((96, 96), (224, 128), (416, 208), (512, 256))
 AMSF_OUT = (240, 192, 192)
+# Of base1 and branch 0, whose max pools keep their indices, and of the rest.
+DTYPES = {
+    'float32': (jnp.float32, jnp.float32),
+    'mixed': (jnp.float32, jnp.bfloat16),
+    'bfloat16': (jnp.bfloat16, jnp.bfloat16),
+}
+# Of the products in base1 and branch 0 where they are in float32.
+EXACT = lax.Precision.HIGHEST
 STRUCTURE = (
     'levels',
     'stsa_levels',
@@ -65,9 +74,9 @@ class STSANetConfig:
             published weights, or 'size_free', one a channel, so that weights fit every input size.
         batch_norm_momentum: how much of a batch's statistics goes into the running ones. The
             default suits a pre-trained backbone; train from scratch with 0.1 or so.
-        dtype: of convolutions and attention, 'float32' or 'bfloat16'. With bfloat16 a third of the
-            multiply-adds stay in float32: base1 and branch 0, where rounding moves the indices of
-            the max pool, and the readout. Parameters, sums and normalisations are float32.
+        dtype: of activations and products, 'float32' or 'bfloat16'; parameters, statistics and
+            the softmax are float32 in any case. 'mixed' is bfloat16 but for base1 and branch 0:
+            they feed max pools that keep their indices, which rounding moves.
         levels: of the backbone that are used, counted from 0; 3, where the decoder starts, is
             always one. The paper's single-stream row uses 3 alone.
         stsa_levels: those that have an STSA module. The paper's STSA_n is level n - 1. Without, a
@@ -110,7 +119,7 @@ class STSANetConfig:
             'target': (self.target in ('middle', 'last'), "'middle' or 'last'"),
             'norm': (self.norm in ('full', 'size_free'), "'full' or 'size_free'"),
             'batch_norm_momentum': (0 < self.batch_norm_momentum <= 1, 'a number in (0, 1]'),
-            'dtype': (self.dtype in ('float32', 'bfloat16'), "'float32' or 'bfloat16'"),
+            'dtype': (self.dtype in DTYPES, "'float32', 'mixed' or 'bfloat16'"),
             'levels': (
                 _some_of(self.levels, range(4)) and 3 in self.levels,
                 'some of (0, 1, 2, 3), 3 among them: there the decoder starts',
@@ -164,25 +173,16 @@ class Branch(nnx.Module):
     is compressed only where it has more than four.
     """
 
-    def __init__(self, level: int, config: STSANetConfig, *, rngs: nnx.Rngs):
-        width = config.width
-        channels = stage_channels(width)[level]
-        height, wide = (n // SPACE_STRIDES[level] for n in config.image_size)
+    def __init__(self, level: int, config: STSANetConfig, *, rngs: nnx.Rngs | None):
+        width, channels = config.width, stage_channels(config.width)[level]
+        precision = EXACT if level == 0 else None
         self.steps = config.frames // TIME_STRIDES[level]
         k = -(-self.steps // STEPS)
         self.filled = k * STEPS
-        self.compress = (
-            Conv(
-                channels,
-                channels,
-                (k, 1, 1),
-                stride=(k, 1, 1),
-                short_sums=level == 0,
-                rngs=rngs,
-            )
-            if k > 1 or level < 3
-            else None
-        )
+        options = {'stride': (k, 1, 1), 'precision': precision, 'rngs': rngs}
+        compressed = k > 1 or level < 3
+        self.compress = Conv(channels, channels, (k, 1, 1), **options) if compressed else None
+        height, wide = (n // SPACE_STRIDES[level] for n in config.image_size)
         self.stsa = STSAModule(
             (height, wide),
             (channels, scale_width(STSA_OUT[level], width)),
@@ -191,49 +191,52 @@ class Branch(nnx.Module):
             layers=config.stsa_layers if level in config.stsa_levels else (),
             attention=config.attention,
             size_free=config.norm == 'size_free',
+            precision=precision,
             rngs=rngs,
         )
 
-    def __call__(self, x: jax.Array, taps: dict | None = None, name: str = '') -> jax.Array:
+    def __call__(self, x: jax.Array, taps: Taps = NO_TAPS) -> jax.Array:
         """`(B, T, H, W, C_I)` -> `(B, 4, H, W, C_II)`."""
         if self.steps < self.filled:
             x = x[:, np.arange(self.filled) * self.steps // self.filled]
         if self.compress is not None:
-            x = jax.nn.relu(self.compress(x))
-            if taps is not None:
-                taps[f'{name}.compress'] = x
-        return self.stsa(x, taps, name)
+            x = relu(self.compress(x))
+            taps['compress'] = x
+        return self.stsa(x, taps)
 
 
 class Readout(nnx.Module):
-    """Fused features to one map: `(B, 4, H/4, W/4, C)` -> `(B, H, W)`."""
+    """Fused features to one map: `(B, 4, H/4, W/4, C)` -> `(B, H, W)` float32."""
 
-    def __init__(self, channels: int, width: float, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, width: float, *, rngs: nnx.Rngs | None):
         c64, c32 = scale_width(64, width), scale_width(32, width)
-        self.reduce = Conv(channels, c64, (1, 3, 3), upsampled=True, rngs=rngs)
-        self.time_1 = Conv(c64, c32, (2, 3, 3), stride=(2, 1, 1), upsampled=True, rngs=rngs)
+        self.reduce = ConvOfUpsampled(channels, c64, (1, 3, 3), rngs=rngs)
+        self.time_1 = ConvOfUpsampled(c64, c32, (2, 3, 3), stride=(2, 1, 1), rngs=rngs)
         self.time_2 = Conv(c32, c32, (2, 1, 1), stride=(2, 1, 1), bias=False, rngs=rngs)
         self.map = Conv(c32, 1, (1, 3, 3), rngs=rngs)
 
-    def __call__(self, x: jax.Array, taps: dict | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, taps: Taps = NO_TAPS) -> jax.Array:
         """See above."""
-        x = jax.nn.relu(self.reduce(x))
-        if taps is not None:
-            taps['readout.reduce'] = upsample_2x(x)
-        x = jax.nn.relu(self.time_1(x))
-        x = jax.nn.relu(self.time_2(x))
-        return jax.nn.sigmoid(self.map(x))[:, 0, :, :, 0]
+        x = relu(self.reduce(x))  # 4, H/2, W/2, 64
+        if taps.kept is not None:
+            taps['reduce'] = upsample_2x(x)
+        x = relu(self.time_1(x))  # 2, H, W, 32
+        x = relu(self.time_2(x))  # 1, H, W, 32
+        return sigmoid(self.map(x).astype(jnp.float32))[:, 0, :, :, 0]
 
 
 class STSANet(nnx.Module):
-    """The whole network."""
+    """The whole network (figure 2)."""
 
-    def __init__(self, config: STSANetConfig = STSANetConfig(), *, rngs: nnx.Rngs):
+    def __init__(self, config: STSANetConfig = STSANetConfig(), *, rngs: nnx.Rngs | None):
         """Initialises as PyTorch does by default. `split` it for training (`functional`)."""
         self.config = config
         out = [scale_width(c, config.width) for c in STSA_OUT]
         fused = [scale_width(c, config.width) for c in AMSF_OUT]
-        self.backbone = S3DBackbone(config.width, momentum=config.batch_norm_momentum, rngs=rngs)
+        momentum = config.batch_norm_momentum
+        self.backbone = S3DBackbone(
+            config.width, stem_precision=EXACT, momentum=momentum, rngs=rngs
+        )
         for level in config.levels:
             setattr(self, f'branch{level}', Branch(level, config, rngs=rngs))
         self.lateral = Conv(out[3], out[2], (1, 3, 3), rngs=rngs)
@@ -249,26 +252,29 @@ class STSANet(nnx.Module):
             )
             setattr(self, f'amsf{i}', amsf)
         self.readout = Readout(fused[2], config.width, rngs=rngs)
-        if config.dtype != 'float32':
-            for name, part in nnx.iter_children(self):
-                if name not in ('branch0', 'readout'):
-                    set_compute_dtype(part, jnp.bfloat16)
-            set_compute_dtype(self.backbone.base1, None)
 
-    def __call__(
-        self,
-        clip: jax.Array,
-        *,
-        train: bool = False,
-        remat: bool = False,
-        taps: dict | None = None,
-    ) -> jax.Array:
-        """`(B, T, H, W, 3)` float32 -> saliency `(B, H, W)` float32 in [0, 1].
+    def __call__(self, clip: jax.Array, *, train: bool = False, taps: Taps = NO_TAPS) -> jax.Array:
+        """`(B, T, H, W, 3)` normalised -> saliency `(B, H, W)` float32 in [0, 1].
 
-        With `train`, BatchNorm uses and remembers the batch's statistics. With `remat` a gradient
-        keeps little more than the features between the blocks, and computes the blocks again. A
-        dict given as `taps` is filled with the stage features and attention matrices, by name.
+        With `train`, BatchNorm uses and remembers the batch's statistics. `taps` get the stage
+        features and attention matrices, by name.
         """
+        self._check(clip)
+        exact, dtype = DTYPES[self.config.dtype]
+        stages = self.backbone(clip.astype(exact), train=train, dtype=dtype)
+        levels: list[jax.Array | None] = [None] * 4  # None: not used, in a single stream
+        for i in self.config.levels:
+            levels[i] = getattr(self, f'branch{i}')(stages[i], taps.at(f'branch{i}')).astype(dtype)
+        x = resize(relu(self.lateral(levels[3])), stages[2].shape[2:4])
+        for i, stage in enumerate(stages):
+            taps[f'backbone.base{i + 1}'] = stage
+        taps['lateral'] = x
+        x = self.amsf0(x, levels[2], taps.at('amsf0'))
+        x = self.amsf1(upsample_2x(x), levels[1], taps.at('amsf1'))
+        x = self.amsf2(upsample_2x(x), levels[0], taps.at('amsf2'))
+        return self.readout(x, taps.at('readout'))  # which upsamples to full size
+
+    def _check(self, clip):
         expected = (self.config.frames, *self.config.image_size, 3)
         if clip.ndim != 5 or clip.shape[1:] != expected:
             raise InputError(
@@ -276,21 +282,3 @@ class STSANet(nnx.Module):
                 f'{", ".join(map(str, expected))}), that is batch, frames, height, width, RGB; '
                 'resize and cut the frames, or use a model of another image_size and frames'
             )
-        if remat and taps is not None:
-            raise ValueError('remat and taps exclude each other: it keeps no intermediate results')
-        stages = self.backbone(clip, train=train, remat=remat)
-        levels = [None] * 4  # None: not used, in a single stream
-        for i in self.config.levels:
-            names = (taps, f'branch{i}') if taps is not None else ()
-            branch, small = getattr(self, f'branch{i}'), i >= 2
-            levels[i] = call(branch, stages[i], *names, remat=remat, keep_products=small)
-        x = resize(jax.nn.relu(self.lateral(levels[3])), stages[2].shape[2:4])
-        if taps is not None:
-            taps.update({f'backbone.base{i + 1}': stage for i, stage in enumerate(stages)})
-            taps['lateral'] = x
-        for i in range(3):
-            names = (taps, f'amsf{i}') if taps is not None else ()
-            x = call(getattr(self, f'amsf{i}'), x, levels[2 - i], *names, remat=remat)
-            if i < 2:  # the readout upsamples the last one
-                x = upsample_2x(x)
-        return call(self.readout, x, *([taps] if taps is not None else []), remat=remat)

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 
 import jax
 
-from stsa_jax.ops.cpu import memory as cpu_memory
+from stsa_jax.ops.cpu import memory
 
 _NAME = 'compiling'
 
@@ -21,7 +21,7 @@ def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     def work():
         try:
             program = lowered.compile()
-            cpu_memory.release()
+            memory.release()
             result.set_result(program)
         except BaseException as error:  # for whoever waits
             result.set_exception(error)

@@ -21,6 +21,7 @@ FREE = {
     'checkpoint_every',
     'keep_checkpoints',
     'max_skipped',
+    'keep_for_gradient',
     'remat',
     'mesh.data',
     'mesh.fsdp',

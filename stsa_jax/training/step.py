@@ -20,9 +20,12 @@ from flax import struct, traverse_util
 from jax.sharding import Mesh
 
 from stsa_jax.distribution import sharding
+from stsa_jax.errors import InputError
 from stsa_jax.media.preprocess import IMAGENET, Normalisation
 from stsa_jax.metrics import losses
 from stsa_jax.models import functional
+from stsa_jax.ops import cpu
+from stsa_jax.training import remat
 from stsa_jax.training.optimizer import plateau_scale
 
 NORM_ONLY = frozenset({'scale', 'bias'})
@@ -48,14 +51,23 @@ class StepOptions:
         ema_decay: of the averaged parameters, 0 for none.
         freeze_backbone: S3D's weights and statistics stay as they are.
         freeze_batch_norm: BatchNorm's statistics, scales and biases stay as they are.
-        remat: the backward pass computes the model's blocks again instead of keeping their results.
+        keep_for_gradient: 'everything', 'products' or 'blocks': see `stsa_jax.training.remat`.
+        remat: the same as keep_for_gradient='blocks'.
     """
 
     accumulate: int = 1
     ema_decay: float = 0.0
     freeze_backbone: bool = False
     freeze_batch_norm: bool = False
+    keep_for_gradient: str = 'products'
     remat: bool = False
+
+    def __post_init__(self):
+        if self.keep_for_gradient not in remat.KEEP:
+            raise InputError(
+                f'config.keep_for_gradient is {self.keep_for_gradient!r}, expected one of '
+                f'{", ".join(remat.KEEP)}'
+            )
 
     @classmethod
     def of(cls, config: Mapping) -> 'StepOptions':
@@ -147,9 +159,8 @@ def make_train_step(
         params = _freeze(_gathered(mesh, params), options)
         train = not (options.freeze_batch_norm or options.freeze_backbone)
         clip = _normalised(batch['clip'], normalisation)
-        result = functional.apply(
-            graphdef, params, batch_stats, clip, train=train, remat=options.remat
-        )
+        run = remat.apply(graphdef, 'blocks' if options.remat else options.keep_for_gradient)
+        result = run(params, batch_stats, clip, train=train)
         saliency, batch_stats = result if train else (result, batch_stats)
         kl = losses.kl(saliency, batch['density'])
         cc = losses.cc(saliency, batch['density'])
@@ -194,16 +205,14 @@ def make_train_step(
         return new, metrics
 
     def constrained(state, batch):
-        # The gradients of convolutions ask for the mesh (`stsa_jax.ops.cpu.convolution`).
+        # The forms for CPUs ask for the mesh (`stsa_jax.ops.cpu.convolution`).
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             new, metrics = train_step(state, batch)
         new = jax.lax.with_sharding_constraint(new, sharding.state_sharding(mesh, new))
         return new, jax.lax.with_sharding_constraint(metrics, sharding.replicated(mesh))
 
-    # XLA's compiler for CPUs drops the barriers that keep it from merging what the backward pass
-    # computes again with what the forward pass computed, and so from keeping that after all.
     on_cpu = mesh.devices.flat[0].platform == 'cpu'
-    settings = {'xla_disable_hlo_passes': 'cse_barrier_expander'} if on_cpu else None
+    settings = cpu.STEP_OPTIONS if on_cpu else None
     return jax.jit(constrained, donate_argnums=0, compiler_options=settings)
 
 

@@ -18,7 +18,7 @@ from stsa_jax.errors import InputError
 from stsa_jax.models import functional
 from stsa_jax.models.stsa import STEPS
 from stsa_jax.models.stsanet import STSANet, STSANetConfig
-from stsa_jax.ops.pooling import bilinear_taps
+from stsa_jax.ops.upsampling import bilinear_taps
 from stsa_jax.weights import port
 from stsa_jax.weights.names import bare, torch_name
 

@@ -1,18 +1,18 @@
-"""2-D convolution on `(N, H, W, C)`, with gradients that a CPU computes fast.
+"""Convolutions folded into two dimensions, with gradients that a CPU computes fast.
 
-On a CPU, large convolutions go by Winograd's way (`stsa_jax.ops.cpu.winograd`).
+Every kernel of the network is spatial (1,k,k), temporal (k,1,1) or has kernel = stride in time, so
+each convolution folds into a 2-D one or a matrix product by reshaping; XLA's CPU backend runs those
+faster than its 3-D ones. Large ones use Winograd's algorithm (`winograd`), but where the rounding
+counts: `precision` says so.
 
-XLA's CPU backend is slow at the gradients of convolutions: of the 60 s of the network's training
-step on two cores, the weight gradients took more than 50. Here they are matrix products of the
-pixels under groups of taps with the output's gradient. On one device the pixels are taken in blocks
-that stay in a core's cache, which takes, in ms, against one product for a kernel row: 458 -> 200
-for the stem's first kernel, 599 -> 300 for its second, 211 -> 125 for its fourth, 400 -> 310 for
-the largest 5x5. On several devices each block would be summed over all of them, so there is one
-block; the mesh is that of `jax.sharding.use_abstract_mesh`, which the training step sets. Without
-one, there has to be a single device.
-
-GPU and TPU keep XLA's own. The program is chosen where it is lowered, so it can be exported for
-another platform. There is no forward-mode derivative.
+That backend is slow at the gradients of convolutions: of the 60 s of the network's training step on
+two cores, the weight gradients took more than 50. Here they are matrix products of the pixels under
+groups of taps with the output's gradient. On one device the pixels are taken in blocks that stay in
+a core's cache, which takes, in ms, against one product for a kernel row: 458 -> 200 for the stem's
+first kernel, 599 -> 300 for its second, 211 -> 125 for its fourth, 400 -> 310 for the largest 5x5.
+On several devices each block would be summed over all of them, so there is one block; the mesh is
+that of `jax.sharding.use_abstract_mesh`, which the training step sets. Without one, there has to be
+a single device.
 """
 
 import functools
@@ -27,6 +27,7 @@ from jax.custom_derivatives import SymbolicZero
 from stsa_jax.ops.cpu import winograd
 
 Pair = tuple[int, int]
+Triple = tuple[int, int, int]
 
 # Pixels under the taps of a kernel are multiplied 2 MiB at a time, which stay in a core's cache.
 COLUMNS, ROWS = 256, 2048
@@ -36,55 +37,85 @@ LONGEST_SUM = 224  # terms that are added up in one go where the sums are to be 
 FEW_CHANNELS, QUARTERS = 32, 4
 
 
+def conv3d(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: Triple,
+    padding: Triple,
+    precision: lax.Precision | None = None,
+) -> jax.Array:
+    """`stsa_jax.ops.convolution.conv3d`, of x and kernel of one dtype.
+
+    With `precision=HIGHEST` sums are short and no digits are lost to Winograd's combinations.
+    Kernels that do not fold are left to XLA.
+    """
+    exact = precision == lax.Precision.HIGHEST
+    b, t, h, w, c = x.shape
+    kt, kh, kw, _, d = kernel.shape
+    if kt == kh == kw == 1 and stride == (1, 1, 1) and padding == (0, 0, 0):
+        return x @ kernel[0, 0, 0]
+    if kt == 1 and stride[0] == 1 and padding[0] == 0:  # spatial: time joins the batch
+        x = x.reshape(b * t, h, w, c)
+        y = conv2d(x, kernel[0], stride[1:], padding[1:], exact)
+        return y.reshape(b, t, *y.shape[1:])
+    if kh == kw == 1 and stride[1:] == (1, 1) and padding[1:] == (0, 0):
+        x = x.reshape(b, t, h * w, c)  # temporal: H, W are one axis
+        y = conv2d(x, kernel[:, 0], (stride[0], 1), (padding[0], 0), exact)
+        return y.reshape(b, -1, h, w, d)
+    if kt == stride[0] and padding[0] == 0:  # kernel = stride in time: its steps join the channels
+        x = x[:, : t // kt * kt].reshape(b * (t // kt), kt, h, w, c)
+        x = x.transpose(0, 2, 3, 1, 4).reshape(b * (t // kt), h, w, kt * c)
+        kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kt * c, d)
+        y = conv2d(x, kernel, stride[1:], padding[1:], exact)
+        return y.reshape(b, t // kt, *y.shape[1:])
+    pads = [(p, p) for p in padding]
+    numbers = ('NDHWC', 'DHWIO', 'NDHWC')
+    return lax.conv_general_dilated(x, kernel, stride, pads, dimension_numbers=numbers)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def conv2d(
-    x: jax.Array, kernel: jax.Array, stride: Pair, padding: Pair, short_sums: bool = False
+    x: jax.Array, kernel: jax.Array, stride: Pair, padding: Pair, exact: bool = False
 ) -> jax.Array:
     """`(N, H, W, C)` with kernel `(kh, kw, C, D)` -> `(N, H', W', D)`; pads both sides alike.
 
-    With `short_sums`, a CPU sums groups of input channels on their own before adding them up, since
-    the rounding error of a sum grows with its length. It is for the layers in front of the first
-    pool that keeps its indices: noise there decides near-ties, and one flipped index moves the
-    network's output by up to 5e-3.
+    If `exact`, groups of input channels are summed on their own before they are added up, since the
+    rounding error of a sum grows with its length.
     """
-    plain = functools.partial(_plain, stride=stride, padding=padding)
-    on_cpu = _way_on_cpu(x, kernel, stride, padding, short_sums)
-    if on_cpu is None:
-        return plain(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
+    if x.dtype != jnp.float32:
+        return _plain(x, kernel, stride, padding)
+    if exact:
+        return _in_groups(x, kernel, stride, padding)
+    if _is_split(kernel, stride, padding):
+        return _of_split(x, kernel)
+    axis = _winograd_axis(x, kernel, stride, winograd.LARGE)
+    if axis is None:
+        return _plain(x, kernel, stride, padding)
+    return winograd.convolution(x, kernel, padding, axis, _rest)
 
 
-def _forward(x, kernel, stride, padding, short_sums):
+def _forward(x, kernel, stride, padding, exact):
     """Keeps besides the arrays for which of them a gradient is wanted: () if so, else None."""
     wanted = [() if array.perturbed else None for array in (x, kernel)]
     x, kernel = x.value, kernel.value
-    return conv2d(x, kernel, stride, padding, short_sums), (x, kernel, wanted)
+    return conv2d(x, kernel, stride, padding, exact), (x, kernel, wanted)
 
 
-def _backward(stride, padding, short_sums, saved, dy):
+def _backward(stride, padding, exact, saved, dy):
     x, kernel, wanted = saved
     for_x, for_kernel = (one is not None for one in wanted)
     if isinstance(dy, SymbolicZero):
         dy = jnp.zeros(dy.shape, dy.dtype)
-
-    def on_cpu(x, kernel, dy):
-        dx = dkernel = None
-        if for_kernel:
-            dkernel = _kernel_gradient(x, kernel, dy, stride, padding)
-        if for_x:
-            # After the kernel's gradient, so that `x` need not be kept meanwhile; but on several
-            # devices that is summed over all of them, together with other layers'.
-            if _on_one_device():
-                dkernel, dy = lax.optimization_barrier((dkernel, dy))
-            dx = _input_gradient(x, kernel, dy, stride, padding)
-        return dx, dkernel
-
-    def elsewhere(x, kernel, dy):
-        plain = functools.partial(_plain, stride=stride, padding=padding)
-        dx, dkernel = jax.vjp(plain, x, kernel)[1](dy)
-        return dx if for_x else None, dkernel if for_kernel else None
-
-    return lax.platform_dependent(x, kernel, dy, cpu=on_cpu, default=elsewhere)
+    dx = dkernel = None
+    if for_kernel:
+        dkernel = _kernel_gradient(x, kernel, dy, stride, padding)
+    if for_x:
+        # After the kernel's gradient, so that `x` need not be kept meanwhile; but on several
+        # devices that is summed over all of them, together with other layers'.
+        if _on_one_device():
+            dkernel, dy = lax.optimization_barrier((dkernel, dy))
+        dx = _input_gradient(x, kernel, dy, stride, padding)
+    return dx, dkernel
 
 
 conv2d.defvjp(_forward, _backward, symbolic_zeros=True)
@@ -98,20 +129,6 @@ def _convolution(x, kernel, stride, padding):
     return lax.conv_general_dilated(
         x, kernel, stride, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
     )
-
-
-def _way_on_cpu(x, kernel, stride, padding, short_sums):
-    """What a CPU does in place of XLA's convolution; None: nothing."""
-    if x.dtype != jnp.float32:
-        return None
-    if short_sums:
-        return functools.partial(_in_groups, stride=stride, padding=padding)
-    if _is_split(kernel, stride, padding):
-        return _of_split
-    axis = _winograd_axis(x, kernel, stride, winograd.LARGE)
-    if axis is None:
-        return None
-    return functools.partial(winograd.convolution, padding=padding, axis=axis, convolve=_rest)
 
 
 def _is_split(kernel, stride, padding):

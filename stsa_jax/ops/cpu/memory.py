@@ -1,7 +1,7 @@
 """The memory of a process in which JAX computes on the CPU, with the GNU C library.
 
-    cpu_memory.keep()      # first of all in a script: before JAX's first computation
-    cpu_memory.release()   # after a large piece of other work, as compiling
+    memory.keep()      # first of all in a script: before JAX's first computation
+    memory.release()   # after a large piece of other work, as compiling
 
 XLA takes the temporary arrays of a program from malloc at each call, and gives them back after it.
 The C library hands large ones straight on to the system, so that each call begins with fresh pages
@@ -40,7 +40,7 @@ def keep() -> bool:
     JAX looks for its devices.
     """
     library = _glibc()
-    if library is None or _environment_decides() or not _on_cpu():
+    if library is None or _environment_decides() or not on_cpu():
         return False
     if jax.distributed.is_initialized():
         return False
@@ -70,8 +70,8 @@ def _environment_decides() -> bool:
     return own or 'glibc.malloc' in os.environ.get('GLIBC_TUNABLES', '')
 
 
-def _on_cpu() -> bool:
-    """Whether JAX will compute on the CPU; asking JAX itself would have it find its devices."""
+def on_cpu() -> bool:
+    """Whether JAX can only compute on the CPU; asking JAX itself would have it find its devices."""
     if jax.config.jax_platforms:
         return jax.config.jax_platforms == 'cpu'
     plugins = importlib.util.find_spec('jax_plugins')

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from data import scenes
 from data.copies import images
 from data.copies.sources import Frame, Report, VideoSource
 from data.gaze import density_map
 from data.preparation.building import SaliencyBuilder
 from data.preparation.features import ORIGINAL_JPEG, ORIGINAL_PNG
-from data.sets import scenes
-from data.sets.scenes import FRAMES, HEIGHT, TRIAL, WIDTH, Scene
+from data.scenes import FRAMES, HEIGHT, TRIAL, WIDTH, Scene
 
 SEED = 2023
 VIDEOS = {'train': 60, 'validation': 6, 'test': 12}

@@ -1,6 +1,6 @@
 """UCF-Sports with eye movements (Mathe and Sminchisescu, TPAMI 2015)."""
 
-from data.sets.shots import ShotsBuilder
+from data.preparation.shots import ShotsBuilder
 
 
 class UcfSports(ShotsBuilder):

@@ -3,7 +3,7 @@
 Frame numbers run on through the source video, so a shot does not start at 1.
 """
 
-from data.sets.shots import ShotsBuilder
+from data.preparation.shots import ShotsBuilder
 
 
 class Hollywood2(ShotsBuilder):

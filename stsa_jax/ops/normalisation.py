@@ -1,0 +1,47 @@
+"""Normalisation with statistics in float32; results have the dtype of the features."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+from stsa_jax.ops import cpu, forms
+from stsa_jax.ops.names import PRODUCT
+
+BATCH_NORM_EPS = 1e-3  # of all BatchNorms of S3D
+LAYER_NORM_EPS = 1e-5
+
+
+def batch_norm_relu(
+    y: jax.Array, scale: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """BatchNorm with the batch's own statistics, and ReLU.
+
+    `(..., C)` -> the same, and the mean and (biased) variance over all but C, `(C,)` float32.
+    """
+    if forms.for_cpu() and y.dtype == jnp.float32:
+        return cpu.batch_norm_relu(y, scale, bias, BATCH_NORM_EPS)
+    mean, var = _moments(y, tuple(range(y.ndim - 1)))
+    mean, var = checkpoint_name(mean, PRODUCT), checkpoint_name(var, PRODUCT)
+    return scale_shift_relu(y, scale, bias, mean, var), mean, var
+
+
+def scale_shift_relu(y, scale, bias, mean, var) -> jax.Array:
+    """BatchNorm with given statistics, all `(C,)`, and ReLU."""
+    factor = scale * lax.rsqrt(var + BATCH_NORM_EPS)
+    return jax.nn.relu(y * factor + (bias - mean * factor)).astype(y.dtype)
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """Normalises over `axes`, then scale and bias, which broadcast against x."""
+    mean, var = _moments(x, tuple(axes), keepdims=True)
+    return ((x - mean) * lax.rsqrt(var + LAYER_NORM_EPS) * scale + bias).astype(x.dtype)
+
+
+def _moments(x, axes, keepdims=False):
+    x = x.astype(jnp.float32)
+    mean = x.mean(axes, keepdims=True)
+    var = jnp.square(x - mean).mean(axes, keepdims=keepdims)
+    return (mean if keepdims else mean.reshape(var.shape)), var

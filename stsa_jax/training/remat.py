@@ -1,0 +1,79 @@
+"""What a gradient keeps of the forward pass, and what it computes again: chosen from outside.
+
+    'everything'  all that JAX's derivatives read
+    'products'    the results that the network names as dear (`stsa_jax.ops.names`): of convolutions
+                  and attention, and statistics. Normalisations, ReLUs, pools and softmaxes, which
+                  are cheap, are computed again
+    'blocks'      what a block of the backbone, a branch or a fusion is given; all inside of it is
+                  computed again, block by block: a forward pass more
+
+What each costs at full size is in docs/scaling.md.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+
+from stsa_jax.models import functional
+from stsa_jax.models.amsf import AMSF
+from stsa_jax.models.s3d import Mixed, Stem
+from stsa_jax.models.stsanet import Branch, Readout
+from stsa_jax.ops.names import PRODUCT
+
+KEEP = ('everything', 'products', 'blocks')
+BLOCKS = (Stem, Mixed, Branch, AMSF, Readout)
+KEEP_PRODUCTS = jax.checkpoint_policies.save_only_these_names(PRODUCT)
+
+
+def apply(graphdef: nnx.GraphDef, keep: str) -> Callable:
+    """`functional.apply` of `graphdef` whose gradient keeps what `keep` says.
+
+    A function of `(params, batch_stats, clip, train=False)`.
+    """
+    if keep == 'everything':
+        return functools.partial(functional.apply, graphdef)
+    if keep == 'products':
+
+        def run(params, batch_stats, clip, train=False):
+            f = functools.partial(functional.apply, graphdef, train=train)
+            return jax.checkpoint(f, policy=KEEP_PRODUCTS)(params, batch_stats, clip)
+
+        return run
+    if keep == 'blocks':
+
+        def run(params, batch_stats, clip, train=False):
+            wrapped = _with_recomputed_blocks(graphdef, params, batch_stats)
+            return functional.apply(wrapped, params, batch_stats, clip, train=train)
+
+        return run
+    raise ValueError(f'a gradient keeps one of {KEEP}, not {keep!r}')
+
+
+def _with_recomputed_blocks(graphdef, params, batch_stats):
+    model = nnx.merge(graphdef, params, batch_stats)
+    for _, module in list(nnx.iter_modules(model)):
+        if isinstance(module, BLOCKS):
+            module.__class__ = _recomputed(type(module))
+    return functional.split(model)[0]
+
+
+@functools.cache
+def _recomputed(block: type) -> type:
+    """`block` with calls whose gradient keeps their inputs alone.
+
+    While the backward pass is in a block, it keeps the products of that one.
+    """
+
+    def __call__(self, *inputs, **options):
+        arrays = [x for x in inputs if isinstance(x, jax.Array)]
+
+        def call(module, *arrays):
+            given = iter(arrays)
+            mixed = [next(given) if isinstance(x, jax.Array) else x for x in inputs]
+            return block.__call__(module, *mixed, **options)
+
+        return nnx.remat(nnx.remat(call, policy=KEEP_PRODUCTS))(self, *arrays)
+
+    return type(block.__name__, (block,), {'__call__': __call__})
