@@ -70,7 +70,10 @@ def test_losses_do_not_depend_on_the_layout(layout, one_device):
 
 def test_accumulation_does_not_depend_on_the_layout():
     options = training.StepOptions(accumulate=2)
-    np.testing.assert_allclose(run((4, 1), options)[0], run((1, 1), options)[0], rtol=2e-4)
+    # A loss is KL - CC, numbers around 0.1 here, and passes through zero.
+    np.testing.assert_allclose(
+        run((4, 1), options)[0], run((1, 1), options)[0], rtol=2e-4, atol=1e-6
+    )
 
 
 def test_accumulation_is_exact_where_batch_norm_is_frozen():

@@ -23,6 +23,7 @@ from data import synthetic
 from stsa_jax.checkpoints.weights import load_weights
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import InputError, exit_cleanly
+from stsa_jax.ops import forms
 from stsa_jax.training.reporting import read_log
 
 ROOT = Path(__file__).parents[1]
@@ -66,9 +67,10 @@ def small(monkeypatch):
 
 
 def run(config_file, workdir, *overrides):
-    """The log of a run in this process."""
+    """The log of a run in this process, with the forms of operations of the command."""
     config = load_config(str(config_file), [f'--config.{o}' for o in overrides])
-    return train.train(config, str(workdir))
+    with forms.use('cpu'):
+        return train.train(config, str(workdir))
 
 
 @pytest.fixture(scope='module')

@@ -170,9 +170,10 @@ def test_no_step_sees_another_in_the_module_of_the_row(level):
 
 def test_without_temporal_relations_is_each_steps_own_attention():
     """Figure 6a with the embeddings spelt out: q, k and v of the same step."""
-    pair = stsa.Pair(4, 3, within_steps=True, rngs=nnx.Rngs(0))
+    pair = stsa.PairWithinSteps(4, 3, rngs=nnx.Rngs(0))
     a, b = features(2, 1, 2, 3, 5, 4)
-    found, matrices = pair(a, b, keep_matrices=True)
+    matrices = {}
+    found = pair(a, b, Taps(matrices))
     for group, embedding, out in ((a, pair.a, found[:, :2]), (b, pair.b, found[:, 2:])):
         for t in range(2):
             query, key, value = (np.asarray(x)[0] for x in embedding(group[:, t : t + 1]))

@@ -42,7 +42,7 @@ SPACE_STRIDES = (4, 8, 16, 32)
 STSA_OUT = (192, 240, 416, 512)
 STSA_EMBED = ((96, 96), (224, 128), (416, 208), (512, 256))
 AMSF_OUT = (240, 192, 192)
-# Of base1 and branch 0, whose max pools keep their indices, and of the rest.
+# Of level 0, whose max pools keep their indices, and of the rest.
 DTYPES = {
     'float32': (jnp.float32, jnp.float32),
     'mixed': (jnp.float32, jnp.bfloat16),
@@ -75,8 +75,8 @@ class STSANetConfig:
         batch_norm_momentum: how much of a batch's statistics goes into the running ones. The
             default suits a pre-trained backbone; train from scratch with 0.1 or so.
         dtype: of activations and products, 'float32' or 'bfloat16'; parameters, statistics and
-            the softmax are float32 in any case. 'mixed' is bfloat16 but for base1 and branch 0:
-            they feed max pools that keep their indices, which rounding moves.
+            the softmax are float32 in any case. 'mixed' is bfloat16 but for level 0, from base1 to
+            the readout: it has the max pools that keep their indices, which rounding moves.
         levels: of the backbone that are used, counted from 0; 3, where the decoder starts, is
             always one. The paper's single-stream row uses 3 alone.
         stsa_levels: those that have an STSA module. The paper's STSA_n is level n - 1. Without, a
@@ -264,14 +264,14 @@ class STSANet(nnx.Module):
         stages = self.backbone(clip.astype(exact), train=train, dtype=dtype)
         levels: list[jax.Array | None] = [None] * 4  # None: not used, in a single stream
         for i in self.config.levels:
-            levels[i] = getattr(self, f'branch{i}')(stages[i], taps.at(f'branch{i}')).astype(dtype)
+            levels[i] = getattr(self, f'branch{i}')(stages[i], taps.at(f'branch{i}'))
         x = resize(relu(self.lateral(levels[3])), stages[2].shape[2:4])
         for i, stage in enumerate(stages):
             taps[f'backbone.base{i + 1}'] = stage
         taps['lateral'] = x
         x = self.amsf0(x, levels[2], taps.at('amsf0'))
         x = self.amsf1(upsample_2x(x), levels[1], taps.at('amsf1'))
-        x = self.amsf2(upsample_2x(x), levels[0], taps.at('amsf2'))
+        x = self.amsf2(upsample_2x(x).astype(exact), levels[0], taps.at('amsf2'))
         return self.readout(x, taps.at('readout'))  # which upsamples to full size
 
     def _check(self, clip):
