@@ -151,10 +151,9 @@ def _dhf1k_records(root: Path) -> dict[str, list[Path]]:
 
 def _diem_records(root: Path) -> dict[str, list[Path]]:
     """Video, without the size in its folder's name -> its gaze files."""
-    from data.sets.diem import gaze_files
-
     from data.copies import tree
     from data.copies.sources import Report
+    from data.diem import gaze_files
 
     top = tree.find(root, 'DIEM') or root
     records = {}
