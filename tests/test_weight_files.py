@@ -2,6 +2,8 @@
 
 import argparse
 import collections
+import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -165,6 +167,11 @@ def write_odd_files(folder) -> dict[str, list[str]]:
     (folder / 'lfs.pth').write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\n')
     (folder / 'packed.pth').write_bytes(b'\x1f\x8b\x08\x00')
     (folder / 'empty.pth').write_bytes(b'')
+    np.savez(folder / 'arrays.npz', weight=np.zeros(3))
+    with zipfile.ZipFile(folder / 'download.pth', 'w') as archive:
+        archive.write(folder / 'whole.pth', 'STSANet_DHF1K.pth')
+    with tarfile.open(folder / 'download.pth.tar', 'w') as archive:
+        archive.add(folder / 'whole.pth', 'STSANet_DHF1K.pth')
     (folder / 'notes').write_text('hello')
     return {
         'whole.pth': ['a whole pickled model', 'Sequential', 'found.state_dict()'],
@@ -175,6 +182,9 @@ def write_odd_files(folder) -> dict[str, list[str]]:
         'lfs.pth': ['Git LFS', 'git lfs pull'],
         'packed.pth': ['a gzip archive', 'unpack it'],
         'empty.pth': ['is empty'],
+        'arrays.npz': ['a zip archive of weight.npy'],
+        'download.pth': ['a zip archive of STSANet_DHF1K.pth', 'unpack it'],
+        'download.pth.tar': ['a tar archive', 'unpack it'],
         'notes': ["ending in 'nothing'", "begins b'hello'"],
     }
 

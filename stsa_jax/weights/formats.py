@@ -51,6 +51,8 @@ def read(path: Path) -> tuple[Any, dict[str, str]]:
             f'{path}: is a web page, not weights; the download gave a page of the site in their '
             'place. Download the file itself'
         )
+    if start[257:262] == b'ustar':
+        raise InputError(f'{path}: is a tar archive of files; unpack it first')
     if start[8:9] == b'{' or path.suffix == '.safetensors':
         return _read_safetensors(path)
     known = start.startswith((b'PK\x03\x04', b'\x80'))
@@ -87,13 +89,18 @@ def _read_safetensors(path: Path) -> tuple[dict, dict[str, str]]:
 
 
 def _read_torch(path: Path) -> Any:
-    torch = torch_module(path)
-    if _is_torchscript(path):
+    names = _names_in_zip(path)
+    if names and not any(name.endswith('data.pkl') for name in names):
+        raise InputError(
+            f"{path}: is a zip archive of {', '.join(names[:3])}, not PyTorch's; unpack it first"
+        )
+    if any(name.endswith('/constants.pkl') for name in names):
         raise InputError(
             f'{path}: is a TorchScript archive, a program with its weights; save a state dict from '
             f'it:\n  python -c "import torch; torch.save(torch.jit.load({str(path)!r}, '
             "map_location='cpu').state_dict(), 'weights.pth')\""
         )
+    torch = torch_module(path)
     try:
         with _numpy_scalars(torch), warnings.catch_warnings():
             warnings.simplefilter('ignore')  # PyTorch's on old formats; what is wrong is raised
@@ -120,12 +127,13 @@ def _numpy_scalars(torch: Any) -> Iterator[None]:
         yield
 
 
-def _is_torchscript(path: Path) -> bool:
+def _names_in_zip(path: Path) -> list[str]:
+    """The files in a zip archive; none of what is no whole one."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.endswith('/constants.pkl') for name in archive.namelist())
+            return archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError):
-        return False
+        return []
 
 
 def _needs_code(path: Path, code: str) -> str:
