@@ -5,7 +5,7 @@
 
 writes what `benchmarks.fidelity` compares with: DIR/eval_SEED.npz and DIR/train_SEED.npz, and keeps
 those that are there: DIR is for one checkout and one PyTorch. Weights, clips and density maps are
-those of `tests/golden_rule.py`. A float64 training pass takes about 12 GB. Imports nothing of JAX.
+those of `tests/golden_rule.py`. A float64 training pass takes about 9 GB. Imports nothing of JAX.
 
 Keys of both are `DTYPE/map` `(H, W)` with DTYPE float32 or float64. Eval mode adds, of the two max
 pools that keep their indices, N = 1 and 2 (in front of level 0's STSA layers I and II): the places
