@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -74,6 +75,24 @@ def test_maps_of_a_prepared_dataset(prepared, run, tmp_path):
     assert 0.4 < record['rows'][0]['scores']['auc_judd']['value'] < 0.6  # random maps
     with pytest.raises(InputError, match=r'701: no such video in dhf1k validation'):
         run(*arguments, f'--predictions={prepared[1] / "7"}')
+
+
+def test_maps_numbered_in_other_ways(prepared, run, tmp_path):
+    arguments = ['--dataset=dhf1k', '--split=validation', '--no_references']
+    own = run(*arguments, f'--predictions=a={prepared[1] / "6"}', f'--output={tmp_path / "1"}')
+    for video in (prepared[1] / '6').iterdir():
+        (tmp_path / 'maps' / video.name).mkdir(parents=True)
+        for path in video.iterdir():
+            moved = f'{int(path.stem) - 1:05d}_net2.png'
+            shutil.copy2(path, tmp_path / 'maps' / video.name / moved)
+    arguments.append(f'--predictions=a={tmp_path / "maps"}')
+    with pytest.raises(InputError, match=r'numbered from 0: --first_frame=0'):
+        run(*arguments, f'--output={tmp_path / "2"}')
+    for option in ('--first_frame=0', '--in_order'):
+        told = run(*arguments, option, f'--output={tmp_path / "2"}')
+        assert told.replace(str(tmp_path / '2'), str(tmp_path / '1')) == own
+    with pytest.raises(InputError, match='give one of them'):
+        run(*arguments, '--first_frame=0', '--in_order')
 
 
 @pytest.mark.parametrize('limit', [100, 20_000])
