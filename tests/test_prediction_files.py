@@ -40,9 +40,19 @@ def test_values_of_more_than_8_bits_are_used_as_they_are(tmp_path, name):
     found = read_map(tmp_path / name)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, GREY)
-    (said,) = notes_on([tmp_path / name])
+    (said,) = notes_on([(tmp_path / name, (40, 60))])
     assert f'1 of 1 maps looked at, such as {tmp_path / name},' in said
     assert 'more than 8 bits, from 0 to 65291; they are used as they are' in said
+
+
+def test_maps_whose_rows_and_columns_may_be_swapped_are_told(tmp_path):
+    save_as(tmp_path / 'a.png', GREY)
+    save_as(tmp_path / 'b.png', GREY.T)
+    videos = [(tmp_path / 'a.png', (224, 336)), (tmp_path / 'b.png', (224, 336))]
+    _, told = notes_on(videos)
+    assert told.startswith(f'1 of 2 maps looked at, such as {tmp_path / "b.png"}, are 20x30')
+    assert 'those of the video, 336x224' in told
+    assert len(notes_on(videos[:1])) == 1  # on its values
 
 
 def test_arrays_of_odd_shapes_and_types(tmp_path):
@@ -171,7 +181,7 @@ def test_folders_between(dataset, tmp_path, between):
     found, source = read_off(tmp_path, dataset)
     assert found == all_have([1, 2, 3, 4, 5, 6])
     told = [] if between == '0001/maps' else [f'the maps are those in {tmp_path / between}']
-    assert [n for n in source.notes if 'binary' not in n] == told
+    assert [n for n in source.notes if 'maps looked at' not in n] == told
 
 
 def test_two_folders_of_maps_are_not_chosen_between(dataset, tmp_path):

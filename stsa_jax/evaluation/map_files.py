@@ -16,6 +16,7 @@ IMAGES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
 ARRAYS = ('.npy', '.npz', '.mat')
 SUFFIXES = IMAGES + ARRAYS
 LOOKED_AT = 8  # files, before the work begins
+STRETCH = 0.1  # by which proportions may differ: 384x224 for a video of 640x360 does by 0.04
 FEW = 4  # different values or fewer, and a map is nearly binary
 
 
@@ -43,17 +44,17 @@ def read_map(path: Path) -> np.ndarray:
     return _as_map(found)
 
 
-def notes_on(paths: Sequence[Path]) -> list[str]:
-    """Lines on the values in a few of these files, spread over them: what a user should know."""
-    if not paths:
+def notes_on(files: Sequence[tuple[Path, tuple[int, int]]]) -> list[str]:
+    """What a user should know of the maps in `(file, (h, w) of its video)`: of a few, spread."""
+    if not files:
         return []
-    picked = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, LOOKED_AT).astype(int))]
-    maps = {path: read_map(path) for path in picked}
+    picked = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, LOOKED_AT).astype(int))]
+    maps = {path: read_map(path) for path, _ in picked}
     lines = []
     exact = {path: found for path, found in maps.items() if found.dtype != np.uint8}
     if exact:
-        low = min(float(found.min()) for found in exact.values())
-        high = max(float(found.max()) for found in exact.values())
+        values = np.concatenate([found[np.isfinite(found)] for found in exact.values()])
+        low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
         lines.append(
             f'{_of(exact, maps)} have values of more than 8 bits, from {low:g} to {high:g}; they '
             'are used as they are'
@@ -65,6 +66,17 @@ def notes_on(paths: Sequence[Path]) -> list[str]:
         lines.append(
             f'{_of(binary, maps)} have {FEW} different values or fewer ({shown}), nearly binary, '
             'as maps in [0, 1] that were stored as whole numbers; they are scored as they are'
+        )
+    stretched = {
+        path: (maps[path].shape, size)
+        for path, size in picked
+        if abs(np.log(maps[path].shape[0] * size[1] / (maps[path].shape[1] * size[0]))) > STRETCH
+    }
+    if stretched:
+        (h, w), (height, width) = next(iter(stretched.values()))
+        lines.append(
+            f'{_of(stretched, maps)} are {w}x{h}, other proportions than those of the video, '
+            f'{width}x{height}; they are stretched to it. Are rows and columns in their places?'
         )
     return lines
 

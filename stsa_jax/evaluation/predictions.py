@@ -75,7 +75,9 @@ class PredictionFolder:
                 + '; '.join(left_out[:3] + ['...'] * (len(left_out) > 3))
             )
         self._check_missing(videos, known, numbers, allow_missing)
-        self.notes += notes_on([f for files in self._files.values() for f in files if f])
+        sizes = {v.name: (v.height, v.width) for v in videos}
+        found = [(f, sizes[name]) for name, files in self._files.items() for f in files if f]
+        self.notes += notes_on(found)
 
     def _find_videos(self) -> tuple[dict[str, Path], list[str]]:
         """{video's name in the dataset: folder}, and what else is there."""
