@@ -251,7 +251,7 @@ def submit(models: dict, names: list[str], split: str, data_dir, options) -> Non
         print(f'NOTE: this copy has {counts["frames"]:,} frames, the published dataset {due:,}')
 
 
-def training_split(dataset, config, data_dir):
+def training_split(dataset, config, data_dir) -> 'data.VideoDataset | None':
     """The training split of the same dataset, if it is here."""
     try:
         return data.open_split(

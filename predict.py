@@ -134,7 +134,7 @@ def parse_flags(arguments: list[str]) -> None:
         raise InputError(f'{rest[1]}: not a flag; give videos as --video={rest[1]}')
 
 
-def load_model():
+def load_model() -> 'stsa_jax.SaliencyModel':
     """`stsa_jax.load` as the flags say."""
     how = {'frames': FLAGS.clip_frames} if FLAGS.clip_frames else {}
     if FLAGS.image_size:

@@ -9,7 +9,8 @@ Their gaze gives the fixation maps, and blurred fixations the density maps, as i
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -40,7 +41,9 @@ class SyntheticVideo(VideoSource):
     script: Callable[[np.random.Generator], Scene]
 
     @classmethod
-    def at(cls, split: str, index: int, scripts=scenes.CYCLE) -> 'SyntheticVideo':
+    def at(
+        cls, split: str, index: int, scripts: Sequence[Callable] = scenes.CYCLE
+    ) -> 'SyntheticVideo':
         """The video at this place of the split; `scripts` follow each other in turn."""
         script = scripts[index % len(scripts)]
         return cls(f'{split}_{index:03d}_{script.__name__}', split, index, script)
@@ -134,7 +137,7 @@ class StsaSynthetic(SaliencyBuilder):
     SCRIPTS = scenes.CYCLE
     COUNTS = VIDEOS
 
-    def find_videos(self, manual_dir, report: Report) -> dict[str, list[VideoSource]]:
+    def find_videos(self, manual_dir: Path | None, report: Report) -> dict[str, list[VideoSource]]:
         """All videos of all splits."""
         return {
             split: [SyntheticVideo.at(split, index, self.SCRIPTS) for index in range(count)]

@@ -25,7 +25,9 @@ SHORT_SIDE, CROP = 256, 224
 class Classifier:
     """S3D with its weights: clips in, class probabilities out."""
 
-    def __init__(self, config: S3DConfig, params, batch_stats, normalisation: Normalisation):
+    def __init__(
+        self, config: S3DConfig, params: dict, batch_stats: dict, normalisation: Normalisation
+    ):
         """`normalisation` is the one that the weights were trained with."""
         self.config, self.normalisation = config, normalisation
         self.labels = (

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
+from jax.extend.core import Jaxpr
 
 from stsa_jax.configuration import load_config
 from stsa_jax.models import functional
@@ -89,7 +90,7 @@ def multiply_adds(config: STSANetConfig) -> tuple[Counter, Counter]:
     return convolutions, attention
 
 
-def equations(jaxpr, path: tuple[str, ...] = (), times: int = 1) -> Iterator[tuple]:
+def equations(jaxpr: Jaxpr, path: tuple[str, ...] = (), times: int = 1) -> Iterator[tuple]:
     """Each equation of a program, also those of inner ones: (equation, scopes, times it runs)."""
     for equation in jaxpr.eqns:
         scopes = [name for name in str(equation.source_info.name_stack).split('/') if name]
@@ -120,14 +121,16 @@ def total(parts: dict[str, Part]) -> Part:
     return sum(parts.values(), Part())
 
 
-def compiled_step(config: STSANetConfig):
+def compiled_step(config: STSANetConfig) -> jax.stages.Compiled:
     """The compiled eval step of one clip: `(params, batch_stats, clip)` -> saliency."""
     graphdef, *weights = functional.abstract(STSANet, config)
     run = jax.jit(functools.partial(functional.apply, graphdef))
     return run.lower(*weights, _clips(config, 1)).compile()
 
 
-def seconds_per_clip(config: STSANetConfig, compiled, repeats: int = 3) -> float:
+def seconds_per_clip(
+    config: STSANetConfig, compiled: jax.stages.Compiled, repeats: int = 3
+) -> float:
     """The best time of `repeats` runs on the default device, with random weights."""
     _, params, batch_stats = functional.abstract(STSANet, config)
     clip = np.random.default_rng(0).normal(size=_clips(config, 1).shape).astype(np.float32)

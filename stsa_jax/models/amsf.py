@@ -26,7 +26,9 @@ class AttentionWeighting(nnx.Module):
         self.norm = LayerNorm((STEPS, 1, 1, channels // 2), rngs=rngs)
         self.excite = Conv(channels // 2, 2 * channels, rngs=rngs)
 
-    def __call__(self, high, low, taps: Taps = NO_TAPS) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, high: jax.Array, low: jax.Array | None, taps: Taps = NO_TAPS
+    ) -> tuple[jax.Array, jax.Array]:
         """F_h W_h and F_l W_l of equations 9-11; Norm before ReLU, as in (10) and the code."""
         both = jnp.concatenate([high, low], axis=-1)
         where = sigmoid(self.spatial(both))  # (B, 4, H, W, 1)
@@ -83,7 +85,9 @@ class AMSF(nnx.Module):
         self.multi_scale = MultiScale(fused, out, rngs=rngs) if multi_scale else None
         self.plain = None if multi_scale else Conv(fused, out, (1, 3, 3), rngs=rngs)
 
-    def __call__(self, high, low=None, taps: Taps = NO_TAPS) -> jax.Array:
+    def __call__(
+        self, high: jax.Array, low: jax.Array | None = None, taps: Taps = NO_TAPS
+    ) -> jax.Array:
         """Two `(B, 4, H, W, C)` -> `(B, 4, H, W, C')`; `low` is None in a single stream."""
         if self.weighting is not None:
             high, low = self.weighting(high, low, taps)
@@ -91,4 +95,7 @@ class AMSF(nnx.Module):
             fused = high
         else:
             fused = jnp.concatenate([high, low], axis=-1) if self.concat else high + low
-        return relu(self.multi_scale(fused, taps) if self.plain is None else self.plain(fused))
+        if self.multi_scale is not None:
+            return relu(self.multi_scale(fused, taps))
+        assert self.plain is not None  # one of the two is there
+        return relu(self.plain(fused))

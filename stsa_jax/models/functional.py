@@ -8,6 +8,8 @@
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import nnx
@@ -22,7 +24,9 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
 
 
 @functools.lru_cache(maxsize=16)
-def abstract(model_class, config) -> tuple[nnx.GraphDef, dict, dict]:
+def abstract(
+    model_class: Callable[..., nnx.Module], config: Any
+) -> tuple[nnx.GraphDef, dict, dict]:
     """What `split` gives, with shapes in place of arrays: nothing is computed or allocated.
 
     Remembered for each config, so not to be changed in place.
@@ -40,7 +44,7 @@ def apply(
     *,
     train: bool = False,
     return_intermediates: bool = False,
-):
+) -> Any:
     """Runs the model: its output, then what was asked for besides.
 
     Args:

@@ -46,8 +46,8 @@ class Conv(nnx.Module):
         bound = 1 / math.sqrt(features_in * math.prod(kernel))
         self.kernel = nnx.Param(_uniform(rngs, (*kernel, features_in, features_out), bound))
         self.bias = nnx.Param(_uniform(rngs, (features_out,), bound)) if bias else None
-        self.stride, self.precision = stride, precision
-        self.padding = tuple(k // 2 if s == 1 else 0 for k, s in zip(kernel, stride))
+        t, h, w = (k // 2 if s == 1 else 0 for k, s in zip(kernel, stride))
+        self.stride, self.padding, self.precision = stride, (t, h, w), precision
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`(B, T, H, W, features_in)` -> `(B, T', H', W', features_out)`."""
@@ -87,7 +87,8 @@ class ConvBNReLU(nnx.Module):
         self.mean = BatchStat(jnp.zeros(features_out))
         self.var = BatchStat(jnp.ones(features_out))
         self.count = BatchStat(jnp.zeros((), jnp.int32))  # batches seen; kept for PyTorch's files
-        self.stride, self.padding = stride, tuple(k // 2 for k in kernel)
+        t, h, w = kernel
+        self.stride, self.padding = stride, (t // 2, h // 2, w // 2)
         self.momentum, self.precision = momentum, precision
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:

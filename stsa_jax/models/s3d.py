@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
 
 from stsa_jax.models.layers import Conv, ConvBNReLU
 from stsa_jax.ops.pooling import max_pool
@@ -129,7 +131,9 @@ class Stage(nnx.Module):
 class S3DBackbone(nnx.Module):
     """The fully convolutional part: a clip -> the features of its four stages."""
 
-    def __init__(self, width: float = 1.0, *, stem_precision=None, **options):
+    def __init__(
+        self, width: float = 1.0, *, stem_precision: lax.Precision | None = None, **options
+    ):
         """`options` are those of `ConvBNReLU`: `rngs`, and `momentum` of the running statistics."""
         c1, c2, c3, _ = stage_channels(width)
         self.base1 = Stem(width, precision=stem_precision, **options)
@@ -138,7 +142,7 @@ class S3DBackbone(nnx.Module):
         self.base4 = Stage('base4', c3, width, **options)
 
     def __call__(
-        self, clip: jax.Array, *, train: bool = False, dtype=None
+        self, clip: jax.Array, *, train: bool = False, dtype: DTypeLike | None = None
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """`(B, T, H, W, 3)` -> base1 to base4; shapes at the head of this module.
 

@@ -10,9 +10,12 @@ attend to itself alone ("w/o temporal relations"), `'single'` has one matrix ove
 all four ("single similarity matrix").
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jax.nn import relu
 
 from stsa_jax.models.layers import NO_TAPS, Conv, LayerNorm, Taps
@@ -110,14 +113,14 @@ class STSALayer(nnx.Module):
     def __init__(
         self,
         pairs: int,
-        shape,
+        shape: tuple[int, int, int, int],
         embed: int,
         *,
         bottleneck: bool,
         size_free: bool = False,
         attention: str = 'pairs',
         rngs: nnx.Rngs | None,
-        precision=None,
+        precision: lax.Precision | None = None,
     ):
         """`pairs` is 2 for layer I, 1 for layer II; `shape` is the features' `(T, H, W, C)`."""
         self.bottleneck = bottleneck
@@ -165,7 +168,7 @@ class STSAModule(nnx.Module):
         embed: tuple[int, int],
         *,
         layers: tuple[int, ...] = (1, 2),
-        precision=None,
+        precision: lax.Precision | None = None,
         rngs: nnx.Rngs | None,
         **options,
     ):
@@ -175,7 +178,7 @@ class STSAModule(nnx.Module):
         `precision` is of what layer II pools.
         """
         shapes = [(STEPS, *size, c) for c in channels]
-        exact = {'precision': precision, 'rngs': rngs}
+        exact: dict[str, Any] = {'precision': precision, 'rngs': rngs}
         self.layer_1 = (
             STSALayer(2, shapes[0], embed[0], **options, **exact) if 1 in layers else None
         )

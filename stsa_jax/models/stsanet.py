@@ -179,14 +179,18 @@ class Branch(nnx.Module):
         self.steps = config.frames // TIME_STRIDES[level]
         k = -(-self.steps // STEPS)
         self.filled = k * STEPS
-        options = {'stride': (k, 1, 1), 'precision': precision, 'rngs': rngs}
-        compressed = k > 1 or level < 3
-        self.compress = Conv(channels, channels, (k, 1, 1), **options) if compressed else None
+        kernel = (k, 1, 1)
+        self.compress = (
+            Conv(channels, channels, kernel, stride=kernel, precision=precision, rngs=rngs)
+            if k > 1 or level < 3
+            else None
+        )
         height, wide = (n // SPACE_STRIDES[level] for n in config.image_size)
+        first, second = STSA_EMBED[level]
         self.stsa = STSAModule(
             (height, wide),
             (channels, scale_width(STSA_OUT[level], width)),
-            tuple(scale_width(e, width) for e in STSA_EMBED[level]),
+            (scale_width(first, width), scale_width(second, width)),
             bottleneck=level == 0,
             layers=config.stsa_layers if level in config.stsa_levels else (),
             attention=config.attention,

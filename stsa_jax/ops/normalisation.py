@@ -28,7 +28,9 @@ def batch_norm_relu(
     return scale_shift_relu(y, scale, bias, mean, var), mean, var
 
 
-def scale_shift_relu(y, scale, bias, mean, var) -> jax.Array:
+def scale_shift_relu(
+    y: jax.Array, scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array
+) -> jax.Array:
     """BatchNorm with given statistics, all `(C,)`, and ReLU."""
     factor = scale * lax.rsqrt(var + BATCH_NORM_EPS)
     return jax.nn.relu(y * factor + (bias - mean * factor)).astype(y.dtype)

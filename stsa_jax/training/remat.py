@@ -55,7 +55,8 @@ def _with_recomputed_blocks(graphdef, params, batch_stats):
     model = nnx.merge(graphdef, params, batch_stats)
     for _, module in list(nnx.iter_modules(model)):
         if isinstance(module, BLOCKS):
-            module.__class__ = _recomputed(type(module))
+            block: type = type(module)
+            module.__class__ = _recomputed(block)
     return functional.split(model)[0]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct, traverse_util
+from flax import nnx, struct, traverse_util
 from jax.sharding import Mesh
 
 from stsa_jax.distribution import sharding
@@ -24,6 +24,7 @@ from stsa_jax.errors import InputError
 from stsa_jax.media.preprocess import IMAGENET, Normalisation
 from stsa_jax.metrics import losses
 from stsa_jax.models import functional
+from stsa_jax.models.stsanet import STSANetConfig
 from stsa_jax.ops import cpu
 from stsa_jax.training import remat
 from stsa_jax.training.optimizer import plateau_scale
@@ -75,7 +76,13 @@ class StepOptions:
         return cls(**{field.name: config[field.name] for field in dataclasses.fields(cls)})
 
 
-def create_state(mesh: Mesh, params, batch_stats, tx, ema: bool = False) -> TrainState:
+def create_state(
+    mesh: Mesh,
+    params: dict,
+    batch_stats: dict,
+    tx: optax.GradientTransformationExtraArgs,
+    ema: bool = False,
+) -> TrainState:
     """The state before the first step, from host arrays, laid out on the mesh."""
     abstract = abstract_state(mesh, params, batch_stats, tx, ema)
     shardings = jax.tree.map(lambda array: array.sharding, abstract)
@@ -86,7 +93,13 @@ def create_state(mesh: Mesh, params, batch_stats, tx, ema: bool = False) -> Trai
     return fresh(params, batch_stats)
 
 
-def abstract_state(mesh: Mesh, params, batch_stats, tx, ema: bool = False) -> TrainState:
+def abstract_state(
+    mesh: Mesh,
+    params: dict,
+    batch_stats: dict,
+    tx: optax.GradientTransformationExtraArgs,
+    ema: bool = False,
+) -> TrainState:
     """The state with shapes and shardings in place of arrays: nothing is computed or allocated."""
     state = jax.eval_shape(functools.partial(_fresh, tx=tx, ema=ema), params, batch_stats)
     return jax.tree.map(
@@ -96,7 +109,9 @@ def abstract_state(mesh: Mesh, params, batch_stats, tx, ema: bool = False) -> Tr
     )
 
 
-def abstract_batch(mesh: Mesh, batch_size: int, config) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(
+    mesh: Mesh, batch_size: int, config: STSANetConfig
+) -> dict[str, jax.ShapeDtypeStruct]:
     """A global batch of uint8 clips for a model of `config`, with shardings in place of arrays."""
     place, (height, width) = sharding.batch_sharding(mesh), config.image_size
     shapes = {
@@ -141,7 +156,7 @@ def from_items(items: dict[str, Any]) -> TrainState:
 
 
 def make_train_step(
-    graphdef,
+    graphdef: nnx.GraphDef,
     tx: optax.GradientTransformationExtraArgs,
     learning_rate: Callable,
     mesh: Mesh,
@@ -216,7 +231,9 @@ def make_train_step(
     return jax.jit(constrained, donate_argnums=0, compiler_options=settings)
 
 
-def make_eval_step(graphdef, mesh: Mesh, normalisation: Normalisation = IMAGENET) -> Callable:
+def make_eval_step(
+    graphdef: nnx.GraphDef, mesh: Mesh, normalisation: Normalisation = IMAGENET
+) -> Callable:
     """The compiled `eval_step(params, batch_stats, batch) -> {'kl', 'cc', 'saliency'}`, (B, ...).
 
     The results are whole on every device.
@@ -235,7 +252,7 @@ def make_eval_step(graphdef, mesh: Mesh, normalisation: Normalisation = IMAGENET
     return jax.jit(eval_step)
 
 
-def flops(compiled, accumulate: int = 1) -> float:
+def flops(compiled: jax.stages.Compiled, accumulate: int = 1) -> float:
     """Operations of one call on one device, as XLA counts them; 0 if it does not.
 
     XLA counts the body of a loop once, and nearly all is in that over the `accumulate` parts. On a
@@ -245,7 +262,7 @@ def flops(compiled, accumulate: int = 1) -> float:
     return accumulate * float(analysis.get('flops', 0))
 
 
-def memory(compiled) -> int:
+def memory(compiled: jax.stages.Compiled) -> int:
     """Bytes that one call takes on one device, by XLA's plan; 0 if it does not tell."""
     plan = compiled.memory_analysis()
     if plan is None:

@@ -13,7 +13,9 @@ from jax.custom_derivatives import SymbolicZero
 from stsa_jax.ops.names import PRODUCT
 
 
-def softmax_product(logits, value, precision):
+def softmax_product(
+    logits: jax.Array, value: jax.Array, precision: jax.lax.Precision | None
+) -> tuple[jax.Array, jax.Array]:
     """The softmax of `(B, N, M)` times `(B, M, C)`: `(B, N, C)`, and the softmax in float32."""
     del precision  # a CPU's products have all digits
     return _weigh(logits, value)

@@ -216,7 +216,7 @@ def _input_gradient_of_few(x, kernel, dy, padding):
         preferred_element_type=jnp.float32,
     )
     products = products.reshape(*dy.shape[:3], kh, kw, c)
-    dx = 0
+    dx = jnp.float32(0)
     for tap in itertools.product(range(kh), range(kw)):
         before = [at - p for at, p in zip(tap, padding)]
         after = [n - m - b for n, m, b in zip(x.shape[1:3], dy.shape[1:3], before)]

@@ -12,7 +12,9 @@ from stsa_jax.ops.names import PRODUCT
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def batch_norm_relu(y, scale, bias, eps):
+def batch_norm_relu(
+    y: jax.Array, scale: jax.Array, bias: jax.Array, eps: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`stsa_jax.ops.normalisation.batch_norm_relu`.
 
     The gradient keeps `y` alone: JAX's own would keep the centred features and the sign besides,
