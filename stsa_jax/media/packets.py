@@ -190,7 +190,7 @@ class Packets:
         if transport:
             last = len(packets) - 1
             places = [min(i + 1, last) for i in places if i + 2 > last or not self._is_key[i + 2]]
-        return sorted(self.numbers[i] for i in places)
+        return sorted({self.numbers[i] for i in places} - self.headless)
 
     def _dependence(self) -> dict[int, int]:
         result, highest = {}, 0
