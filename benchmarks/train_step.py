@@ -23,7 +23,7 @@ from stsa_jax.errors import exit_cleanly
 from stsa_jax.models.stsanet import STSANetConfig
 from stsa_jax.ops import cpu
 
-TIME_LIMIT, MEMORY_LIMIT = 0.7, 1.0  # of the released code's
+TIME_LIMIT, MEMORY_LIMIT = 0.65, 1.0  # of the released code's
 
 
 def ours(model: STSANetConfig, options) -> dict:
