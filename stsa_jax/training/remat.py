@@ -18,12 +18,12 @@ from flax import nnx
 
 from stsa_jax.models import functional
 from stsa_jax.models.amsf import AMSF
-from stsa_jax.models.s3d import Mixed, Stem
+from stsa_jax.models.s3d import Mixed, SepConv
 from stsa_jax.models.stsanet import Branch, Readout
 from stsa_jax.ops.names import PRODUCT
 
 KEEP = ('everything', 'products', 'blocks')
-BLOCKS = (Stem, Mixed, Branch, AMSF, Readout)
+BLOCKS = (SepConv, Mixed, Branch, AMSF, Readout)
 KEEP_PRODUCTS = jax.checkpoint_policies.save_only_these_names(PRODUCT)
 
 
@@ -53,19 +53,19 @@ def apply(graphdef: nnx.GraphDef, keep: str) -> Callable:
 
 def _with_recomputed_blocks(graphdef, params, batch_stats):
     model = nnx.merge(graphdef, params, batch_stats)
-    for _, module in list(nnx.iter_modules(model)):
-        if isinstance(module, BLOCKS):
-            block: type = type(module)
-            module.__class__ = _recomputed(block)
+    blocks: list[tuple] = []
+    for path, module in sorted(nnx.iter_modules(model), key=lambda found: len(found[0])):
+        inside = any(path[: len(block)] == block for block in blocks)
+        if isinstance(module, BLOCKS) and not inside:
+            blocks.append(path)
+            kind: type = type(module)
+            module.__class__ = _recomputed(kind)
     return functional.split(model)[0]
 
 
 @functools.cache
 def _recomputed(block: type) -> type:
-    """`block` with calls whose gradient keeps their inputs alone.
-
-    While the backward pass is in a block, it keeps the products of that one.
-    """
+    """`block` with calls whose gradient keeps their inputs alone."""
 
     def __call__(self, *inputs, **options):
         arrays = [x for x in inputs if isinstance(x, jax.Array)]
@@ -75,6 +75,6 @@ def _recomputed(block: type) -> type:
             mixed = [next(given) if isinstance(x, jax.Array) else x for x in inputs]
             return block.__call__(module, *mixed, **options)
 
-        return nnx.remat(nnx.remat(call, policy=KEEP_PRODUCTS))(self, *arrays)
+        return nnx.remat(call)(self, *arrays)
 
     return type(block.__name__, (block,), {'__call__': __call__})

@@ -83,9 +83,11 @@ class Run:
         checkpoints, report: what it writes.
         meter: gathers the numbers of the steps.
         step: how many are done.
-        state: what they made.
+        abstract: the shapes and shardings of the state.
+        make_state: makes the state that the run begins or goes on with.
         unvalidated: a signal cut off the validation that is due at `step`.
         damaged: how many frames since the last line of the log could not be read.
+        state: what the steps made; from `compile` on.
     """
 
     config: ConfigDict
@@ -99,9 +101,11 @@ class Run:
     report: Reporter
     meter: Meter
     step: int
-    state: TrainState
+    abstract: TrainState
+    make_state: Callable[[], TrainState]
     unvalidated: bool
     damaged: int = 0
+    state: TrainState = dataclasses.field(init=False)
 
     @property
     def is_over(self) -> bool:
@@ -128,12 +132,16 @@ class Run:
     def compile(self) -> None:
         """Compiles what the steps run, for minutes, in which a signal can end the process."""
         self.report.say('compiling the training step')
-        program = compiling.compiled(self.train_step.lower(self.state, self.batch))
+        program = compiling.compiled(self.train_step.lower(self.abstract, self.batch))
         self.train_step = program
         self.meter.flops = flops(program, self.config.accumulate)
         self.meter.memory = memory(program)
         if self.validation:
-            self.validation.compile(self.state, self.batch)
+            self.validation.compile(self.abstract, self.batch)
+        # Only now: compiling takes gigabytes of its own.
+        self.state = self.make_state()
+        del self.make_state  # and with it the weights on the host
+        cpu_memory.release()  # what making the state took beside it
 
     def take_step(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """One step with a global batch; its metrics, on the device."""
@@ -229,11 +237,10 @@ def open_run(
         selection = (best.metric, best.mode) if held_out is not None else ()
         checkpoints = Checkpointer(workdir, description, config.keep_checkpoints, *selection)
         stack.enter_context(checkpoints)
-        state, step, place = _where_it_is(checkpoints, mesh, model, tx, config)
+        abstract, make_state, step, place = _where_it_is(checkpoints, mesh, model, tx, config)
         if place:
             clips.set_state(place['clips'])
             best.value, best.since = place['best']
-        cpu_memory.release()  # what making the state took beside it
         batch = abstract_batch(mesh, config.batch_size, model)
         train_step = make_train_step(graphdef, tx, rate, mesh, StepOptions.of(config))
         validation = None
@@ -254,17 +261,21 @@ def open_run(
             report=stack.enter_context(Reporter(workdir, num_steps, step)),
             meter=Meter(config.batch_size, config.max_skipped, skipped_in_row=skipped_in_row),
             step=step,
-            state=state,
+            abstract=abstract,
+            make_state=make_state,
             unvalidated=place.get('unvalidated', False),
         )
 
 
 def _where_it_is(checkpoints: Checkpointer, mesh: Mesh, model, tx, config) -> tuple:
-    """(state, steps done, what else is saved) of the last checkpoint, or before the first step."""
+    """Of the last checkpoint, or before the first step: (shapes of the state, a function that makes
+    it, steps done, what else is saved).
+    """
     _, params, batch_stats = functional.abstract(STSANet, model)
     ema = config.ema_decay > 0
-    found = checkpoints.restore(to_items(abstract_state(mesh, params, batch_stats, tx, ema)))
+    abstract = abstract_state(mesh, params, batch_stats, tx, ema)
+    found = checkpoints.restore(to_items(abstract))
     if found is not None:
-        return from_items(found.items), found.step, found.data_state
+        return abstract, lambda: from_items(found.items), found.step, found.data_state
     _, params, batch_stats = initial_weights(model, config.seed, config.init_from)
-    return create_state(mesh, params, batch_stats, tx, ema), 0, {}
+    return abstract, lambda: create_state(mesh, params, batch_stats, tx, ema), 0, {}

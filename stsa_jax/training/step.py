@@ -70,6 +70,11 @@ class StepOptions:
                 f'{", ".join(remat.KEEP)}'
             )
 
+    @property
+    def keep(self) -> str:
+        """What the gradient keeps, by either field."""
+        return 'blocks' if self.remat else self.keep_for_gradient
+
     @classmethod
     def of(cls, config: Mapping) -> 'StepOptions':
         """Those of a training config."""
@@ -174,7 +179,7 @@ def make_train_step(
         params = _freeze(_gathered(mesh, params), options)
         train = not (options.freeze_batch_norm or options.freeze_backbone)
         clip = _normalised(batch['clip'], normalisation)
-        run = remat.apply(graphdef, 'blocks' if options.remat else options.keep_for_gradient)
+        run = remat.apply(graphdef, options.keep)
         result = run(params, batch_stats, clip, train=train)
         saliency, batch_stats = result if train else (result, batch_stats)
         kl = losses.kl(saliency, batch['density'])
@@ -227,7 +232,7 @@ def make_train_step(
         return new, jax.lax.with_sharding_constraint(metrics, sharding.replicated(mesh))
 
     on_cpu = mesh.devices.flat[0].platform == 'cpu'
-    settings = cpu.STEP_OPTIONS if on_cpu else None
+    settings = cpu.step_options(options.keep) if on_cpu else None
     return jax.jit(constrained, donate_argnums=0, compiler_options=settings)
 
 

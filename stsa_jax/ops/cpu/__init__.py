@@ -15,22 +15,14 @@ from stsa_jax.ops.cpu.normalisation import batch_norm_relu
 from stsa_jax.ops.cpu.pooling import max_pool
 from stsa_jax.ops.cpu.upsampling import conv3d_of_upsampled, upsample_2x
 
-# For the compiler of a training step. It drops the barriers that keep it from merging what the
-# backward pass computes again with what the forward pass computed, and so from keeping that; and in
-# its own order of the operations a step needs half as much memory again.
-STEP_OPTIONS = {
-    'xla_disable_hlo_passes': 'cse_barrier_expander',
-    'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED',
-}
-
 __all__ = [
-    'STEP_OPTIONS',
     'batch_norm_relu',
     'conv3d',
     'conv3d_of_upsampled',
     'max_pool',
     'set_up',
     'softmax_product',
+    'step_options',
     'upsample_2x',
 ]
 
@@ -44,3 +36,17 @@ def set_up() -> None:
     memory.keep()
     if memory.on_cpu() or jax.default_backend() == 'cpu':
         forms.set_default('cpu')
+
+
+def step_options(keep: str) -> dict[str, str]:
+    """For the compiler of a training step whose gradient keeps `keep`: options that save memory.
+
+    The compiler drops the barriers that keep it from merging what the backward pass computes again
+    with what the forward pass computed, and so from keeping that. Where products are kept, its own
+    order of the operations needs half as much memory again as the other that it has; where blocks
+    are recomputed, one after the other, its own is the better one.
+    """
+    options = {'xla_disable_hlo_passes': 'cse_barrier_expander'}
+    if keep != 'blocks':
+        options['xla_cpu_scheduler_type'] = 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'
+    return options
