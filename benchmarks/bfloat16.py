@@ -13,6 +13,7 @@ import data
 from benchmarks.limits import Limits
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
+from stsa_jax.ops import cpu
 from train import train
 
 LIMIT = 0.02
@@ -46,4 +47,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
+    cpu.set_up()
     exit_cleanly(main)

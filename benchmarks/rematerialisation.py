@@ -21,6 +21,7 @@ from stsa_jax.distribution import sharding
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.models import functional
 from stsa_jax.models.stsanet import STSANet, STSANetConfig
+from stsa_jax.ops import cpu
 from stsa_jax.training import optimizer
 from stsa_jax.weights.initial import random_weights
 
@@ -94,4 +95,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
+    cpu.set_up()
     exit_cleanly(main)

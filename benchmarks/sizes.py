@@ -28,6 +28,7 @@ from stsa_jax.inference import cost
 from stsa_jax.media.preprocess import IMAGENET
 from stsa_jax.metrics import losses
 from stsa_jax.models import functional
+from stsa_jax.ops import cpu
 from stsa_jax.weights import pretrained
 from stsa_jax.weights.initial import random_weights
 
@@ -119,4 +120,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    cpu.set_up()
     main()

@@ -5,7 +5,7 @@ Of a tile of `m` neighbouring results under `k` taps, the `n = m + k - 1` inputs
 Lavin and Gray, arXiv 1509.09308). Sums over the channels and over the other axis's taps are linear
 and stay with the products, so each of the `n` is an ordinary convolution, of images that are `m`
 times smaller along the axis, with the kernel that is left when that axis is gone. The kernel's
-gradient goes the same way: the gradients of the products are combinations of the output's.
+gradient is computed likewise: the gradients of the products are combinations of the output's.
 
 The root mean square error of a result is 1.0e-6 of the results' with 3 taps and 1.7e-6 with 5,
 where the plain convolution has 0.4e-6. On both axes it would save more, and lose another digit.
