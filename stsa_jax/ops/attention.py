@@ -36,7 +36,11 @@ def attend(
 
     def whole(query):
         logits = jnp.einsum(
-            'bne,bme->bnm', query, key, precision=precision, preferred_element_type=jnp.float32
+            'bne,bme->bnm',
+            query,
+            key,
+            precision=precision,
+            preferred_element_type=jnp.promote_types(query.dtype, jnp.float32),
         )
         return softmax_product(logits, value, precision)
 

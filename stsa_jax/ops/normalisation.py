@@ -1,4 +1,4 @@
-"""Normalisation with statistics in float32; results have the dtype of the features."""
+"""Normalisation with statistics in float32 at least; results have the dtype of the features."""
 
 from collections.abc import Sequence
 
@@ -43,7 +43,7 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, axes: Sequence[i
 
 
 def _moments(x, axes, keepdims=False):
-    x = x.astype(jnp.float32)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean = x.mean(axes, keepdims=True)
     var = jnp.square(x - mean).mean(axes, keepdims=keepdims)
     return (mean if keepdims else mean.reshape(var.shape)), var
