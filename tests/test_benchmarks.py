@@ -128,7 +128,7 @@ def test_rematerialisation(run, config_file):  # noqa: F811
 def test_inference(run, config_file, reference):  # noqa: F811
     options = ('--repeats=1', '--matrix_size=64', reference)
     printed = run(inference.main, f'--config={config_file}', *options)
-    assert 'ratio to the matrix-product floor' in printed and '(limit 0.6: ' in printed
+    assert 'ratio to the matrix-product floor' in printed and '(limit 0.55: ' in printed
 
 
 def test_train_step(run, config_file, reference, monkeypatch, capsys):  # noqa: F811
@@ -154,7 +154,7 @@ def test_a_missed_limit_is_the_exit_code(capsys):
     theirs = {'time': 1.0, 'peak': 1e9}
     assert train_step.report({'time': 0.6, 'peak': 2e9}, theirs, 0.1) == 1
     printed = capsys.readouterr().out
-    assert 'ratio of the times: 0.60 (limit 0.7: held)' in printed
+    assert 'ratio of the times: 0.60 (limit 0.65: held)' in printed
     assert 'ratio of the peaks: 2.00 (limit 1: missed)' in printed
     assert train_step.report({'time': 0.6, 'peak': 1e9}, theirs, 0.1) == 0
     assert train_step.report({'time': 0.6, 'peak': 1e9}, None, 0.1) == 0, 'nothing to compare with'

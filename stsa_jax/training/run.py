@@ -9,6 +9,7 @@ with open_run(config, workdir, mesh, clips, held_out) as run:
 
 import contextlib
 import dataclasses
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -139,8 +140,9 @@ class Run:
         if self.validation:
             self.validation.compile(self.abstract, self.batch)
         # Only now: compiling takes gigabytes of its own.
-        self.state = self.make_state()
+        self.state = jax.block_until_ready(self.make_state())
         del self.make_state  # and with it the weights on the host
+        gc.collect()  # they are in a cycle
         cpu_memory.release()  # what making the state took beside it
 
     def take_step(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -249,7 +251,7 @@ def open_run(
             validation = Validation(eval_step, held_out, config.batch_size, mesh, best, target)
         run_config.write_config(workdir, config.to_dict())
         skipped_in_row = place.get('skipped_in_row', 0)
-        yield Run(
+        run = Run(
             config=config,
             num_steps=num_steps,
             clips=clips,
@@ -265,6 +267,8 @@ def open_run(
             make_state=make_state,
             unvalidated=place.get('unvalidated', False),
         )
+        del make_state  # the run lets go of it, and of the weights on the host, when it has made it
+        yield run
 
 
 def _where_it_is(checkpoints: Checkpointer, mesh: Mesh, model, tx, config) -> tuple:
