@@ -69,13 +69,9 @@ class FileFrames:
         stopped: why decoding ended before the file did, or ''.
     """
 
-    def __init__(self, path: Path, *, threads: bool = False) -> None:
-        """With `threads`, FFmpeg decodes on all cores, as long as nothing is damaged.
-
-        Raises FFmpegError or OSError if the file is no video.
-        """
+    def __init__(self, path: Path) -> None:
+        """Raises FFmpegError or OSError if the file is no video."""
         self.path, self.packets = path, Packets(path)
-        self._threads = threads
         self._turn: Turn | None = None
         self._angle: float = 0
         self._begin()
@@ -99,23 +95,12 @@ class FileFrames:
 
     def __iter__(self) -> Iterator[Frame]:
         self._begin()
-        given, damaged = 0, len(self.lost.damaged)
-        if self._threads and not damaged:
-            for frame in self._frames(threads=True):
-                if self.lost.damaged or self.lost.undecodable:
-                    break
-                given = frame.number
-                yield frame
-            if not (self.lost.damaged or self.lost.undecodable):
-                return
-            # With threads, an error comes some packets after its own: once more, one by one.
-            self._begin()
-        yield from (frame for frame in self._frames(threads=False) if frame.number > given)
+        yield from self._frames()
 
-    def _frames(self, threads: bool) -> Iterator[Frame]:
+    def _frames(self) -> Iterator[Frame]:
         pixels, packets = Pixels(), self.packets
         held: deque[tuple[int, av.VideoFrame]] = deque()  # not known to be good yet
-        numbered: Iterator[tuple[int, av.VideoFrame]] | None = self._numbered(threads)
+        numbered: Iterator[tuple[int, av.VideoFrame]] | None = self._numbered()
         while held or numbered is not None:
             found = next(numbered, None) if numbered is not None else None
             if found is None:
@@ -144,9 +129,9 @@ class FileFrames:
             self._turn = turn
         return self._turn.apply(pixels)
 
-    def _numbered(self, threads: bool) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _numbered(self) -> Iterator[tuple[int, av.VideoFrame]]:
         """All frames in the order they are shown in; those decoded in part are noted as lost."""
-        for count, frame in enumerate(self._decoded(threads), 1):
+        for count, frame in enumerate(self._decoded(), 1):
             number = self.packets.number(frame.pts)
             if number is None:
                 number = max(self.last + 1, count + self.lost.undecodable)
@@ -158,16 +143,14 @@ class FileFrames:
                 self.lost.add(number, 'only a part can be decoded')
             yield number, frame
 
-    def _decoded(self, threads: bool) -> Iterator[av.VideoFrame]:
+    def _decoded(self) -> Iterator[av.VideoFrame]:
         """What the decoder gives; packets that do not decode go to `lost`."""
         ffmpeg_error = FFmpegError  # a generator left unfinished ends when modules are gone
         numbers = iter(self.packets.numbers)
         try:
             with opened(self.path) as (container, stream):
-                if threads:
-                    stream.thread_type = 'AUTO'
-                else:
-                    stream.codec_context.thread_count = 1
+                # With several, FFmpeg at times does not say that a frame is damaged.
+                stream.codec_context.thread_count = 1
                 for packet in container.demux(stream):
                     if not packet.size:
                         continue  # "as before"; to the decoder it would mean the end

@@ -86,8 +86,7 @@ def open_video(
 
 def _open_file(path: Path, allow_truncated: bool) -> Video:
     try:
-        # With threads, whether damage is seen differs from run to run.
-        decoded = FileFrames(path, threads=not allow_truncated)
+        decoded = FileFrames(path)
     except NotAVideo as error:
         raise InputError(f'{path}: {error}; name a video file or a folder of frames') from error
     except (FFmpegError, OSError) as error:
