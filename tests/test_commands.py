@@ -57,7 +57,7 @@ def test_every_command_reads_its_paths_so(command, tmp_path, monkeypatch, capsys
     (home / 'file').write_text('')  # where a folder would be made
     monkeypatch.setenv('HOME', str(home))
     monkeypatch.chdir(here)
-    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setattr(sys, 'path', [str(ROOT), *sys.path])  # pytest's own way asks pkg_resources
     monkeypatch.setattr(sys, 'argv', [command, *COMMANDS[command]])
     with pytest.raises(SystemExit) as ended:
         if command == 'predict.py':  # its flags can be defined only once in a process
