@@ -109,13 +109,13 @@ def test_every_parameter_is_used(row):
 @pytest.mark.parametrize(
     'fields,reason',
     [
-        ({'levels': (0, 1)}, 'levels .* 3 among them'),
+        ({'levels': (0, 1)}, 'levels .* includes 3'),
         ({'levels': (3, 0)}, 'levels'),
         ({'levels': (3,)}, 'stsa_levels .* levels that are used'),
         ({'levels': (3,), 'stsa_levels': ()}, 'amsf_weighting .* two levels to weigh'),
         (
             {'levels': (3,), 'stsa_levels': (), 'amsf_weighting': False, 'amsf_concat': True},
-            'amsf_concat .* side by side',
+            'amsf_concat .* concatenate',
         ),
         ({'stsa_layers': ()}, 'stsa_layers .* stsa_levels=()'),
         ({'stsa_layers': (0,)}, 'stsa_layers'),

@@ -1,4 +1,4 @@
-"""The networks: Flax modules in plain JAX, a file each, and how they become pure functions.
+"""The networks: Flax modules in plain JAX, one file each, and their pure-function form.
 
-Nothing here knows of files, devices or training.
+Nothing here depends on files, devices or training.
 """

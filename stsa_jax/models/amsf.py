@@ -1,10 +1,10 @@
 """Attentional multi-scale fusion of two neighbouring levels (section III-C, figure 4, eq. 9-11).
 
-`high` and `low` are `(B, 4, H, W, C)`, the result is `(B, 4, H, W, C')`, to be upsampled by 2.
+`high` and `low` are `(B, 4, H, W, C)`; the result is `(B, 4, H, W, C')`, to be upsampled by 2.
 
-The paper's variants (Tables III and V) leave parts out: without the weighting the two are simply
-added, without the multi-scale structure a plain 3x3 convolution stands in its place, and without
-both it is the step of a UNet-like decoder; with `concat` they are put side by side, not added.
+The paper's variants (Tables III and V) leave parts out. Without the weighting the two are added.
+Without the multi-scale structure a plain 3x3 convolution replaces it. Without both this is a step
+of a UNet-like decoder. With `concat` the two are concatenated instead of added.
 """
 
 import jax
@@ -18,7 +18,7 @@ from stsa_jax.ops.pooling import max_pool
 
 
 class AttentionWeighting(nnx.Module):
-    """Where to look (W_m), then how much of each level's channels to take (W_h, W_l)."""
+    """Spatial weights (W_m), then channel weights of each level (W_h, W_l)."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs | None):
         self.spatial = Conv(2 * channels, 1, rngs=rngs)
@@ -35,7 +35,7 @@ class AttentionWeighting(nnx.Module):
         pooled = jnp.einsum('bthwc,bthw->btc', both, where[..., 0]) / (
             both.shape[2] * both.shape[3]
         )
-        pooled = pooled[:, :, None, None]  # (B, 4, 1, 1, 2C): time is kept
+        pooled = pooled[:, :, None, None]  # (B, 4, 1, 1, 2C): per time step
         weights = sigmoid(self.excite(relu(self.norm(self.squeeze(pooled)))))
         taps['spatial'], taps['channel'] = where, weights
         weight_high, weight_low = jnp.split(weights, 2, axis=-1)
@@ -97,5 +97,5 @@ class AMSF(nnx.Module):
             fused = jnp.concatenate([high, low], axis=-1) if self.concat else high + low
         if self.multi_scale is not None:
             return relu(self.multi_scale(fused, taps))
-        assert self.plain is not None  # one of the two is there
+        assert self.plain is not None  # the configuration has one of the two
         return relu(self.plain(fused))

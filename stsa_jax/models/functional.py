@@ -4,7 +4,7 @@
     saliency = apply(graphdef, params, batch_stats, clip)
     saliency, batch_stats = apply(graphdef, params, batch_stats, clip, train=True)
 
-`apply` is to be used inside `jax.jit`, `jax.grad` and friends, and has no side effects.
+`apply` has no side effects and can be used inside `jax.jit`, `jax.grad` and other transformations.
 """
 
 import functools
@@ -27,9 +27,9 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
 def abstract(
     model_class: Callable[..., nnx.Module], config: Any
 ) -> tuple[nnx.GraphDef, dict, dict]:
-    """What `split` gives, with shapes in place of arrays: nothing is computed or allocated.
+    """The result of `split` with shapes instead of arrays: nothing is computed or allocated.
 
-    Remembered for each config, so not to be changed in place.
+    Cached per config; do not modify the result in place.
     """
     graphdef, *trees = split(model_class(config, rngs=None))
     shape_of = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)  # noqa: E731
@@ -45,7 +45,7 @@ def apply(
     train: bool = False,
     return_intermediates: bool = False,
 ) -> Any:
-    """Runs the model: its output, then what was asked for besides.
+    """Runs the model. Returns its output, and updated statistics and intermediates if requested.
 
     Args:
         graphdef, params, batch_stats: from `split`.

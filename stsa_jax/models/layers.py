@@ -1,10 +1,10 @@
-"""The layers that the networks are made of, on channels-last activations `(B, T, H, W, C)`.
+"""The networks' layers, on channels-last activations `(B, T, H, W, C)`.
 
-They compute in the dtype of their input and hand on that dtype; parameters, sums and statistics are
+They compute in the dtype of their input and return that dtype; parameters, sums and statistics are
 float32. Kernels are stored as `(kt, kh, kw, in, out)`.
 
-Every module takes `rngs`, from which its weights are drawn; with None it has shapes in place of
-arrays (`functional.abstract`).
+Every module draws its weights from `rngs`; with None it has shapes instead of arrays
+(`functional.abstract`).
 """
 
 import math
@@ -21,7 +21,7 @@ from stsa_jax.ops.convolution import Triple, conv3d, conv3d_of_upsampled
 from stsa_jax.ops.names import PRODUCT
 from stsa_jax.ops.normalisation import batch_norm_relu, layer_norm, scale_shift_relu
 
-BATCH_NORM_MOMENTUM = 0.001  # of the new value, PyTorch's convention; S3D's choice
+BATCH_NORM_MOMENTUM = 0.001  # weight of the new value (PyTorch's convention); S3D's value
 
 
 class BatchStat(nnx.Variable):
@@ -59,7 +59,7 @@ class Conv(nnx.Module):
 
 
 class ConvOfUpsampled(Conv):
-    """The convolution of its input upsampled by 2 in space."""
+    """Upsamples its input by 2 in space, then convolves."""
 
     def _convolve(self, x):
         return conv3d_of_upsampled(x, self.kernel[...], self.stride, self.padding)
@@ -86,7 +86,7 @@ class ConvBNReLU(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(features_out))
         self.mean = BatchStat(jnp.zeros(features_out))
         self.var = BatchStat(jnp.ones(features_out))
-        self.count = BatchStat(jnp.zeros((), jnp.int32))  # batches seen; kept for PyTorch's files
+        self.count = BatchStat(jnp.zeros((), jnp.int32))  # batches seen; stored in PyTorch's files
         t, h, w = kernel
         self.stride, self.padding = stride, (t // 2, h // 2, w // 2)
         self.momentum, self.precision = momentum, precision
@@ -102,7 +102,7 @@ class ConvBNReLU(nnx.Module):
         if not train:
             return scale_shift_relu(y, scale, bias, self.mean[...], self.var[...])
         out, mean, var = batch_norm_relu(y, scale, bias)
-        # PyTorch normalises with the biased variance but remembers the unbiased one.
+        # PyTorch normalises with the biased variance but stores the unbiased one.
         count = math.prod(y.shape[:-1])
         unbiased = var * (count / max(count - 1, 1))
         for running, latest in ((self.mean, mean), (self.var, unbiased)):
@@ -116,7 +116,7 @@ class LayerNorm(nnx.Module):
     """Normalises over all of `(T, H, W, C)` of one example, with scale and bias of that full shape.
 
     The released code's choice; it ties the weights to the input size. With `size_free`, scale and
-    bias are one a channel, `(C,)`.
+    bias are per channel, `(C,)`.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class LayerNorm(nnx.Module):
         each_step: bool = False,
         rngs: nnx.Rngs | None,
     ):
-        """`shape` is `(T, H, W, C)`. With `each_step` every time step is normalised by itself."""
+        """`shape` is `(T, H, W, C)`. With `each_step` every time step is normalised separately."""
         self.axes = (2, 3, 4) if each_step else (1, 2, 3, 4)
         shape = tuple(shape)[3 if size_free else 0 :]
         if rngs is None:
@@ -142,17 +142,17 @@ class LayerNorm(nnx.Module):
 
 
 class Taps:
-    """Where a module leaves intermediate results, by name, for who asked for them.
+    """Collects intermediate results by name.
 
-    `taps['norm'] = x` keeps x under the name of the module that has been reached by `taps.at(...)`;
-    `NO_TAPS` keeps nothing.
+    `taps['norm'] = x` stores x under the prefix of the module, which `taps.at(...)` extends;
+    `NO_TAPS` stores nothing.
     """
 
     def __init__(self, kept: dict[str, jax.Array] | None = None, prefix: str = ''):
         self.kept, self.prefix = kept, prefix
 
     def at(self, name: str) -> 'Taps':
-        """The taps of the part `name`."""
+        """The taps of the submodule `name`."""
         return Taps(self.kept, f'{self.prefix}{name}.')
 
     def __setitem__(self, name: str, value: jax.Array) -> None:
@@ -169,6 +169,6 @@ def _uniform(rngs: nnx.Rngs | None, shape, bound):
     key = rngs.params()
     if isinstance(key, jax.core.Tracer):  # inside a compiled function
         return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
-    # By NumPy on the host: JAX would compile a program for each of the network's many shapes.
+    # NumPy on the host: JAX would compile a program for each of the network's many shapes.
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     return jnp.asarray(rng.uniform(-bound, bound, shape).astype(np.float32))

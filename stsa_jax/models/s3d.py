@@ -8,8 +8,8 @@ Input `(B, T, H, W, 3)`, T a multiple of 8, H and W of 16. The four stages of th
     base3  ( 8, 14, 24,  832)
     base4  ( 4,  7, 12, 1024)
 
-Every convolution is bias-free and followed by BatchNorm and ReLU. What range the input has to be
-in depends on the weights: see `stsa_jax.media.preprocess`.
+Every convolution is bias-free and followed by BatchNorm and ReLU. The input range depends on the
+weights: see `stsa_jax.media.preprocess`.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def scale_width(channels: int, width: float) -> int:
 
 
 def mixed_out(block: str, width: float) -> int:
-    """Output channels of a Mixed block: its four branches side by side."""
+    """Output channels of a Mixed block: the sum over its four branches."""
     _, b0, (_, b1), (_, b2), b3 = MIXED[block]
     return sum(scale_width(c, width) for c in (b0, b1, b2, b3))
 
@@ -70,7 +70,7 @@ class SepConv(nnx.Module):
 
 
 class Mixed(nnx.Module):
-    """Inception block: four branches side by side along the channels."""
+    """Inception block: four branches, concatenated along the channels."""
 
     def __init__(self, block: str, features_in: int, width: float, **options):
         """`options` are those of `ConvBNReLU`."""
@@ -112,7 +112,7 @@ class Stem(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """Mixed blocks one after the other."""
+    """A sequence of Mixed blocks."""
 
     def __init__(self, name: str, features_in: int, width: float, **options):
         """`options` are those of `ConvBNReLU`."""
@@ -144,7 +144,7 @@ class S3DBackbone(nnx.Module):
     def __call__(
         self, clip: jax.Array, *, train: bool = False, dtype: DTypeLike | None = None
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """`(B, T, H, W, 3)` -> base1 to base4; shapes at the head of this module.
+        """`(B, T, H, W, 3)` -> base1 to base4; shapes in the module docstring.
 
         base1 has the dtype of the clip, the others `dtype` if it is given.
         """
@@ -158,7 +158,7 @@ class S3DBackbone(nnx.Module):
 
 @dataclass(frozen=True)
 class S3DConfig:
-    """The Kinetics classifier: how many classes, and the width multiplier of all channels."""
+    """The Kinetics classifier: the number of classes, and the width multiplier of all channels."""
 
     num_classes: int = 400
     width: float = 1.0

@@ -2,12 +2,12 @@
 
 Features are `(B, 4, H, W, C)`: four time steps. Layer I relates neighbouring steps, in the pairs
 (1, 2) and (3, 4); layer II relates the two halves (12, 34). Each member of each pair has its own
-query, key and value embeddings. Level 0 attends at half the size, between a max pool that keeps its
-indices and the unpooling with them: the spatial bottleneck.
+query, key and value embeddings. Level 0 attends at half resolution, between a max pool that stores
+its indices and an unpool that uses them: the spatial bottleneck.
 
-The paper's variants (Table IV) change who attends to whom: `attention='steps'` has every time step
-attend to itself alone ("w/o temporal relations"), `'single'` has one matrix over all positions of
-all four ("single similarity matrix").
+The paper's variants (Table IV) change which steps attend to which. With `attention='steps'` every
+time step attends only to itself ("w/o temporal relations"); `'single'` has one matrix over all
+positions of all four ("single similarity matrix").
 """
 
 from typing import Any
@@ -59,7 +59,7 @@ class Pair(nnx.Module):
     def __call__(self, a: jax.Array, b: jax.Array, taps: Taps = NO_TAPS) -> jax.Array:
         """Two `(B, T, H, W, C)` -> `(B, 2T, H, W, C)`; taps the two matrices `(B, THW, THW)`.
 
-        DA(q_b, k_a, v_a) takes a's place, DA(q_a, k_b, v_b) takes b's.
+        DA(q_b, k_a, v_a) replaces a, DA(q_a, k_b, v_b) replaces b.
         """
         query_a, key_a, value_a = self.a(a)
         query_b, key_b, value_b = self.b(b)
@@ -136,7 +136,7 @@ class STSALayer(nnx.Module):
         self.norm = LayerNorm(shape, size_free=size_free, each_step=each_step, rngs=rngs)
 
     def __call__(self, x: jax.Array, taps: Taps = NO_TAPS) -> jax.Array:
-        """`(B, 4, H, W, C)` -> the same; taps the attention matrices and what is added to x."""
+        """`(B, 4, H, W, C)` -> the same; taps the attention matrices and the update added to x."""
         if self.bottleneck:
             features, index = max_pool_2x2_with_indices(x)
             attended = max_unpool_2x2(self.attend(features, taps), index)
@@ -147,7 +147,7 @@ class STSALayer(nnx.Module):
         return x + update
 
     def attend(self, x: jax.Array, taps: Taps = NO_TAPS) -> jax.Array:
-        """The attention alone: `(B, 4, H, W, C)` -> the same."""
+        """Only the attention: `(B, 4, H, W, C)` -> the same."""
         if not self.pairs:
             return self.whole(x, taps.at('whole'))
         groups = jnp.split(x, 2 * self.pairs, axis=1)
@@ -174,8 +174,8 @@ class STSAModule(nnx.Module):
     ):
         """`channels` and `embed` are those of layer I and II; `options` those of `STSALayer`.
 
-        `layers` are the ones that are there; without any, only the convolution is left.
-        `precision` is of what layer II pools.
+        `layers` are the layers to build; with none, only the convolution is left. `precision` is
+        that of the convolutions before layer II's pool.
         """
         shapes = [(STEPS, *size, c) for c in channels]
         exact: dict[str, Any] = {'precision': precision, 'rngs': rngs}

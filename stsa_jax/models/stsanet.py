@@ -4,19 +4,19 @@ Input `(B, 32, 224, 384, 3)`, RGB normalised with ImageNet's mean and standard d
 (`stsa_jax.media.preprocess`). Output `(B, 224, 384)` in [0, 1]: the saliency of the 16th frame, or
 of the 32nd for weights trained "last-supervised" (Table VI).
 
-The shape story at the default config, `(T, H, W, C)`:
+Shapes at the default config, `(T, H, W, C)`:
 
     level   backbone          compressed        STSA layer I -> II
     0       16, 56, 96, 192   4, 56, 96, 192    192 -> 192, attention at 28x48
     1       16, 28, 48, 480   4, 28, 48, 480    480 -> 240
     2        8, 14, 24, 832   4, 14, 24, 832    832 -> 416
-    3        4,  7, 12, 1024  as it is          1024 -> 512 -> 416, upsampled to 14x24
+    3        4,  7, 12, 1024  unchanged         1024 -> 512 -> 416, upsampled to 14x24
 
     AMSF (3, 2) -> 4, 14, 24, 240;  upsampled, with 1 -> 4, 28, 48, 192;  with 0 -> 4, 56, 96, 192
     readout     -> 4, 112, 192, 64 -> 2, 224, 384, 32 -> 1, 224, 384, 32 -> 224, 384
 
-Sizes are multiples of 16. Where one is not of 32, level 3 has the pool's `H // 32`, and is resized
-to level 2's size rather than doubled.
+Sizes are multiples of 16. At a size that is not a multiple of 32, level 3 has `H // 32` rows, as
+the pool gives, and is resized to level 2's size instead of doubled.
 """
 
 from dataclasses import dataclass
@@ -42,13 +42,13 @@ SPACE_STRIDES = (4, 8, 16, 32)
 STSA_OUT = (192, 240, 416, 512)
 STSA_EMBED = ((96, 96), (224, 128), (416, 208), (512, 256))
 AMSF_OUT = (240, 192, 192)
-# Of level 0, whose max pools keep their indices, and of the rest.
+# The dtypes of level 0, whose max pools store their indices, and of the rest.
 DTYPES = {
     'float32': (jnp.float32, jnp.float32),
     'mixed': (jnp.float32, jnp.bfloat16),
     'bfloat16': (jnp.bfloat16, jnp.bfloat16),
 }
-# Of the products in base1 and branch 0 where they are in float32.
+# Precision of the float32 products in base1 and branch 0.
 EXACT = lax.Precision.HIGHEST
 STRUCTURE = (
     'levels',
@@ -63,31 +63,31 @@ STRUCTURE = (
 
 @dataclass(frozen=True)
 class STSANetConfig:
-    """What the network is made of. The defaults are the paper's model.
+    """The structure and size of the network. The defaults are the paper's model.
 
     Attributes:
-        image_size: (H, W) of the input, multiples of 16 from 32 on.
+        image_size: (H, W) of the input, multiples of 16, at least 32.
         frames: length of the clip, a multiple of 8, at least 16.
         width: multiplies all channel counts.
-        target: the frame that the output is for: 'middle' (frame T/2) or 'last'.
-        norm: 'full', LayerNorms of STSA whose scale and bias have the features' shape, as in the
-            published weights, or 'size_free', one a channel, so that weights fit every input size.
-        batch_norm_momentum: how much of a batch's statistics goes into the running ones. The
-            default suits a pre-trained backbone; train from scratch with 0.1 or so.
+        target: the frame that the output describes: 'middle' (frame T/2) or 'last'.
+        norm: 'full': STSA's LayerNorms have a scale and bias of the features' shape, as in the
+            published weights. 'size_free': one per channel, so that weights fit every input size.
+        batch_norm_momentum: weight of a batch's statistics in the running ones. The default suits
+            a pre-trained backbone; use about 0.1 to train from scratch.
         dtype: of activations and products, 'float32' or 'bfloat16'; parameters, statistics and
-            the softmax are float32 in any case. 'mixed' is bfloat16 but for level 0, from base1 to
-            the readout: it has the max pools that keep their indices, which rounding moves.
-        levels: of the backbone that are used, counted from 0; 3, where the decoder starts, is
-            always one. The paper's single-stream row uses 3 alone.
-        stsa_levels: those that have an STSA module. The paper's STSA_n is level n - 1. Without, a
-            level keeps its temporal compression and the convolution that sets its channels.
+            the softmax are always float32. 'mixed' is bfloat16 except level 0, from base1 to the
+            readout, because rounding moves the indices of its max pools.
+        levels: of the backbone that are used, counted from 0. Level 3, where the decoder starts, is
+            required. The paper's single-stream row uses only 3.
+        stsa_levels: those that have an STSA module. The paper's STSA_n is level n - 1. Other levels
+            keep their temporal compression and the convolution that sets their channels.
         stsa_layers: of each STSA module, I and II.
         attention: 'pairs' of groups of time steps; 'steps': each step attends to itself ("w/o
             temporal relations"); 'single': all positions of all steps to each other, in layer I
-            alone ("single similarity matrix").
+            only ("single similarity matrix").
         amsf_weighting: attention weighting in the fusion, else plain addition.
         amsf_multi_scale: the multi-scale structure in the fusion, else a 3x3 convolution.
-        amsf_concat: the fusion puts the levels' channels side by side instead of adding them.
+        amsf_concat: the fusion concatenates the levels' channels instead of adding them.
     """
 
     image_size: tuple[int, int] = (224, 384)
@@ -112,9 +112,9 @@ class STSANetConfig:
         checks = {
             'image_size': (
                 len(self.image_size) == 2 and all(n >= 32 and n % 16 == 0 for n in self.image_size),
-                'two multiples of 16 from 32 on, as (224, 384)',
+                'two multiples of 16, at least 32, such as (224, 384)',
             ),
-            'frames': (self.frames >= 16 and self.frames % 8 == 0, 'a multiple of 8 from 16 on'),
+            'frames': (self.frames >= 16 and self.frames % 8 == 0, 'a multiple of 8, at least 16'),
             'width': (self.width > 0, 'a positive number, 1 for the paper'),
             'target': (self.target in ('middle', 'last'), "'middle' or 'last'"),
             'norm': (self.norm in ('full', 'size_free'), "'full' or 'size_free'"),
@@ -122,16 +122,16 @@ class STSANetConfig:
             'dtype': (self.dtype in DTYPES, "'float32', 'mixed' or 'bfloat16'"),
             'levels': (
                 _some_of(self.levels, range(4)) and 3 in self.levels,
-                'some of (0, 1, 2, 3), 3 among them: there the decoder starts',
+                'a subset of (0, 1, 2, 3) that includes 3, where the decoder starts',
             ),
             'stsa_levels': (
                 _some_of(self.stsa_levels, self.levels),
-                f'some of the levels that are used, {self.levels}, or () for none',
+                f'a subset of the levels that are used, {self.levels}, or () for none',
             ),
             'attention': (self.attention in ATTENTION, f'one of {", ".join(ATTENTION)}'),
             'stsa_layers': (
                 self.stsa_layers != () and _some_of(self.stsa_layers, layers),
-                f'some of {layers} with attention={self.attention!r}'
+                f'a subset of {layers} with attention={self.attention!r}'
                 + ', whose one matrix relates all steps' * (len(layers) == 1)
                 + '; for no STSA at all set stsa_levels=()',
             ),
@@ -141,7 +141,7 @@ class STSANetConfig:
             ),
             'amsf_concat': (
                 self.levels != (3,) or not self.amsf_concat,
-                'False for a single stream: it has no two levels to put side by side',
+                'False for a single stream: it has no two levels to concatenate',
             ),
         }
         for field, (good, expected) in checks.items():
@@ -152,7 +152,7 @@ class STSANetConfig:
 
     @property
     def structure(self) -> dict:
-        """The fields that say which parts there are, and not their sizes."""
+        """The fields that determine which parts exist, without their sizes."""
         return {field: getattr(self, field) for field in STRUCTURE}
 
     @property
@@ -169,8 +169,8 @@ def _some_of(chosen: tuple, known) -> bool:
 class Branch(nnx.Module):
     """One level: temporal compression to four steps, then its STSA module.
 
-    Steps that do not divide by four are repeated, evenly, up to the next multiple of four. Level 3
-    is compressed only where it has more than four.
+    If four does not divide the steps, they are repeated evenly up to the next multiple of four.
+    Level 3 is compressed only if it has more than four.
     """
 
     def __init__(self, level: int, config: STSANetConfig, *, rngs: nnx.Rngs | None):
@@ -233,7 +233,7 @@ class STSANet(nnx.Module):
     """The whole network (figure 2)."""
 
     def __init__(self, config: STSANetConfig = STSANetConfig(), *, rngs: nnx.Rngs | None):
-        """Initialises as PyTorch does by default. `split` it for training (`functional`)."""
+        """Uses PyTorch's default initialisation. `split` the module for training (`functional`)."""
         self.config = config
         out = [scale_width(c, config.width) for c in STSA_OUT]
         fused = [scale_width(c, config.width) for c in AMSF_OUT]
@@ -260,8 +260,8 @@ class STSANet(nnx.Module):
     def __call__(self, clip: jax.Array, *, train: bool = False, taps: Taps = NO_TAPS) -> jax.Array:
         """`(B, T, H, W, 3)` normalised -> saliency `(B, H, W)` float32 in [0, 1].
 
-        With `train`, BatchNorm uses and remembers the batch's statistics. `taps` get the stage
-        features and attention matrices, by name.
+        With `train`, BatchNorm uses the batch's statistics and updates the running ones. `taps`
+        collect the stage features and attention matrices by name.
         """
         self._check(clip)
         exact, dtype = DTYPES[self.config.dtype]
@@ -284,5 +284,5 @@ class STSANet(nnx.Module):
             raise InputError(
                 f'a clip of shape {clip.shape} does not fit this model: expected (B, '
                 f'{", ".join(map(str, expected))}), that is batch, frames, height, width, RGB; '
-                'resize and cut the frames, or use a model of another image_size and frames'
+                'resize and trim the frames, or use a model with another image_size and frames'
             )

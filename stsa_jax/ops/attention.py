@@ -1,7 +1,7 @@
 """Attention between two sets of positions: paper equation 1, without 1/sqrt(d).
 
-Large inputs have many positions, N: where the N x N matrix would be larger than `LARGEST_MATRIX`,
-it is made and used in blocks of queries, and again in the gradient: it is never there whole.
+For large inputs, where the N x N matrix over the N positions would exceed `LARGEST_MATRIX`, it is
+computed in blocks of queries and recomputed in the gradient. It is never materialised as a whole.
 """
 
 import jax
@@ -12,8 +12,8 @@ from jax.ad_checkpoint import checkpoint_name
 from stsa_jax.ops import cpu, forms
 from stsa_jax.ops.names import PRODUCT
 
-# Attention weights held at once, for one example: 128 MiB in float32. At 224x384 the
-# largest has 2688 x 2688, a fifth of it; at 448x768 it would be 10752 x 10752.
+# Attention weights in memory at once, for one example: 128 MiB in float32. At 224x384 the largest
+# matrix is 2688 x 2688, a fifth of this; at 448x768 it would be 10752 x 10752.
 LARGEST_MATRIX = 2**25
 
 
@@ -28,9 +28,9 @@ def attend(
 ) -> tuple[jax.Array, jax.Array | None]:
     """DA(q, k, v) of `(B, N, E)`, `(B, M, E)`, `(B, M, C)`: `(B, N, C)` and the `(B, N, M)` matrix.
 
-    The matrix is the softmax over the key's positions of q . k, in float32; it is returned if
-    `keep_matrix` asks for it, else None. `matrices` of them belong to one example and count
-    together against `LARGEST_MATRIX`.
+    The matrix is the softmax of q . k over the key positions, in float32; it is returned only with
+    `keep_matrix`, else None. `matrices` is the number of matrices per example, which count together
+    against `LARGEST_MATRIX`.
     """
     softmax_product = cpu.softmax_product if forms.for_cpu() else _softmax_product
 
@@ -59,7 +59,7 @@ def _softmax_product(logits, value, precision):
 
 
 def _in_blocks(f, query, blocks):
-    """`f` of the queries block by block; a gradient keeps nothing of a block but its queries."""
+    """Applies `f` to the queries block by block; only the queries are saved for the gradient."""
     (b, n, e), rows = query.shape, -(-query.shape[1] // blocks)
     padded = jnp.pad(query, ((0, 0), (0, rows * blocks - n), (0, 0)))
     parts = padded.reshape(b, blocks, rows, e).swapaxes(0, 1)

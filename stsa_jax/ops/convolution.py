@@ -1,4 +1,4 @@
-"""Convolutions that give PyTorch's numbers, on `(B, T, H, W, C)`; no bias."""
+"""Convolutions that match PyTorch's numbers, on `(B, T, H, W, C)`; no bias."""
 
 import jax
 from jax import lax
@@ -19,9 +19,9 @@ def conv3d(
     """`(B, T, H, W, C)` with kernel `(kt, kh, kw, C, D)` -> `(B, T', H', W', D)`, in x's dtype.
 
     Args:
-        stride, padding: along (T, H, W); pads both sides alike, with zeros.
+        stride, padding: along (T, H, W); pads both sides equally with zeros.
         precision: of the products in float32; None is JAX's default, which on TPU and GPU rounds
-            their factors to fewer digits.
+            their factors to fewer bits.
     """
     kernel = kernel.astype(x.dtype)
     if forms.for_cpu():

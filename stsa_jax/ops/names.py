@@ -1,6 +1,6 @@
-"""Names of results, for the policies that decide what a gradient keeps (`jax.checkpoint`).
+"""Names of results, for the rematerialisation policies of `jax.checkpoint`.
 
 `stsa_jax.training.remat` has the policies. A name does nothing by itself.
 """
 
-PRODUCT = 'product'  # of convolutions and attention, and statistics: dear to compute, small to keep
+PRODUCT = 'product'  # convolutions, attention, statistics: expensive to compute, small

@@ -1,4 +1,4 @@
-"""Normalisation with statistics in float32 at least; results have the dtype of the features."""
+"""Normalisation with statistics in at least float32; results have the dtype of the features."""
 
 from collections.abc import Sequence
 
@@ -17,9 +17,9 @@ LAYER_NORM_EPS = 1e-5
 def batch_norm_relu(
     y: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """BatchNorm with the batch's own statistics, and ReLU.
+    """BatchNorm with the batch's statistics, then ReLU.
 
-    `(..., C)` -> the same, and the mean and (biased) variance over all but C, `(C,)` float32.
+    `(..., C)` -> the same, and the mean and (biased) variance over all axes but C, `(C,)` float32.
     """
     if forms.for_cpu() and y.dtype == jnp.float32:
         return cpu.batch_norm_relu(y, scale, bias, BATCH_NORM_EPS)
@@ -31,7 +31,7 @@ def batch_norm_relu(
 def scale_shift_relu(
     y: jax.Array, scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array
 ) -> jax.Array:
-    """BatchNorm with given statistics, all `(C,)`, and ReLU."""
+    """BatchNorm with given statistics, all `(C,)`, then ReLU."""
     factor = scale * lax.rsqrt(var + BATCH_NORM_EPS)
     return jax.nn.relu(y * factor + (bias - mean * factor)).astype(y.dtype)
 

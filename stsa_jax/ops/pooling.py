@@ -20,7 +20,7 @@ def max_pool(x: jax.Array, window: Triple, stride: Triple, padding: Triple) -> j
 
 
 def max_pool_2x2_with_indices(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Spatial max pool 1,2,2 / 1,2,2 keeping where each maximum was.
+    """Spatial max pool 1,2,2 / 1,2,2 that also returns the position of each maximum.
 
     `(B, T, H, W, C)` -> values `(B, T, H/2, W/2, C)` and indices of the same shape, int8: 2 * row +
     column inside the window, of the first maximum in (row, column) order on ties, as in PyTorch.

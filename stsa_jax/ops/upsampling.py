@@ -1,4 +1,4 @@
-"""Bilinear resampling that gives PyTorch's numbers, on `(B, T, H, W, C)`."""
+"""Bilinear resampling that matches PyTorch's numbers, on `(B, T, H, W, C)`."""
 
 import jax
 import jax.numpy as jnp
@@ -7,40 +7,40 @@ from jax import lax
 
 from stsa_jax.ops import cpu, forms
 
-RESIZE = 'resize'  # the scope of its products: no weights are in them
+RESIZE = 'resize'  # named scope of its products, which involve no parameters
 
 
 def upsample_2x(x: jax.Array) -> jax.Array:
-    """Bilinear in space by 2, half-pixel centres, edges clamped (`align_corners=False`)."""
+    """Bilinear by 2 in space, half-pixel centres, edges clamped (`align_corners=False`)."""
     return resize(x, (2 * x.shape[2], 2 * x.shape[3]))
 
 
 def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """`(B, T, h, w, C)` to `size` = (H, W): bilinear, half-pixel centres, edges clamped.
 
-    PyTorch's `interpolate(size=..., align_corners=False)`, as products with the two matrices of
-    weights.
+    PyTorch's `interpolate(size=..., align_corners=False)`, as products with two interpolation
+    matrices.
     """
     if forms.for_cpu() and size == (2 * x.shape[2], 2 * x.shape[3]):
         return cpu.upsample_2x(x)
     rows, columns = (_matrix(n, m).astype(x.dtype) for n, m in zip(x.shape[2:4], size))
-    exact = lax.Precision.HIGHEST  # the weights and what they multiply lose no digits
+    exact = lax.Precision.HIGHEST  # so that neither the weights nor x are rounded
     with jax.named_scope(RESIZE):
         x = jnp.einsum('bthwc,hH->btHwc', x, rows, precision=exact)
         return jnp.einsum('bthwc,wW->bthWc', x, columns, precision=exact)
 
 
 def _matrix(n: int, wanted: int) -> np.ndarray:
-    """`(n, wanted)`: the weights that make `wanted` places of `n`."""
+    """`(n, wanted)`: the weights that interpolate `n` positions to `wanted`."""
     before, after, weight = bilinear_taps(n, wanted)
     identity = np.eye(n, dtype=np.float32)
     return identity[:, before] * (1 - weight) + identity[:, after] * weight
 
 
 def bilinear_taps(n: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of `wanted` places along an axis of length `n`: two indices, weight of the second.
+    """For each of `wanted` positions on an axis of length `n`: two indices, weight of the second.
 
-    Half-pixel centres, edges clamped. A constant stays constant, and at the same length all stays.
+    Half-pixel centres, edges clamped. Constants are preserved; at the same length nothing changes.
     """
     places = np.clip((np.arange(wanted) + 0.5) * n / wanted - 0.5, 0, n - 1)
     before = places.astype(int)

@@ -1,8 +1,8 @@
-"""The forms of some operations that a CPU computes fast, and how its memory is kept.
+"""Faster forms of some operations for CPUs, and settings for CPU memory.
 
-They give the numbers of the plain ones but for rounding. Their derivative rules are for reverse
-mode alone. `stsa_jax.ops.forms` chooses them; nothing else imports this package but the scripts,
-which ask it to make settings for the process.
+They give the same numbers as the plain forms up to rounding. Their derivative rules support reverse
+mode only. `stsa_jax.ops.forms` selects them; otherwise only the scripts import this package, to set
+up the process.
 """
 
 import jax
@@ -28,10 +28,10 @@ __all__ = [
 
 
 def set_up() -> None:
-    """Settings of a script's process, where JAX computes on CPUs: these forms, and kept memory.
+    """If JAX computes on CPUs, selects these forms and makes malloc keep freed memory.
 
-    To be called first of all, before JAX's first computation; the library never does. Of several
-    processes that work together: after `jax.distributed.initialize`.
+    Call it at the start of a script, before JAX's first computation; the library never does. With
+    several processes, call it after `jax.distributed.initialize`.
     """
     memory.keep()
     if memory.on_cpu() or jax.default_backend() == 'cpu':
@@ -39,12 +39,12 @@ def set_up() -> None:
 
 
 def step_options(keep: str) -> dict[str, str]:
-    """For the compiler of a training step whose gradient keeps `keep`: options that save memory.
+    """Compiler options that save memory in a training step with rematerialisation policy `keep`.
 
-    The compiler drops the barriers that keep it from merging what the backward pass computes again
-    with what the forward pass computed, and so from keeping that. Where products are kept, its own
-    order of the operations needs half as much memory again as the other that it has; where blocks
-    are recomputed, one after the other, its own is the better one.
+    By default the compiler removes the optimization barriers that stop it from merging recomputed
+    values with those of the forward pass, which would keep them in memory. With saved products, its
+    default scheduler needs 1.5 times the memory of the memory-optimised one; with recomputed blocks
+    the default is better.
     """
     options = {'xla_disable_hlo_passes': 'cse_barrier_expander'}
     if keep != 'blocks':

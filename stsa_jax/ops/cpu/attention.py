@@ -1,8 +1,8 @@
 """The softmax and its product with the values, with FlashAttention's gradient.
 
 JAX's own gradient sums the matrix times its gradient over the keys; a sum over C terms gives the
-same (arXiv 2205.14135, B.2). XLA's CPU backend took 75 ms for the former, of a 2688 x 2688 matrix.
-It remains for who uses the matrix itself in a loss.
+same (arXiv 2205.14135, B.2). The former took 75 ms for a 2688 x 2688 matrix in XLA's CPU backend.
+It is still used if the matrix itself enters a loss.
 """
 
 import jax
@@ -17,12 +17,12 @@ def softmax_product(
     logits: jax.Array, value: jax.Array, precision: jax.lax.Precision | None
 ) -> tuple[jax.Array, jax.Array]:
     """The softmax of `(B, N, M)` times `(B, M, C)`: `(B, N, C)`, and the softmax in float32."""
-    del precision  # a CPU's products have all digits
+    del precision  # CPU products are always in full precision
     return _weigh(logits, value)
 
 
 def _softmax_times(logits, value):
-    # Of each query the largest logit and the sum are kept: the gradient makes the matrix again.
+    # Only each query's largest logit and sum are saved; the gradient recomputes the matrix.
     largest = checkpoint_name(logits.max(-1, keepdims=True), PRODUCT)
     matrix = jnp.exp(logits - largest)
     matrix = matrix / checkpoint_name(matrix.sum(-1, keepdims=True), PRODUCT)
@@ -50,7 +50,7 @@ def _backward(saved, gradients):
     d_matrix = (d_out @ value.swapaxes(1, 2)).astype(jnp.float32)
     if not isinstance(used, SymbolicZero):
         shared, d_matrix = shared + (matrix * used).sum(-1, keepdims=True), d_matrix + used
-    # The large matrix stays as it is; what is turned is small.
+    # Transpose the small arrays instead of the large matrix.
     d_value = (d_out.swapaxes(1, 2) @ matrix.astype(value.dtype)).swapaxes(1, 2)
     return matrix * (d_matrix - shared), d_value
 

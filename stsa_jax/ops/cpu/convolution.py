@@ -1,18 +1,18 @@
-"""Convolutions folded into two dimensions, with gradients that a CPU computes fast.
+"""Convolutions folded into two dimensions, with gradients that are fast on a CPU.
 
 Every kernel of the network is spatial (1,k,k), temporal (k,1,1) or has kernel = stride in time, so
-each convolution folds into a 2-D one or a matrix product by reshaping; XLA's CPU backend runs those
-faster than its 3-D ones. Large ones use Winograd's algorithm (`winograd`), but where the rounding
-counts: `precision` says so.
+each convolution can be reshaped into a 2-D one or a matrix product, which XLA's CPU backend runs
+faster than a 3-D convolution. Large ones use Winograd's algorithm (`winograd`), except where
+`precision` asks for accuracy.
 
-That backend is slow at the gradients of convolutions: of the 60 s of the network's training step on
-two cores, the weight gradients took more than 50. Here they are matrix products of the pixels under
-groups of taps with the output's gradient. On one device the pixels are taken in blocks that stay in
-a core's cache, which takes, in ms, against one product for a kernel row: 458 -> 200 for the stem's
-first kernel, 599 -> 300 for its second, 211 -> 125 for its fourth, 400 -> 310 for the largest 5x5.
-On several devices each block would be summed over all of them, so there is one block; the mesh is
-that of `jax.sharding.use_abstract_mesh`, which the training step sets. Without one, there has to be
-a single device.
+The backend is slow at gradients of convolutions: weight gradients took more than 50 of the 60 s of
+the network's training step on two cores. Here they are matrix products of the pixels under groups
+of taps with the output's gradient. On one device the pixels are processed in blocks that fit a
+core's cache. Against one product per kernel row this reduced the time, in ms: 458 -> 200 for the
+stem's first kernel, 599 -> 300 for its second, 211 -> 125 for its fourth, 400 -> 310 for the
+largest 5x5. On several devices each block would need its own all-reduce, so there is one block. The
+mesh is that of `jax.sharding.use_abstract_mesh`, which the training step sets. Without one, there
+must be a single device.
 """
 
 import functools
@@ -29,11 +29,11 @@ from stsa_jax.ops.cpu import winograd
 Pair = tuple[int, int]
 Triple = tuple[int, int, int]
 
-# Pixels under the taps of a kernel are multiplied 2 MiB at a time, which stay in a core's cache.
+# Pixels under the taps of a kernel are multiplied 2 MiB at a time, to stay in a core's cache.
 COLUMNS, ROWS = 256, 2048
-FEW = 4  # so many pixels for each output channel are few: moving the kernel takes longer
-LONGEST_SUM = 224  # terms that are added up in one go where the sums are to be short
-# XLA convolves few channels in one thread; then the quarters of the batch take one each.
+FEW = 4  # pixels per output channel below which moving the kernel takes longer
+LONGEST_SUM = 224  # terms added at once where sums must be short
+# XLA convolves few channels in one thread, so the batch is split into quarters, one thread each.
 FEW_CHANNELS, QUARTERS = 32, 4
 
 
@@ -44,10 +44,10 @@ def conv3d(
     padding: Triple,
     precision: lax.Precision | None = None,
 ) -> jax.Array:
-    """`stsa_jax.ops.convolution.conv3d`, of x and kernel of one dtype.
+    """`stsa_jax.ops.convolution.conv3d`, for x and kernel of one dtype.
 
-    With `precision=HIGHEST` sums are short and no digits are lost to Winograd's combinations.
-    Kernels that do not fold are left to XLA.
+    With `precision=HIGHEST` sums are short and Winograd's algorithm is not used. Kernels that
+    cannot be folded are left to XLA.
     """
     exact = precision == lax.Precision.HIGHEST
     b, t, h, w, c = x.shape
@@ -77,10 +77,10 @@ def conv3d(
 def conv2d(
     x: jax.Array, kernel: jax.Array, stride: Pair, padding: Pair, exact: bool = False
 ) -> jax.Array:
-    """`(N, H, W, C)` with kernel `(kh, kw, C, D)` -> `(N, H', W', D)`; pads both sides alike.
+    """`(N, H, W, C)` with kernel `(kh, kw, C, D)` -> `(N, H', W', D)`; pads both sides equally.
 
-    If `exact`, groups of input channels are summed on their own before they are added up, since the
-    rounding error of a sum grows with its length.
+    If `exact`, groups of input channels are summed separately and then added, because the rounding
+    error of a sum grows with its length.
     """
     if x.dtype != jnp.float32:
         return _plain(x, kernel, stride, padding)
@@ -95,7 +95,7 @@ def conv2d(
 
 
 def _forward(x, kernel, stride, padding, exact):
-    """Keeps besides the arrays for which of them a gradient is wanted: () if so, else None."""
+    """The residuals include which gradients are wanted: () if so, else None."""
     wanted = [() if array.perturbed else None for array in (x, kernel)]
     x, kernel = x.value, kernel.value
     return conv2d(x, kernel, stride, padding, exact), (x, kernel, wanted)
@@ -110,8 +110,8 @@ def _backward(stride, padding, exact, saved, dy):
     if for_kernel:
         dkernel = _kernel_gradient(x, kernel, dy, stride, padding)
     if for_x:
-        # After the kernel's gradient, so that `x` need not be kept meanwhile; but on several
-        # devices that is summed over all of them, together with other layers'.
+        # After the kernel's gradient, so that `x` can be freed before. Not on several devices,
+        # where the kernel's gradient is all-reduced together with other layers'.
         if _on_one_device():
             dkernel, dy = lax.optimization_barrier((dkernel, dy))
         dx = _input_gradient(x, kernel, dy, stride, padding)
@@ -137,7 +137,7 @@ def _is_split(kernel, stride, padding):
 
 
 def _of_split(x, kernel):
-    """Kernel = stride along one axis: a product for each tap, where a convolution is slower."""
+    """Kernel = stride along one axis: one product per tap is faster than a convolution."""
     n, h, w, c = x.shape
     taps = len(kernel)
     parts = x[:, : h // taps * taps].reshape(n, h // taps, taps, w, c)
@@ -145,7 +145,7 @@ def _of_split(x, kernel):
 
 
 def _winograd_axis(x, kernel, stride, large):
-    if x.dtype != jnp.float32:  # in fewer digits the combinations would count
+    if x.dtype != jnp.float32:  # at lower precision Winograd's rounding errors are too large
         return None
     return winograd.chosen_axis(x.shape, kernel.shape, stride, large)
 
@@ -171,11 +171,11 @@ def _in_groups(x, kernel, stride, padding):
         y = jnp.concatenate([convolve(part) for part in jnp.split(x, QUARTERS)])
     else:
         y = convolve(x)
-    return lax.optimization_barrier(y)  # else the parts may be kept for the gradient, not the whole
+    return lax.optimization_barrier(y)  # so that the gradient saves y, not its parts
 
 
 def _input_gradient(x, kernel, dy, stride, padding):
-    """A strided kernel falls into one unstrided kernel for each place between the strides."""
+    """Splits a strided kernel into one unstrided kernel for each offset within the stride."""
     (step, across), (pad, _) = stride, padding
     size = kernel.shape[0]
     backwards = jnp.swapaxes(kernel, -1, -2)
@@ -204,9 +204,9 @@ def _input_gradient(x, kernel, dy, stride, padding):
 
 
 def _input_gradient_of_few(x, kernel, dy, padding):
-    """One product with all taps, each moved to its place.
+    """One product with all taps, each shifted to its position.
 
-    A convolution transposes the kernel: 14 ms in place of 2 for 7x12 pixels of 1024 channels.
+    A convolution transposes the kernel: 14 ms instead of 2 for 7x12 pixels of 1024 channels.
     """
     kh, kw, c, d = kernel.shape
     products = lax.dot_general(
@@ -229,7 +229,7 @@ def _kernel_gradient(x, kernel, dy, stride, padding):
     axis = _winograd_axis(x, kernel, stride, winograd.LARGE_GRADIENT)
     if axis is None:
         return _plain_kernel_gradient(x, kernel, dy, stride, padding)
-    x, dy = lax.optimization_barrier((x, dy))  # else the forward pass's combinations would be kept
+    x, dy = lax.optimization_barrier((x, dy))  # so as not to save combinations of x
     return winograd.kernel_gradient(x, kernel, dy, padding, axis, _kernel_gradient_of_rest)
 
 
@@ -240,7 +240,7 @@ def _kernel_gradient_of_rest(x, kernel, dy, padding):
 def _plain_kernel_gradient(x, kernel, dy, stride, padding):
     """The products of the output's gradient with the pixels under the kernel's taps.
 
-    On one device, block for block along an axis; see the head of this module.
+    On one device, block by block along an axis; see the module docstring.
     """
     kh, kw, *_ = kernel.shape
     axis = 2 if kw == 1 else 1
@@ -252,9 +252,10 @@ def _plain_kernel_gradient(x, kernel, dy, stride, padding):
         size = max(fits, default=1)
     else:
         size = length
-    # Each block pads itself where blocks do not overlap; a copy of all of `x` is large.
+    # If blocks do not overlap, each pads itself; a padded copy of all of `x` would be large.
     inside = size < length and padding[axis - 1] == 0
-    # What depends on `x` alone would be made before `dy`, and kept, or by each block anew.
+    # Without it, values that depend only on `x` would be computed before `dy` and kept in memory,
+    # or recomputed by each block.
     x, dy = lax.optimization_barrier((x, dy))
     x = x if inside else lax.optimization_barrier(jnp.pad(x, room))
     if size == length:
@@ -275,7 +276,7 @@ def _plain_kernel_gradient(x, kernel, dy, stride, padding):
 
 
 def _on_one_device():
-    size = jax.sharding.get_abstract_mesh().size  # 0: none is set
+    size = jax.sharding.get_abstract_mesh().size  # 0: no mesh is set
     return size == 1 or (size == 0 and jax.device_count() == 1)
 
 
@@ -292,7 +293,7 @@ def _products(x, dy, shape, stride, in_cache=False):
         return lax.slice(x, (0, i, j, 0), last, (1, *stride, 1))
 
     gradient = dy.reshape(-1, d).T
-    if in_cache:  # transposing it there takes little, and the products are 1.3 to 1.5 times as fast
+    if in_cache:  # transposing is cheap in cache, and the products are 1.3 to 1.5 times as fast
         gradient = lax.optimization_barrier(gradient)
     products = []
     for first in range(0, len(taps), each):

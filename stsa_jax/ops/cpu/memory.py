@@ -1,25 +1,24 @@
-"""The memory of a process in which JAX computes on the CPU, with the GNU C library.
+"""Memory settings for JAX on the CPU with the GNU C library.
 
-    memory.keep()      # first of all in a script: before JAX's first computation
-    memory.release()   # after a large piece of other work, as compiling
+    memory.keep()      # at the start of a script, before JAX's first computation
+    memory.release()   # after other work with large allocations, such as compiling
 
-XLA takes the temporary arrays of a program from malloc at each call, and gives them back after it.
-The C library hands large ones straight on to the system, so that each call begins with fresh pages
-to be zeroed: 700 thousand of them for a training step at full size. After `keep` they stay with the
-process.
+XLA allocates the temporaries of a program with malloc at each call and frees them afterwards. The C
+library returns large blocks to the system at once, so each call starts with fresh pages to be
+zeroed: 700 thousand of them for a training step at full size. After `keep` the process keeps them.
 
-Malloc keeps large pieces in the main thread's part of the heap alone, so there they have to be
-taken: `keep` has JAX run its programs in the thread that calls them, in place of one of its own.
-One part of the heap for all threads would do as well, but what compiling leaves there in small
-pieces then stands in the way of every thread: it made a training step take half as long again.
+Malloc keeps large blocks only in the main thread's arena, so they must be allocated there: `keep`
+makes JAX run its programs in the calling thread instead of one of its own. A single arena for all
+threads would also work, but the small blocks left there by compilation then slow down every thread:
+a training step took half as long again.
 
-If anything comes to lie in the place of a large piece while that is free, the next call takes a
-second one, as after the copies of a checkpoint's arrays. `release` then gives the first one back.
+If something else is allocated inside a large free block, such as the copies of a checkpoint's
+arrays, the next call needs a second block. `release` returns the first one to the system.
 
-Settings of malloc are the whole process's: the scripts make them, the library never does. Both
-functions do nothing where they cannot help: other C libraries, and `keep` also where JAX could find
-an accelerator (to use the CPU all the same, set JAX_PLATFORMS=cpu), where several processes work
-together, or where the environment has settings of malloc (MALLOC_..., GLIBC_TUNABLES) of its own.
+Malloc settings apply to the whole process: the scripts make them, the library never does. Both
+functions do nothing with other C libraries. `keep` also does nothing if JAX could find an
+accelerator (to use the CPU anyway, set JAX_PLATFORMS=cpu), with several processes, or if the
+environment configures malloc (MALLOC_..., GLIBC_TUNABLES).
 """
 
 import ctypes
@@ -30,14 +29,14 @@ import pkgutil
 
 import jax
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt, in malloc.h
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # parameters of mallopt, from malloc.h
 
 
 def keep() -> bool:
-    """Has malloc keep what is freed, for the rest of the process; returns whether it does.
+    """Makes malloc keep freed memory for the rest of the process; returns whether it succeeded.
 
-    The process stays as large as it was at its largest. To be called in the main thread, before
-    JAX looks for its devices.
+    The process stays at its peak size. Call it in the main thread, before JAX initialises its
+    devices.
     """
     library = _glibc()
     if library is None or _environment_decides() or not on_cpu():
@@ -49,7 +48,7 @@ def keep() -> bool:
 
 
 def release() -> None:
-    """Gives back to the system what is free in the heap now. Does nothing to what is in use."""
+    """Returns free heap memory to the system. Memory in use is not affected."""
     library = _glibc()
     if library is not None:
         library.malloc_trim(ctypes.c_size_t(0))
@@ -71,7 +70,7 @@ def _environment_decides() -> bool:
 
 
 def on_cpu() -> bool:
-    """Whether JAX can only compute on the CPU; asking JAX itself would have it find its devices."""
+    """Whether JAX can only compute on the CPU. Asking JAX itself would initialise its devices."""
     if jax.config.jax_platforms:
         return jax.config.jax_platforms == 'cpu'
     plugins = importlib.util.find_spec('jax_plugins')

@@ -1,4 +1,4 @@
-"""BatchNorm and ReLU with a gradient that passes over the features less often."""
+"""BatchNorm and ReLU with a gradient that makes fewer passes over the features."""
 
 import functools
 import math
@@ -17,8 +17,8 @@ def batch_norm_relu(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`stsa_jax.ops.normalisation.batch_norm_relu`.
 
-    The gradient keeps `y` alone: JAX's own would keep the centred features and the sign besides,
-    and pass over them more often. It takes the mean and variance for constants outside.
+    Only `y` is saved for the gradient. JAX's own would also save the centred features and the sign,
+    and make more passes over them. The returned mean and variance have no gradient.
     """
     axes = tuple(range(y.ndim - 1))
     mean = checkpoint_name(y.mean(axes), PRODUCT)
@@ -40,8 +40,8 @@ def _backward(eps, saved, gradients):
     axes, count = tuple(range(y.ndim - 1)), math.prod(y.shape[:-1])
     d_bias = d.sum(axes)
     d_scale = inverse * (d * (y - mean)).sum(axes)
-    # factor * (d - d_bias / count - normalised y * d_scale / count) without the normalised y, which
-    # a CPU would make an array of for this and the sum.
+    # factor * (d - d_bias / count - normalised y * d_scale / count), without the normalised y, for
+    # which a CPU would materialise an array.
     slope = factor * inverse * (d_scale / count)
     d_y = factor * d - slope * y - (factor * (d_bias / count) - slope * mean)
     return d_y, d_scale, d_bias

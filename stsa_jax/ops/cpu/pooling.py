@@ -1,6 +1,6 @@
-"""Max pooling by comparing slices, which XLA fuses for CPUs.
+"""Max pooling by comparing slices, which XLA fuses on CPUs.
 
-That is far faster there than its windowed reduction, and than the scatter in that one's gradient.
+This is far faster there than a windowed reduction and the scatter in its gradient.
 """
 
 import jax

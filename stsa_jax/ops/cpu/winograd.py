@@ -1,14 +1,14 @@
 """Winograd's convolution along one axis: 3 taps at half the multiplications, 5 at two fifths.
 
-Of a tile of `m` neighbouring results under `k` taps, the `n = m + k - 1` inputs are combined into
-`n` values, so are the taps, and the results are combinations of the `n` products (Winograd 1980;
-Lavin and Gray, arXiv 1509.09308). Sums over the channels and over the other axis's taps are linear
-and stay with the products, so each of the `n` is an ordinary convolution, of images that are `m`
-times smaller along the axis, with the kernel that is left when that axis is gone. The kernel's
-gradient is computed likewise: the gradients of the products are combinations of the output's.
+For a tile of `m` neighbouring outputs and `k` taps, the `n = m + k - 1` inputs are combined into
+`n` values, as are the taps, and the outputs are combinations of the `n` products (Winograd 1980;
+Lavin and Gray, arXiv 1509.09308). Sums over the channels and the other axis's taps are linear, so
+each of the `n` products is an ordinary convolution of an image that is `m` times smaller along the
+axis, with the kernel of the remaining axis. The kernel's gradient is computed in the same way: the
+gradients of the products are combinations of the output's gradient.
 
-The root mean square error of a result is 1.0e-6 of the results' with 3 taps and 1.7e-6 with 5,
-where the plain convolution has 0.4e-6. On both axes it would save more, and lose another digit.
+The relative root mean square error is 1.0e-6 with 3 taps and 1.7e-6 with 5, against 0.4e-6 for the
+plain convolution. Using both axes would save more and lose another digit.
 """
 
 import functools
@@ -22,12 +22,12 @@ import numpy as np
 from jax import lax
 
 Pair = tuple[int, int]
-# Where the polynomials are evaluated that give n values; infinity is the last place. Of the sets of
-# small powers of two the ones of least error: 0, 1, -1, 2, -2 has 1.3 times as much.
+# Evaluation points of the polynomials for n values; infinity is the last point. Among sets of small
+# powers of two these have the least error: 0, 1, -1, 2, -2 has 1.3 times as much.
 PLACES = {4: (0, 1, -1), 6: (0, 1, -1, 0.5, -2), 8: (0, 1, -1, 2, -2, 0.5, -0.5)}
 TAPS = (3, 5)
-# It is faster from so many multiplications on, in all and for each number that is moved to save
-# them; measured on two cores with AVX-512. Of the smaller convolutions the kernel's gradient gains.
+# The least number of multiplications, in total and per value moved, from which it is faster;
+# measured on two cores with AVX-512. The kernel's gradient gains at smaller sizes too.
 LARGE, LARGE_GRADIENT, WORTH = 1.6e9, 0.4e9, 90
 
 
@@ -35,9 +35,9 @@ LARGE, LARGE_GRADIENT, WORTH = 1.6e9, 0.4e9, 90
 def matrices(m: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A `(m, n)`, G `(n, k)` and B `(n, n)`, float64: `A @ ((G @ taps) * (B @ inputs))`.
 
-    That is the correlation of `n = m + k - 1` inputs with `k` taps. It is the transpose of Toom and
-    Cook's product of two polynomials: evaluate, multiply, interpolate (Lagrange). A and B are exact
-    in binary.
+    This is the correlation of `n = m + k - 1` inputs with `k` taps, the transpose of the Toom-Cook
+    product of two polynomials: evaluate, multiply, interpolate (Lagrange). A and B are exact in
+    binary.
     """
     places = np.array(PLACES[m + k - 1], float)
     others = [np.delete(places, i) for i in range(len(places))]
@@ -51,9 +51,9 @@ def matrices(m: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def chosen_axis(
     shape: Sequence[int], kernel: Sequence[int], stride: Pair, large: float
 ) -> int | None:
-    """The axis of `(N, H, W, C)`, 1 or 2, along which this is faster; None: it is not.
+    """The axis of `(N, H, W, C)`, 1 or 2, along which this is faster, or None.
 
-    `large`, of the constants above, is the least number of multiplications.
+    `large` is the least number of multiplications (`LARGE` or `LARGE_GRADIENT`).
     """
     if stride != (1, 1) or math.prod(shape[:3]) * math.prod(kernel) < large:
         return None
@@ -69,7 +69,7 @@ def convolution(
 ) -> jax.Array:
     """`(N, H, W, C)` with kernel `(kh, kw, C, D)`, stride 1 -> `(N, H', W', D)`.
 
-    `convolve(x, kernel, padding)` does the convolutions that are left.
+    `convolve(x, kernel, padding)` computes the remaining convolutions.
     """
     k = kernel.shape[axis - 1]
     length = x.shape[axis] + 2 * padding[axis - 1] - k + 1
@@ -88,10 +88,10 @@ def convolution(
 def kernel_gradient(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, padding: Pair, axis: int, gradient: Callable
 ) -> jax.Array:
-    """Of `convolution`, for the output's gradient `dy`, `(N, H', W', D)`: `(kh, kw, C, D)`.
+    """Kernel gradient of `convolution`, `(kh, kw, C, D)`, for the output's `dy`, `(N, H', W', D)`.
 
-    `gradient(x, kernel, dy, padding)` finds those of the convolutions that are left; of `kernel` it
-    gets the shape and dtype.
+    `gradient(x, kernel, dy, padding)` computes those of the remaining convolutions; its `kernel` is
+    only a shape and dtype.
     """
     k, length = kernel.shape[axis - 1], dy.shape[axis]
     m = _tile(length)
@@ -128,12 +128,12 @@ def _pad(x, axis, before, after):
         return x
     edges = [(0, 0, 0)] * x.ndim
     edges[axis] = (before, after, 0)
-    # Once: else every combination of slices would pad for itself.
+    # The barrier makes XLA pad once instead of in every combination of slices.
     return lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), edges))
 
 
 def _every(x, axis, m, count):
-    """Every `m`th element from 0, from 1, ... on: `count` arrays of as many as fit for the last."""
+    """`count` strided slices: every `m`th element from 0, from 1, ...; all as long as the last."""
     last = (x.shape[axis] - count) // m * m
     return [lax.slice_in_dim(x, i, i + last + 1, m, axis) for i in range(count)]
 
