@@ -1,4 +1,4 @@
-"""Training: a run in `run`, its step and state in `step`; optimizer, validation, reports."""
+"""Training: the run (`run`), its step and state (`step`), optimizer, validation, reports."""
 
 from stsa_jax.training.step import (
     StepOptions,

@@ -1,4 +1,4 @@
-"""Compiling, which can take minutes, so that a signal can end the process meanwhile."""
+"""Compilation that a signal can interrupt; it can take minutes."""
 
 import threading
 from concurrent.futures import Future
@@ -11,10 +11,10 @@ _NAME = 'compiling'
 
 
 def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """The program compiled, in a thread: the handler of a signal can run in the main one.
+    """Compiles the program in a thread, so that signal handlers can run in the main thread.
 
-    If the handler raises, the compilation is given up, but goes on: see `goes_on`. What LLVM leaves
-    behind, 2.3 GB for the training step at full size, goes back to the system.
+    If a handler raises, the result is abandoned, but the compilation keeps running: see `goes_on`.
+    Memory that LLVM frees, 2.3 GB for the training step at full size, is returned to the system.
     """
     result: Future[jax.stages.Compiled] = Future()
 
@@ -23,7 +23,7 @@ def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
             program = lowered.compile()
             memory.release()
             result.set_result(program)
-        except BaseException as error:  # for whoever waits
+        except BaseException as error:  # re-raised in the waiting thread
             result.set_exception(error)
 
     threading.Thread(target=work, name=_NAME, daemon=True).start()
@@ -31,5 +31,5 @@ def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 
 
 def goes_on() -> bool:
-    """Whether a compilation that was given up goes on; Python can then not end in order."""
+    """Whether an abandoned compilation is still running; Python then cannot exit normally."""
     return any(thread.name == _NAME for thread in threading.enumerate())

@@ -1,7 +1,7 @@
-"""Numbers of the running loop: means between two lines of the log, speed, and bad steps.
+"""Metrics of the training loop: means between two log lines, speed, and skipped steps.
 
-Reading a step's metrics waits for the step. The loop therefore hands them over as they are, on the
-device, and reads them all at once when a line is due.
+Reading a step's metrics waits for the step. The loop therefore leaves them on the device and reads
+them all at once when a log line is due.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import numpy as np
 from stsa_jax.distribution import processes
 from stsa_jax.errors import InputError
 
-# Dense bfloat16 operations a second of one device, from the vendors' data sheets.
+# Dense bfloat16 operations per second of one device, from the vendors' data sheets.
 PEAK_FLOPS = {
     'TPU v4': 275e12,
     'TPU v5 lite': 197e12,
@@ -28,8 +28,8 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device_kind: str) -> float:
-    """Operations a second of a device of this kind, as JAX names it; 0 if unknown."""
-    # The longest name that fits: 'TPU v5 lite' before 'TPU v5'.
+    """Operations per second of a device of this kind, as JAX names it; 0 if unknown."""
+    # The longest matching name: 'TPU v5 lite' before 'TPU v5'.
     names = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
     return PEAK_FLOPS[max(names, key=len)] if names else 0.0
 
@@ -37,9 +37,9 @@ def peak_flops(device_kind: str) -> float:
 class Meter:
     """Collects the metrics of steps.
 
-    `flops` are the operations of one step on one device, and `memory` the bytes that it takes
-    there, 0 if unknown. `max_skipped` steps in a row whose loss or gradient is not finite raise
-    InputError; `skipped_in_row` is how many it were last, also before the run was interrupted.
+    `flops` are the operations of one step on one device, and `memory` its bytes there, 0 if
+    unknown. `max_skipped` steps in a row whose loss or gradient is not finite raise InputError.
+    `skipped_in_row` is the current count, including steps before an interruption of the run.
     """
 
     def __init__(
@@ -52,30 +52,31 @@ class Meter:
     ):
         self._batch_size, self._max_skipped = batch_size, max_skipped
         self.flops, self.memory = flops, memory
-        self._pending: list[tuple[int, dict, Sequence[str]]] = []  # the step, its metrics and clips
+        self._pending: list[tuple[int, dict, Sequence[str]]] = []  # step, metrics, clips
         self._taken: list[dict] = []
         self.skipped_in_row = skipped_in_row
         self.restart()
 
     def restart(self) -> None:
-        """Starts the clock anew: what was done since the last line is not a part of the steps."""
+        """Restarts the clock: time since the last line is not counted as steps."""
         self._started, self._waited = time.perf_counter(), 0.0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """What is done inside is waiting for data."""
+        """Counts the time inside as waiting for data."""
         started = time.perf_counter()
         yield
         self._waited += time.perf_counter() - started
 
     def add(self, step: int, metrics: dict, clips: Sequence[str]) -> None:
-        """Takes over the metrics of a step, and the names of this process's clips in it."""
+        """Adds the metrics of a step, and the names of this process's clips in it."""
         self._pending.append((step, metrics, clips))
 
     def check(self) -> list[str]:
-        """Waits for the steps so far; lines about those that were skipped since the last call.
+        """Waits for the steps so far; returns lines about those skipped since the last call.
 
-        All processes call together. Raises InputError after too many skipped steps in a row.
+        All processes must call it together. Raises InputError after too many skipped steps in a
+        row.
         """
         pending = [(s, jax.device_get(m), names) for s, m, names in self._pending]
         self._pending = []
@@ -84,7 +85,7 @@ class Meter:
         return lines
 
     def read(self) -> tuple[dict[str, float], list[str]]:
-        """(mean values since the last call, lines about steps that were skipped), as `check`."""
+        """(mean values since the last call, lines about skipped steps), like `check`."""
         lines = self.check()
         steps, self._taken = self._taken, []
         if not steps:
@@ -109,7 +110,7 @@ class Meter:
             self.skipped_in_row = 0
             return []
         self.skipped_in_row += 1
-        # In the order of the rows, which is that of the processes.
+        # In batch order, which is the order of the processes.
         everyones = [name for clips in processes.gather_json(list(clips)) for name in clips]
         bad = ~np.isfinite(metrics['losses'])
         named = [name for name, is_bad in zip(everyones, bad) if is_bad or not bad.any()]
@@ -119,8 +120,8 @@ class Meter:
         )
         if self.skipped_in_row >= self._max_skipped:
             raise InputError(
-                f'{line}. That was {self.skipped_in_row} steps in a row (config.max_skipped), so '
-                'the run ends; its last checkpoint is good. Check these clips, or lower '
+                f'{line}. {self.skipped_in_row} steps in a row were skipped (config.max_skipped), '
+                'so the run ends; its last checkpoint is good. Check these clips, or lower '
                 'config.optimizer.learning_rate'
             )
         return [line]

@@ -1,8 +1,8 @@
-"""Adam as PyTorch computes it, and the learning rate over a run.
+"""Adam with PyTorch's arithmetic, and the learning rate schedule.
 
 The paper (section IV-A): Adam (0.9, 0.999, 1e-8), learning rate 1e-4, divided by 10 when the loss
-saturates; the released code does so after 12 epochs and then after every 9. That is the schedule
-'step'; 'plateau' watches the loss instead.
+saturates; the released code does so after 12 epochs and then every 9 epochs. This is the schedule
+'step'; 'plateau' monitors the loss instead.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ class OptimizerConfig:
     Attributes:
         learning_rate, b1, b2, eps: of Adam.
         schedule: 'constant', 'step', 'cosine' (to 0 at the end) or 'plateau'.
-        warmup_steps: over which the rate rises linearly.
-        drop_factor: what a drop multiplies the rate by, for 'step' and 'plateau'.
+        warmup_steps: number of steps over which the rate rises linearly.
+        drop_factor: multiplies the rate at each drop, for 'step' and 'plateau'.
         first_drop_epochs, drop_every_epochs: when the rate drops, for 'step'.
-        plateau_epochs, plateau_tolerance: for 'plateau', the rate drops after so many epochs whose
-            mean loss is not lower, by this fraction, than the best one.
-        clip_norm: largest global norm of the gradient; 0 for any.
+        plateau_epochs, plateau_tolerance: for 'plateau', the rate drops after this many epochs
+            whose mean loss does not improve on the best one by this fraction.
+        clip_norm: largest global norm of the gradient; 0 for no clipping.
     """
 
     learning_rate: float = 1e-4
@@ -50,8 +50,8 @@ class OptimizerConfig:
     def __post_init__(self):
         checks = {
             'learning_rate': (self.learning_rate > 0, 'a positive number'),
-            'b1': (0 <= self.b1 < 1, 'a number from 0 to below 1'),
-            'b2': (0 <= self.b2 < 1, 'a number from 0 to below 1'),
+            'b1': (0 <= self.b1 < 1, 'a number in [0, 1)'),
+            'b2': (0 <= self.b2 < 1, 'a number in [0, 1)'),
             'eps': (self.eps > 0, 'a positive number'),
             'schedule': (self.schedule in SCHEDULES, f'one of {", ".join(SCHEDULES)}'),
             'warmup_steps': (self.warmup_steps >= 0, 'a number of steps, 0 for none'),
@@ -59,7 +59,7 @@ class OptimizerConfig:
             'first_drop_epochs': (self.first_drop_epochs > 0, 'a positive number'),
             'drop_every_epochs': (self.drop_every_epochs > 0, 'a positive number'),
             'plateau_epochs': (self.plateau_epochs > 0, 'a positive number'),
-            'plateau_tolerance': (0 <= self.plateau_tolerance < 1, 'a number from 0 to below 1'),
+            'plateau_tolerance': (0 <= self.plateau_tolerance < 1, 'a number in [0, 1)'),
             'clip_norm': (self.clip_norm >= 0, 'a positive number, or 0 for no clipping'),
         }
         for field, (good, expected) in checks.items():
@@ -70,7 +70,7 @@ class OptimizerConfig:
 
 
 def learning_rate(config: OptimizerConfig, steps_per_epoch: int, num_steps: int) -> Callable:
-    """step -> learning rate, usable inside jit. With 'plateau', the rate before the drops."""
+    """step -> learning rate, usable inside jit. With 'plateau', the rate without the drops."""
     o = config
 
     def schedule(step):
@@ -94,9 +94,9 @@ def learning_rate(config: OptimizerConfig, steps_per_epoch: int, num_steps: int)
 def optimizer(
     config: OptimizerConfig, steps_per_epoch: int
 ) -> optax.GradientTransformationExtraArgs:
-    """Gradients to updates of a learning rate of 1, to be multiplied by minus the rate.
+    """Turns gradients into updates for a learning rate of 1, to be multiplied by minus the rate.
 
-    Clips, then Adam, then, for 'plateau', the drops; its `update` wants the loss as `value`.
+    Clipping, then Adam, then the drops of 'plateau', whose `update` needs the loss as `value`.
     """
     o = config
     steps = [optax.clip_by_global_norm(o.clip_norm)] if o.clip_norm else []
@@ -114,7 +114,7 @@ def optimizer(
 
 
 def plateau_scale(opt_state: optax.OptState) -> jax.Array | float:
-    """By what the drops on plateaus have multiplied the learning rate so far."""
+    """The factor by which drops on plateaus have multiplied the learning rate so far."""
     is_plateau = lambda x: isinstance(x, contrib.ReduceLROnPlateauState)  # noqa: E731
     found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_plateau) if is_plateau(x)]
     return found[0].scale if found else 1.0

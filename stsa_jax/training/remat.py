@@ -1,13 +1,13 @@
-"""What a gradient keeps of the forward pass, and what it computes again: chosen from outside.
+"""Rematerialisation policies: what the forward pass saves for the gradient.
 
-    'everything'  all that JAX's derivatives read
-    'products'    the results that the network names as dear (`stsa_jax.ops.names`): of convolutions
-                  and attention, and statistics. Normalisations, ReLUs, pools and softmaxes, which
-                  are cheap, are computed again
-    'blocks'      what a block of the backbone, a branch or a fusion is given; all inside of it is
-                  computed again, block by block: a forward pass more
+    'everything'  all residuals of JAX's derivatives
+    'products'    the named expensive results (`stsa_jax.ops.names`): convolutions, attention and
+                  statistics. Normalisations, ReLUs, pools and softmaxes, which are cheap, are
+                  recomputed
+    'blocks'      the inputs of each backbone block, branch and fusion; their contents are
+                  recomputed, block by block, which costs another forward pass
 
-What each costs at full size is in docs/scaling.md.
+docs/scaling.md has the costs at full size.
 """
 
 import functools
@@ -28,7 +28,7 @@ KEEP_PRODUCTS = jax.checkpoint_policies.save_only_these_names(PRODUCT)
 
 
 def apply(graphdef: nnx.GraphDef, keep: str) -> Callable:
-    """`functional.apply` of `graphdef` whose gradient keeps what `keep` says.
+    """`functional.apply` of `graphdef` with the rematerialisation policy `keep`.
 
     A function of `(params, batch_stats, clip, train=False)`.
     """
@@ -48,7 +48,7 @@ def apply(graphdef: nnx.GraphDef, keep: str) -> Callable:
             return functional.apply(wrapped, params, batch_stats, clip, train=train)
 
         return run
-    raise ValueError(f'a gradient keeps one of {KEEP}, not {keep!r}')
+    raise ValueError(f'keep is {keep!r}, expected one of {KEEP}')
 
 
 def _with_recomputed_blocks(graphdef, params, batch_stats):
@@ -65,7 +65,7 @@ def _with_recomputed_blocks(graphdef, params, batch_stats):
 
 @functools.cache
 def _recomputed(block: type) -> type:
-    """`block` with calls whose gradient keeps their inputs alone."""
+    """`block` with calls that save only their inputs for the gradient."""
 
     def __call__(self, *inputs, **options):
         arrays = [x for x in inputs if isinstance(x, jax.Array)]

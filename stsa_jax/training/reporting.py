@@ -1,8 +1,8 @@
-"""What a training run tells: TensorBoard events, a log of JSON lines, a progress line.
+"""Output of a training run: TensorBoard events, a log of JSON lines, a progress line.
 
-All are written by the first process alone. TensorBoard's files are made by tensorboardX, without
-TensorFlow. After a resumption both logs go on from the checkpoint: what an interrupted run wrote
-after it is dropped, since it is done again.
+Only the first process writes them. tensorboardX writes TensorBoard's files, without TensorFlow. On
+resumption both logs continue from the checkpoint: entries after it are dropped, because those steps
+are repeated.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ from stsa_jax import files
 from stsa_jax.errors import explain_os_error
 
 LOG = 'log.jsonl'
-_PLAIN_SECONDS = 15  # between two plain lines, where there is no terminal for the progress line
-_FLUSH_SECONDS = 15  # between two times that TensorBoard's events are brought to the disk
+_PLAIN_SECONDS = 15  # between progress lines without a terminal
+_FLUSH_SECONDS = 15  # between flushes of TensorBoard's events to disk
 
 
 class Reporter:
-    """A context manager; `num_steps` is the run's length, `step` where it starts or goes on."""
+    """A context manager; `num_steps` is the run's length, `step` where it starts or resumes."""
 
     def __init__(self, workdir: str | os.PathLike, num_steps: int, step: int = 0):
         self._active = jax.process_index() == 0
@@ -41,11 +41,11 @@ class Reporter:
             return
         files.write_atomic(self._path, ''.join(json.dumps(r) + '\n' for r in self.history))
         self._log = open(self._path, 'a', buffering=1)  # noqa: SIM115 (closed in __exit__)
-        # tensorboardX's own SummaryWriter writes in a thread, which a full disk ends; the run would
-        # then wait for it for ever.
+        # tensorboardX's own SummaryWriter writes in a thread, which dies on a full disk; the run
+        # would then wait for it forever.
         self._events = EventsWriter(str(Path(workdir) / 'events'))
         self._flushed, self._failed = time.monotonic(), False
-        if step:  # what TensorBoard has of later steps is to be dropped
+        if step:  # makes TensorBoard drop later steps
             start = SessionLog(status=SessionLog.START)
             self._events.write_event(Event(step=step + 1, session_log=start))
         self._bar = tqdm(
@@ -74,7 +74,7 @@ class Reporter:
         self._step = step
 
     def record(self, step: int, values: Mapping[str, float], prefix: str = 'train') -> None:
-        """Logs scalars of `step`; a prefix other than 'train' is put before their names."""
+        """Logs scalars of `step`; a prefix other than 'train' is added to their names."""
         values = {k: float(v) for k, v in values.items()}
         entry = {'step': step, 'kind': prefix, **values}
         self.history.append(entry)
@@ -94,14 +94,14 @@ class Reporter:
             self.say(f'step {step}: {prefix}: {line}')
 
     def images(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
-        """Puts uint8 RGB pictures (h, w, 3) into TensorBoard."""
+        """Logs uint8 RGB images (h, w, 3) to TensorBoard."""
         if self._active:
             with self._full_disk_is_said():
                 for name, picture in pictures.items():
                     self._event(step, summary.image(name, picture, dataformats='HWC'))
 
     def say(self, line: str, from_all: bool = False) -> None:
-        """Prints a line without breaking the progress line; `from_all` processes, or the first."""
+        """Prints a line without breaking the progress line, in the first process or `from_all`."""
         if self._active or from_all:
             tqdm.write(line, file=sys.stderr)
 
@@ -113,12 +113,13 @@ class Reporter:
 
     @contextlib.contextmanager
     def _full_disk_is_said(self):
-        """A log that cannot be written is said once, and training goes on."""
+        """Reports a log that cannot be written once; training continues."""
         try:
             yield
         except OSError as error:
             if not self._failed:
-                self.say(f'the log cannot be written: {explain_os_error(error)}; training goes on')
+                reason = explain_os_error(error)
+                self.say(f'the log cannot be written: {reason}; training continues')
             self._failed = True
 
     def _plain_line(self, step: int, shown: Mapping[str, str]) -> None:
@@ -134,7 +135,7 @@ class Reporter:
 
 
 def read_log(workdir: str | os.PathLike) -> list[dict]:
-    """The log of a run: dicts with `step`, `kind` and values. A line cut short is left out."""
+    """The log of a run: dicts with `step`, `kind` and values. Truncated lines are skipped."""
     path = Path(workdir) / LOG
     if not path.is_file():
         return []

@@ -1,4 +1,4 @@
-"""A training run: all that it is made of, opened in one place and handed on whole.
+"""A training run: all of its parts, opened in one place.
 
 with open_run(config, workdir, mesh, clips, held_out) as run:
     run.compile()
@@ -48,7 +48,7 @@ from stsa_jax.weights.initial import initial_weights
 
 
 class Clips(Protocol):
-    """An endless iterator of this process's training batches, as data.pipeline.ClipIterator."""
+    """An endless iterator of this process's training batches, like data.pipeline.ClipIterator."""
 
     steps_per_epoch: int
     summary: Sequence[dict[str, Any]]
@@ -58,37 +58,37 @@ class Clips(Protocol):
         """The next batch."""
 
     def get_state(self) -> Any:
-        """Where it is, as JSON or bytes."""
+        """The position, as JSON or bytes."""
 
     def set_state(self, state: Any) -> None:
-        """Goes to where `get_state` was called."""
+        """Restores the position that `get_state` returned."""
 
     def close(self) -> None:
-        """Ends its processes."""
+        """Stops the worker processes."""
 
 
 @dataclasses.dataclass
 class Run:
-    """A run of training. What changes in its course is at the end of the list.
+    """A training run. The attributes that change during it come last.
 
-    Of several processes all call its methods together.
+    With several processes, all must call its methods together.
 
     Attributes:
         config: of the run.
-        num_steps: how long it is.
-        clips: what it learns from.
+        num_steps: length of the run.
+        clips: the training clips.
         batch: the shapes and shardings of a batch.
         train_step: see `step.make_train_step`.
-        validation: on the held-out clips; None for a run without.
+        validation: on the held-out clips, or None.
         best: the best validation so far.
-        checkpoints, report: what it writes.
-        meter: gathers the numbers of the steps.
-        step: how many are done.
+        checkpoints, report: the run's outputs.
+        meter: collects the metrics of the steps.
+        step: number of steps done.
         abstract: the shapes and shardings of the state.
-        make_state: makes the state that the run begins or goes on with.
-        unvalidated: a signal cut off the validation that is due at `step`.
-        damaged: how many frames since the last line of the log could not be read.
-        state: what the steps made; from `compile` on.
+        make_state: creates the state with which the run starts or resumes.
+        unvalidated: whether a signal aborted the validation that is due at `step`.
+        damaged: number of unreadable frames since the last log line.
+        state: the current state; set by `compile`.
     """
 
     config: ConfigDict
@@ -110,15 +110,15 @@ class Run:
 
     @property
     def is_over(self) -> bool:
-        """Whether no step is left to take, or no validation has been better for a while."""
+        """Whether all steps are done, or validation has stopped improving."""
         return self.step >= self.num_steps or self.best.is_stale(self.config.validation.patience)
 
     def is_due(self, every: int) -> bool:
-        """Whether what is done `every` so many steps is to be done now; all is at the last one."""
+        """Whether an action with interval `every` is due now; all are due at the last step."""
         return self.step == self.num_steps or self.step % every == 0
 
     def announce(self) -> None:
-        """Says where the run goes on, and on what data."""
+        """Reports where the run starts or resumes, and its data."""
         start = 'continuing at' if self.step else 'starting at'
         self.report.say(f'{start} step {self.step} of {self.num_steps}')
         for used in self.clips.summary:
@@ -131,7 +131,7 @@ class Run:
             self.report.say(f'note: {line}')
 
     def compile(self) -> None:
-        """Compiles what the steps run, for minutes, in which a signal can end the process."""
+        """Compiles the steps, which takes minutes; a signal can end the process meanwhile."""
         self.report.say('compiling the training step')
         program = compiling.compiled(self.train_step.lower(self.abstract, self.batch))
         self.train_step = program
@@ -139,11 +139,11 @@ class Run:
         self.meter.memory = memory(program)
         if self.validation:
             self.validation.compile(self.abstract, self.batch)
-        # Only now: compiling takes gigabytes of its own.
+        # Only now, because compilation itself takes gigabytes.
         self.state = jax.block_until_ready(self.make_state())
         del self.make_state  # and with it the weights on the host
-        gc.collect()  # they are in a cycle
-        cpu_memory.release()  # what making the state took beside it
+        gc.collect()  # they are in a reference cycle
+        cpu_memory.release()  # memory freed after creating the state
 
     def take_step(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """One step with a global batch; its metrics, on the device."""
@@ -154,7 +154,7 @@ class Run:
     def note(
         self, metrics: dict[str, jax.Array], clips: Sequence[str], damage: Sequence[str]
     ) -> None:
-        """Takes over what the last step gave, the names of its clips, and lines about damage."""
+        """Records the metrics of the last step, the names of its clips, and lines about damage."""
         for line in damage:
             self.report.say(f'step {self.step}: {line}', from_all=True)
         self.damaged += len(damage)
@@ -162,7 +162,7 @@ class Run:
         self.report.advance(self.step)
 
     def log(self, due: bool) -> None:
-        """Writes a line of the log if one is `due`; looks for skipped steps now and then too."""
+        """Writes a log line if it is `due`; also checks periodically for skipped steps."""
         problems: list[str] = []
         if due:
             values, problems = self.meter.read()
@@ -175,7 +175,7 @@ class Run:
             self.report.say(line)
 
     def validate(self, stop: Callable[[], bool]) -> dict[str, float]:
-        """The scores on the held-out clips; {} without such clips, or if `stop` cut it off."""
+        """The scores on the held-out clips; {} without such clips, or if `stop` aborted it."""
         if self.validation is None:
             return {}
         scores = self.validation(self.step, self.state, self.report, stop)
@@ -183,16 +183,16 @@ class Run:
         return scores
 
     def save(self, scores: dict[str, float], needed: bool) -> None:
-        """Saves a checkpoint; a failure is said, and training goes on with the one before.
+        """Saves a checkpoint; a failure is reported, and training continues.
 
-        A second try follows: the first one may have failed of the checkpoint before, which was
-        written in the background. Raises InputError if this one is `needed` and fails, as no other
-        will follow.
+        It is tried twice, because the first error may belong to the previous checkpoint, which was
+        written in the background. Raises InputError if this checkpoint is `needed`, because no
+        other will follow, and fails.
         """
         for final in (False, True):
             try:
                 self.checkpoints.save(self.step, to_items(self.state), self._place(), scores)
-                cpu_memory.release()  # the copies may have taken a place that a step needs whole
+                cpu_memory.release()  # the copies may lie in a large block that a step needs
                 return
             except InputError as error:
                 if final and needed:
@@ -200,12 +200,12 @@ class Run:
                 self.report.say(f'step {self.step}: {error}')
 
     def catch_up(self, stop: Callable[[], bool]) -> None:
-        """Makes up for the validation that a signal cut off, if it was, and adds it to its step."""
+        """Repeats a validation that a signal aborted, and logs it for its step."""
         if self.unvalidated and (scores := self.validate(stop)):
             self.checkpoints.amend(self.step, self._place(), scores)
 
     def _place(self) -> dict:
-        """What a checkpoint holds besides arrays."""
+        """The contents of a checkpoint other than arrays."""
         return {
             'clips': self.clips.get_state(),
             'best': [self.best.value, self.best.since],
@@ -218,11 +218,11 @@ class Run:
 def open_run(
     config: ConfigDict, workdir: str, mesh: Mesh, clips: Clips, held_out: HeldOut | None
 ) -> Iterator[Run]:
-    """The run in `workdir` where its last checkpoint left it, or before its first step.
+    """Opens the run in `workdir` at its last checkpoint, or before its first step.
 
-    `clips` are this process's training clips, which are closed in the end, and `held_out` those to
-    validate on, or None. Raises InputError for anything about the config or the workdir that cannot
-    be used, and in the end if the last checkpoint cannot be written.
+    `clips` are this process's training clips, which are closed on exit, and `held_out` those to
+    validate on, or None. Raises InputError if the config or the workdir cannot be used, and on exit
+    if the last checkpoint cannot be written.
     """
     model = STSANetConfig(**config.model)
     chosen = optimizer.OptimizerConfig(**config.optimizer)
@@ -267,13 +267,13 @@ def open_run(
             make_state=make_state,
             unvalidated=place.get('unvalidated', False),
         )
-        del make_state  # the run lets go of it, and of the weights on the host, when it has made it
+        del make_state  # so that the run can free it, with the weights on the host, after use
         yield run
 
 
 def _where_it_is(checkpoints: Checkpointer, mesh: Mesh, model, tx, config) -> tuple:
-    """Of the last checkpoint, or before the first step: (shapes of the state, a function that makes
-    it, steps done, what else is saved).
+    """At the last checkpoint, or before the first step: (shapes of the state, a function that
+    creates it, steps done, the other saved values).
     """
     _, params, batch_stats = functional.abstract(STSANet, model)
     ema = config.ema_decay > 0

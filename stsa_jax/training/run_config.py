@@ -1,4 +1,4 @@
-"""The config of a training run, kept beside its checkpoints as `config.json`."""
+"""The config of a training run, saved beside its checkpoints as `config.json`."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from stsa_jax.models.stsanet import STSANetConfig
 from stsa_jax.training.optimizer import OptimizerConfig
 from stsa_jax.training.validation import Best
 
-# Fields that may change between the parts of a run: they leave the numbers as they are.
+# Fields that may change when a run is resumed, because they do not affect its results.
 FREE = {
     'log_every',
     'checkpoint_every',
@@ -31,7 +31,7 @@ FREE = {
 
 
 def check(config: ConfigDict, workdir: str) -> None:
-    """Raises InputError for values that no run can have, or if `workdir` holds another run."""
+    """Raises InputError for invalid values, or if `workdir` holds another run."""
     expected = {
         'batch_size': (config.batch_size > 0, 'a positive number of clips'),
         'num_steps': (config.num_steps >= 0, 'a number of steps, or 0 for num_epochs'),
@@ -39,7 +39,7 @@ def check(config: ConfigDict, workdir: str) -> None:
         'log_every': (config.log_every > 0, 'a positive number of steps'),
         'checkpoint_every': (config.checkpoint_every > 0, 'a positive number of steps'),
         'keep_checkpoints': (config.keep_checkpoints > 0, 'a positive number'),
-        'ema_decay': (0 <= config.ema_decay < 1, 'a number from 0 to below 1'),
+        'ema_decay': (0 <= config.ema_decay < 1, 'a number in [0, 1)'),
         'max_skipped': (config.max_skipped > 0, 'a positive number of steps'),
     }
     for field, (good, what) in expected.items():
@@ -50,7 +50,7 @@ def check(config: ConfigDict, workdir: str) -> None:
             'config.data.datasets is empty; name prepared datasets, as in '
             '--config.data.datasets=dhf1k'
         )
-    # These check their own fields.
+    # These classes check their own fields.
     STSANetConfig(**config.model)
     OptimizerConfig(**config.optimizer)
     Best(config.validation.metric, config.validation.mode)
@@ -58,9 +58,9 @@ def check(config: ConfigDict, workdir: str) -> None:
 
 
 def check_same(workdir: str | os.PathLike, config: Mapping) -> None:
-    """Raises InputError if `workdir` holds a run of another config, and lists what differs.
+    """Raises InputError, with the differences, if `workdir` holds a run with another config.
 
-    Only the fields in FREE may differ: a run is not continued under another config.
+    Only the fields in FREE may differ.
     """
     path = Path(workdir) / 'config.json'
     if not path.exists():
@@ -75,8 +75,8 @@ def check_same(workdir: str | os.PathLike, config: Mapping) -> None:
     if differing:
         listed = '\n  '.join(differing)
         raise InputError(
-            f'{workdir}: holds a run of another config. Name another --workdir, or set these '
-            f'back to continue the run:\n  {listed}'
+            f'{workdir}: holds a run with another config. Use another --workdir, or restore these '
+            f'fields to continue the run:\n  {listed}'
         )
 
 

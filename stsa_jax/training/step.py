@@ -1,11 +1,11 @@
-"""One step of training and one of validation: pure functions of a state and a batch.
+"""The training and validation steps: pure functions of a state and a batch.
 
-    state, metrics = train_step(state, batch)      # compiled; the old state is given up
+    state, metrics = train_step(state, batch)      # compiled; the old state is donated
     losses = eval_step(params, batch_stats, batch)
 
-A batch is `clip` (B, T, H, W, 3), float32 normalised or uint8 to be normalised here (a quarter of
-the bytes to send to the device), and `density` (B, H, W) float32. The loss of an example is
-KL - CC (paper, equation 12), averaged over the global batch.
+A batch is `clip` (B, T, H, W, 3), float32 normalised or uint8, normalised here (a quarter of the
+bytes to transfer to the device), and `density` (B, H, W) float32. The loss of an example is KL - CC
+(paper, equation 12), averaged over the global batch.
 """
 
 import dataclasses
@@ -33,25 +33,25 @@ NORM_ONLY = frozenset({'scale', 'bias'})
 
 
 class TrainState(struct.PyTreeNode):
-    """What a step changes. All leaves are arrays."""
+    """The state that a step updates. All leaves are arrays."""
 
     step: jax.Array  # int32, the number of batches seen
     params: dict
     batch_stats: dict
     opt_state: Any
-    ema: dict | None  # averaged parameters, None if the run keeps none
+    ema: dict | None  # averaged parameters, or None
     skipped: jax.Array  # int32, steps not taken because a loss or gradient was not finite
 
 
 @dataclasses.dataclass(frozen=True)
 class StepOptions:
-    """How a step is computed; the fields are those of the config of the same names.
+    """How a step is computed; the fields are the config fields of the same names.
 
     Attributes:
-        accumulate: the batch is worked on in so many parts; BatchNorm then sees a part at a time.
+        accumulate: number of micro-batches per step; BatchNorm then sees one at a time.
         ema_decay: of the averaged parameters, 0 for none.
-        freeze_backbone: S3D's weights and statistics stay as they are.
-        freeze_batch_norm: BatchNorm's statistics, scales and biases stay as they are.
+        freeze_backbone: do not update S3D's weights and statistics.
+        freeze_batch_norm: do not update BatchNorm's statistics, scales and biases.
         keep_for_gradient: 'everything', 'products' or 'blocks': see `stsa_jax.training.remat`.
         remat: the same as keep_for_gradient='blocks'.
     """
@@ -72,12 +72,12 @@ class StepOptions:
 
     @property
     def keep(self) -> str:
-        """What the gradient keeps, by either field."""
+        """The rematerialisation policy, from either field."""
         return 'blocks' if self.remat else self.keep_for_gradient
 
     @classmethod
     def of(cls, config: Mapping) -> 'StepOptions':
-        """Those of a training config."""
+        """The options of a training config."""
         return cls(**{field.name: config[field.name] for field in dataclasses.fields(cls)})
 
 
@@ -88,12 +88,12 @@ def create_state(
     tx: optax.GradientTransformationExtraArgs,
     ema: bool = False,
 ) -> TrainState:
-    """The state before the first step, from host arrays, laid out on the mesh."""
+    """The state before the first step, from host arrays, sharded over the mesh."""
     abstract = abstract_state(mesh, params, batch_stats, tx, ema)
     shardings = jax.tree.map(lambda array: array.sharding, abstract)
     params = sharding.put_state(params, shardings.params)
     batch_stats = sharding.put_state(batch_stats, shardings.batch_stats)
-    # Compiled, so that the optimizer's arrays are made where they belong.
+    # Compiled, so that the optimizer's arrays are created on their own devices.
     fresh = jax.jit(functools.partial(_fresh, tx=tx, ema=ema), out_shardings=shardings)
     return fresh(params, batch_stats)
 
@@ -105,7 +105,7 @@ def abstract_state(
     tx: optax.GradientTransformationExtraArgs,
     ema: bool = False,
 ) -> TrainState:
-    """The state with shapes and shardings in place of arrays: nothing is computed or allocated."""
+    """The state with shapes and shardings instead of arrays: nothing is computed or allocated."""
     state = jax.eval_shape(functools.partial(_fresh, tx=tx, ema=ema), params, batch_stats)
     return jax.tree.map(
         lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
@@ -117,7 +117,7 @@ def abstract_state(
 def abstract_batch(
     mesh: Mesh, batch_size: int, config: STSANetConfig
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """A global batch of uint8 clips for a model of `config`, with shardings in place of arrays."""
+    """A global batch of uint8 clips for a model of `config`, as shapes and shardings."""
     place, (height, width) = sharding.batch_sharding(mesh), config.image_size
     shapes = {
         'clip': ((batch_size, config.frames, height, width, 3), jnp.uint8),
@@ -170,7 +170,7 @@ def make_train_step(
 ) -> Callable:
     """The compiled `train_step(state, batch) -> (state, metrics)`.
 
-    The state given in is donated: its memory is used for the new one. Metrics, on every device:
+    The input state is donated: its memory is reused for the new one. Metrics, on every device:
     `loss`, `kl`, `cc` (means over the batch), `losses` (B,), `grad_norm`, `learning_rate`,
     `skipped` (0 or 1). If the loss or the gradient is not finite, only the counters change.
     """
@@ -205,12 +205,12 @@ def make_train_step(
             new = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
             if not options.ema_decay:
                 return new
-            # Short memory at first, so that the random start is soon forgotten.
+            # A smaller decay at first, so that the random start is soon forgotten.
             decay = jnp.minimum(options.ema_decay, (1 + state.step) / (10 + state.step))
             ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
             return new.replace(ema=ema)
 
-        # A branch, where a choice between the old and the new state would need memory for both.
+        # A branch, because selecting between the old and new state would need memory for both.
         new = jax.lax.cond(good, take, lambda state: state, state)
         new = new.replace(step=state.step + 1, skipped=state.skipped + ~good)
         metrics = {
@@ -225,7 +225,7 @@ def make_train_step(
         return new, metrics
 
     def constrained(state, batch):
-        # The forms for CPUs ask for the mesh (`stsa_jax.ops.cpu.convolution`).
+        # The CPU forms read the mesh (`stsa_jax.ops.cpu.convolution`).
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             new, metrics = train_step(state, batch)
         new = jax.lax.with_sharding_constraint(new, sharding.state_sharding(mesh, new))
@@ -241,7 +241,7 @@ def make_eval_step(
 ) -> Callable:
     """The compiled `eval_step(params, batch_stats, batch) -> {'kl', 'cc', 'saliency'}`, (B, ...).
 
-    The results are whole on every device.
+    The results are replicated on every device.
     """
 
     def eval_step(params, batch_stats, batch):
@@ -258,17 +258,18 @@ def make_eval_step(
 
 
 def flops(compiled: jax.stages.Compiled, accumulate: int = 1) -> float:
-    """Operations of one call on one device, as XLA counts them; 0 if it does not.
+    """Operations of one call on one device, by XLA's count; 0 if it has none.
 
-    XLA counts the body of a loop once, and nearly all is in that over the `accumulate` parts. On a
-    single CPU device the gradients of the kernels are in loops too, and count less than they are.
+    XLA counts the body of a loop once, and nearly everything is in the loop over the `accumulate`
+    micro-batches. On a single CPU device the kernel gradients are in loops too and are
+    undercounted.
     """
     analysis = compiled.cost_analysis() or {}
     return accumulate * float(analysis.get('flops', 0))
 
 
 def memory(compiled: jax.stages.Compiled) -> int:
-    """Bytes that one call takes on one device, by XLA's plan; 0 if it does not tell."""
+    """Bytes that one call takes on one device, by XLA's memory analysis; 0 if it has none."""
     plan = compiled.memory_analysis()
     if plan is None:
         return 0
@@ -284,7 +285,7 @@ def _normalised(clip: jax.Array, normalisation: Normalisation) -> jax.Array:
 
 
 def _gathered(mesh: Mesh, params):
-    """Parameters whole on every device; their gradients go back split, by reduce-scatter."""
+    """All-gathers the parameters; their gradients are reduce-scattered."""
     if mesh.shape['fsdp'] == 1:
         return params
 
@@ -305,7 +306,7 @@ def _gathered(mesh: Mesh, params):
 
 
 def _freeze(params: dict, options: StepOptions) -> dict:
-    """Cuts the gradient of what is frozen; XLA then leaves out its computation."""
+    """Stops the gradient of frozen parameters; XLA then removes its computation."""
     if not (options.freeze_backbone or options.freeze_batch_norm):
         return params
     flat = traverse_util.flatten_dict(params)
@@ -321,10 +322,10 @@ def _freeze(params: dict, options: StepOptions) -> dict:
 
 
 def _accumulated(gradient, params, batch_stats, batch, parts: int):
-    """(mean gradient, batch statistics, per-example scores) of a batch worked on in `parts`.
+    """(mean gradient, batch statistics, per-example scores) of a batch in `parts` micro-batches.
 
-    Part j holds the examples j, j + parts, ...: with the batch split over the devices in blocks,
-    each device then has its share of every part, on any layout, and nothing is sent around.
+    Part j holds the examples j, j + parts, ...: with the batch sharded over the devices in blocks,
+    each device then holds its share of every part, on any layout, without communication.
     """
     if parts == 1:
         grads, (batch_stats, scores) = gradient(params, batch_stats, batch)

@@ -5,15 +5,15 @@ from typing import Any
 
 import jax
 
-STEPS, BEFORE = 5, 10  # so many are traced, after so many that are not: the first ones are slower
+STEPS, BEFORE = 5, 10  # traced steps, and steps before them: the first ones are slower
 
 
 class Trace:
     """A context manager that writes a trace into `folder`; without one it does nothing.
 
-    `first` and `last` are the steps between which the run goes. A run that is too short for
-    BEFORE steps and STEPS traced ones has its last steps traced. What ends the block earlier ends
-    the trace too, and where it had not begun, `say` tells so.
+    The run goes from step `first` to `last`. If it is too short for BEFORE steps and STEPS traced
+    ones, its last steps are traced. If the block exits earlier, the trace ends too; if it had not
+    started, `say` reports that.
     """
 
     def __init__(self, folder: str | None, first: int, last: int, say: Callable[[str], None]):
@@ -32,13 +32,13 @@ class Trace:
             self._say(f'no trace is written: the run ended before step {self._start + 1}')
 
     def before(self, step: int) -> None:
-        """To be called with the number of steps that are done, before the next one."""
+        """Call before each step with the number of steps done."""
         if self._folder and step == self._start:
             jax.profiler.start_trace(self._folder)
             self._running = True
 
     def after(self, step: int, state: Any) -> None:
-        """To be called with the number of steps that are done, and what the last one returned."""
+        """Call after each step with the number of steps done and the state it returned."""
         if self._running and step == self._end:
             jax.block_until_ready(state)
             self._stop()

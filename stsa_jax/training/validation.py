@@ -1,4 +1,4 @@
-"""Scores on held-out clips during training, and whether they still get better."""
+"""Scores on held-out clips during training, and whether they still improve."""
 
 import dataclasses
 import math
@@ -21,12 +21,12 @@ METRICS = ('cc', 'kl', 'loss')
 
 
 class HeldOut(Protocol):
-    """Clips to validate on, as data.held_out.HeldOutClips; `problems` says what was damaged."""
+    """Clips to validate on, like data.held_out.HeldOutClips; `problems` lists damaged frames."""
 
     problems: list[str]
 
     def __len__(self) -> int:
-        """How many clips there are."""
+        """The number of clips."""
 
     def read(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
         """A batch of the clips with these indices."""
@@ -41,18 +41,17 @@ def validate(
     mesh: Mesh,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, float], np.ndarray, dict[str, np.ndarray]] | None:
-    """Mean scores over all of `clips`, and pictures of the first batch.
+    """Mean scores over all of `clips`, and the results of the first batch.
 
     Args:
         eval_step: from `training.make_eval_step`.
         clips: has a length, and `read(indices)` gives a batch of numpy arrays.
-        batch_size: over all devices; the last batch is filled up with clips that do not count.
-        stop: asked before each batch, whether to give up.
+        batch_size: over all devices; the last batch is padded with clips that are not counted.
+        stop: called before each batch; aborts the validation if it returns True.
 
     Returns:
         ({'loss', 'kl', 'cc'}, saliency (b, H, W) of this process's clips of the first batch, the
-        batch itself), or None if it was given up. All processes call together and get the same
-        scores.
+        batch itself), or None if aborted. All processes must call together and get the same scores.
     """
     share = batch_size // jax.process_count()
     kl, cc = [], []
@@ -74,7 +73,7 @@ def validate(
 
 @dataclasses.dataclass
 class Best:
-    """The best value of a metric so far, and how many validations ago it was."""
+    """The best value of a metric so far, and the number of validations since."""
 
     metric: str
     mode: str
@@ -89,24 +88,24 @@ class Best:
             )
 
     def update(self, scores: dict[str, float]) -> bool:
-        """Takes in the scores of a validation; True if they are the best so far."""
+        """Adds the scores of a validation; returns whether they are the best so far."""
         new = scores[self.metric]
         sign = 1 if self.mode == 'max' else -1
         old = math.nan if self.value is None else self.value
-        better = math.isnan(old) or sign * new > sign * old  # anything is better than no number
+        better = math.isnan(old) or sign * new > sign * old  # any number is better than NaN
         self.value, self.since = (new, 0) if better else (self.value, self.since + 1)
         return better
 
     def is_stale(self, patience: int) -> bool:
-        """Whether so many validations brought nothing better; never with 0."""
+        """Whether `patience` validations brought no improvement; never with 0."""
         return 0 < patience <= self.since
 
 
 class Validation:
-    """Validates the state of a run now and then, always on the same clips.
+    """Validates the state of a run periodically, always on the same clips.
 
-    `eval_step`, `batch_size` and `mesh` are as for `validate`; `best` takes in the scores; `target`
-    is the target's place in a clip, for the pictures.
+    `eval_step`, `batch_size` and `mesh` are as for `validate`; `best` collects the scores; `target`
+    is the index of the target frame in a clip, for the images.
     """
 
     def __init__(
@@ -123,14 +122,14 @@ class Validation:
         self._told = 0
 
     def compile(self, state: TrainState, batch: dict[str, jax.ShapeDtypeStruct]) -> None:
-        """Compiles its step for such a state and such batches, given by their shapes."""
+        """Compiles the eval step for a state and batches of these shapes."""
         lowered = self._eval_step.lower(*weights_to_validate(state), batch)
         self._eval_step = compiling.compiled(lowered)
 
     def __call__(
         self, step: int, state: TrainState, report: Reporter, stop: Callable[[], bool]
     ) -> dict[str, float]:
-        """The scores, which are reported too; {}, and nothing is done, if `stop` told to stop."""
+        """Computes and reports the scores; returns {} if `stop` aborted the validation."""
         params, batch_stats = weights_to_validate(state)
         where = self._clips, self._batch_size, self._mesh
         done = validate(self._eval_step, params, batch_stats, *where, stop)
@@ -148,7 +147,7 @@ class Validation:
 
 
 def weights_to_validate(state: TrainState) -> tuple[dict, dict]:
-    """Parameters, the averaged ones where the run keeps them, and batch statistics."""
+    """Parameters (the averaged ones if the run has them) and batch statistics."""
     return state.params if state.ema is None else state.ema, state.batch_stats
 
 
