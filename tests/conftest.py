@@ -93,7 +93,7 @@ def not_saliency_models(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp('weights')
     files = {
         "S3D's Kinetics classifier, not a saliency model": folder / 's3d.safetensors',
-        'a backbone alone': folder / 'backbone.safetensors',
+        'only a backbone': folder / 'backbone.safetensors',
     }
     classifier, backbone = files.values()
     save_file(port.to_torch(params, batch_stats), classifier)

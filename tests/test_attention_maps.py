@@ -68,7 +68,7 @@ def test_a_single_matrix_shows_all_four_steps():
 def test_no_attention_between_times_is_an_error():
     own = {'branch1.layer_1.pair0.a_to_a': np.ones((1, 1, 96, 96), np.float32)}
     for taps in ({}, own):
-        with pytest.raises(InputError, match='no attention between times'):
+        with pytest.raises(InputError, match='no attention between time steps'):
             attention_maps.attention_maps(taps, SIZE, (0.6, 0.3), 2)
 
 

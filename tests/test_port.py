@@ -154,7 +154,7 @@ def test_what_a_backbone_gives_and_what_not_is_said(tiny, tmp_path, kind, fields
     whole = port.parameter_count(functional.abstract(STSANet, config)[1])
     assert said[0] == f"{path}: loaded the backbone: {loaded:,} of the model's {whole:,} parameters"
     rest = 'branch0, branch1, branch2, branch3, lateral, amsf0, amsf1, amsf2, readout'
-    new = said[1].removeprefix('  not in the file, initialised at random: ').split(', ')
+    new = said[1].removeprefix('  not in the file, initialised randomly: ').split(', ')
     assert sorted(new) == sorted(rest.split(', '))
     left = {'s3d_kinetics': 'fc', 's3d_torchvision': 'classifier'}.get(kind)
     wanted = [f'  not in the model, left out: {left} (2 arrays)'] if left else []
@@ -237,15 +237,15 @@ def damaged(tmp_path, files, tiny) -> dict[str, tuple[Path, str]]:
     tensors = (files / 'b.safetensors').read_bytes()
     cases = {
         'missing': (tmp_path / 'nowhere.pth', 'there is no such file'),
-        'truncated': (tmp_path / 'cut.pth', 'not a whole PyTorch file'),
-        'truncated safetensors': (tmp_path / 'cut.safetensors', 'not a whole safetensors file'),
-        'not weights': (tmp_path / 'text.pt', 'not a whole PyTorch file'),
-        'another ending': (tmp_path / 'weights.h5', r"ending in '\.h5'"),
+        'truncated': (tmp_path / 'cut.pth', 'damaged, incomplete'),
+        'truncated safetensors': (tmp_path / 'cut.safetensors', 'incomplete safetensors file'),
+        'not weights': (tmp_path / 'text.pt', 'damaged, incomplete'),
+        'another ending': (tmp_path / 'weights.h5', r"extension '\.h5'"),
         'another model': (tmp_path / 'resnet.pth', 'not the weights of STSA-Net or S3D'),
         'code': (tmp_path / 'evil.pth', 'refused'),
         'a list': (tmp_path / 'list.pth', 'expected a state dict'),
         'an empty folder': (tmp_path / 'empty', 'holds no checkpoint'),
-        'a backbone': (tmp_path / 'backbone.pth', 'a backbone alone .*--config.init_from'),
+        'a backbone': (tmp_path / 'backbone.pth', 'only a backbone .*--config.init_from'),
     }
     backbone = {f'module.{n}': torch.tensor(a) for n, a in backbone_of(tiny).items()}
     torch.save(backbone, cases['a backbone'][0])
@@ -267,7 +267,7 @@ def test_bad_files_are_named(files, tiny, tmp_path, monkeypatch):
             stsa_jax.load(path)
         assert str(path) in str(error.value), name
     assert not (tmp_path / 'evil').exists()
-    with pytest.raises(InputError, match='a backbone alone'):  # nor is it made into a whole model
+    with pytest.raises(InputError, match='only a backbone'):  # nor is it made into a whole model
         convert([str(tmp_path / 'backbone.pth'), str(tmp_path / 'whole.safetensors')])
     assert not (tmp_path / 'whole.safetensors').exists()
 

@@ -311,7 +311,7 @@ def test_wrong_checkpoints(tmp_path, film):
     for path, words in {
         missing: 'no such file',
         foreign: 'not the weights of STSA-Net',
-        cut: 'not a whole safetensors file',
+        cut: 'incomplete safetensors file',
         tmp_path / 'folder': 'holds no checkpoint',
     }.items():
         assert_refused(run_script(*flags_for(tmp_path, film, checkpoint=path)), path, words)

@@ -166,7 +166,7 @@ def test_size_free_weights_fit_any_size(state_dict):
     assert said == '' and found == source
     back = port.from_torch(found, dataclasses.replace(free, image_size=(112, 160)))
     jax.tree.map(np.testing.assert_array_equal, back, weights)
-    with pytest.raises(InputError, match=r"here: ln_0_0\.bias .*'size_free' wants one value"):
+    with pytest.raises(InputError, match=r"here: ln_0_0\.bias .*'size_free' needs one value"):
         resample(state_dict, free, 'here')
     with pytest.raises(InputError, match=r'ln_0_0.weight has shape \(24,\), expected \(24, 4'):
         fitted(source)

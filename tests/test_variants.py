@@ -394,7 +394,7 @@ def test_full_weights_load_into_a_variant_for_what_they_share(full_file, row):
     assert f'{loaded:,} of' in said[0]
     text = '\n'.join(said)
     assert all(name in text for name in new)
-    assert ('initialised at random' in text) == bool(new)
+    assert ('initialised randomly' in text) == bool(new)
     unused = [n for n, a in full.items() if n not in params or params[n].shape != a.shape]
     told = [line for line in said if line.startswith('  not in the model, left out: ')]
     assert len(told) == bool(unused)

@@ -75,8 +75,8 @@ def test_a_file_is_what_it_holds_not_what_it_is_called(arrays, tensors, tmp_path
         (lambda w: {'ema': w, 'optimizer': {'state': {0: torch.zeros(3)}}}, ["under 'ema'"]),
         (lambda w: {'best': w}, ["under 'best'"]),
         (lambda w: {'checkpoint': {'model': w}, 'x': torch.zeros(2)}, ["under 'checkpoint.model'"]),
-        (lambda w: {'ema': w, 'state_dict': w}, ["under 'state_dict', and left those under 'ema'"]),
-        (lambda w: w | {'epoch': 3}, ['left out what is no array: epoch']),
+        (lambda w: {'ema': w, 'state_dict': w}, ["under 'state_dict', ignoring those under 'ema'"]),
+        (lambda w: w | {'epoch': 3}, ['ignoring entries that are not arrays: epoch']),
         (lambda w: collections.OrderedDict(w), []),
     ],
 )
@@ -92,11 +92,11 @@ def test_the_weights_are_found_in_a_checkpoint(arrays, tensors, tmp_path, wrap, 
     'prefix, words',
     [
         ('module.', ''),
-        ('module.module.', "after 'module.module.'"),
-        ('model.', "after 'model.'"),
-        ('net.encoder.', "after 'net.encoder.'"),
-        ('_orig_mod.', "without '_orig_mod.'"),
-        ('module._orig_mod.', "without '_orig_mod.'"),
+        ('module.module.', "prefix 'module.module.'"),
+        ('model.', "prefix 'model.'"),
+        ('net.encoder.', "prefix 'net.encoder.'"),
+        ('_orig_mod.', "stripped '_orig_mod.'"),
+        ('module._orig_mod.', "stripped '_orig_mod.'"),
     ],
 )
 def test_what_stands_before_every_name_is_left_out(arrays, tensors, tmp_path, prefix, words):
@@ -113,14 +113,14 @@ def test_of_two_models_in_one_dict_one_is_taken_and_the_other_named(arrays, tens
     zeros = {f'ema.{n}': torch.zeros_like(t) for n, t in tensors.items()}
     torch.save({'state_dict': zeros | {f'model.{n}': t for n, t in tensors.items()}}, path)
     said = assert_read(path, arrays)
-    assert any("left the names that begin with 'ema.'" in line for line in said), said
+    assert any("ignoring the names that begin with 'ema.'" in line for line in said), said
 
 
 def test_an_entry_of_no_part_of_the_model_stays_an_error(tensors, tmp_path):
     path = tmp_path / 'a.ckpt'
     wrapped = {f'model.{n}': t for n, t in tensors.items()} | {'loss.weight': torch.ones(2)}
     torch.save({'state_dict': wrapped}, path)
-    with pytest.raises(InputError, match=r'loss\.weight with shape \(2,\) is not a part') as error:
+    with pytest.raises(InputError, match=r'loss\.weight with shape \(2,\) is not part') as error:
         read_weights(path)
     assert str(path) in str(error.value)
 
@@ -135,7 +135,7 @@ def test_numbers_of_numpy_beside_the_weights_do_not_matter(arrays, tensors, tmp_
         _use_new_zipfile_serialization=zipped,
     )
     (said,) = assert_read(path, arrays)
-    assert said == f"{path}: took the weights under 'model'"
+    assert said == f"{path}: using the weights under 'model'"
 
 
 def test_old_files_without_counts(arrays, tensors, tmp_path):
@@ -144,7 +144,7 @@ def test_old_files_without_counts(arrays, tensors, tmp_path):
     zero = {n: np.zeros_like(a) if n.endswith(count) else a for n, a in arrays.items()}
     (said,) = assert_read(path, zero)
     counts = sum(n.endswith(count) for n in arrays)
-    assert said == f'{path}: has no {count}, as old files; {counts} are taken as 0'
+    assert said == f'{path}: an old file without {count}; {counts} are set to 0'
     some = dict(tensors)
     del some[next(n for n in tensors if n.endswith(count))]
     torch.save(some, path)
@@ -177,7 +177,7 @@ def write_odd_files(folder) -> dict[str, list[str]]:
         'whole.pth': ['a whole pickled model', 'Sequential', 'found.state_dict()'],
         'whole_old.pt': ['a whole pickled model', 'found.state_dict()'],
         'script.pt': ['a TorchScript archive', 'torch.jit.load('],
-        'args.ckpt': ['objects of argparse.Namespace beside the weights', "found['net']"],
+        'args.ckpt': ['has argparse.Namespace objects beside the weights', "found['net']"],
         'page.pth': ['is a web page'],
         'lfs.pth': ['Git LFS', 'git lfs pull'],
         'packed.pth': ['a gzip archive', 'unpack it'],
@@ -185,7 +185,7 @@ def write_odd_files(folder) -> dict[str, list[str]]:
         'arrays.npz': ['a zip archive of weight.npy'],
         'download.pth': ['a zip archive of STSANet_DHF1K.pth', 'unpack it'],
         'download.pth.tar': ['a tar archive', 'unpack it'],
-        'notes': ["ending in 'nothing'", "begins b'hello'"],
+        'notes': ["extension 'none'", "begins with b'hello'"],
     }
 
 

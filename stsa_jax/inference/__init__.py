@@ -1,4 +1,4 @@
-"""What a model says of a video: windows over its frames, attention, classes, and the cost."""
+"""Running a model on videos: sliding windows, attention maps, classification, and cost."""
 
 from stsa_jax.inference.windows import Predictor, predict_frames, predict_video, target_index
 

@@ -1,9 +1,9 @@
-"""Where the network looks: its attention from one place to the other times, and input gradients.
+"""Attention from one position to the other time steps, and input gradients.
 
 Each level of STSA-Net has four time steps. Layer I relates steps 1 with 2 and 3 with 4, layer II
-the halves (1, 2) and (3, 4): seen from any one step, the three others are each covered once, by the
-partner's softmax of layer I and by the joint softmax over the other half of layer II. The row of
-an attention matrix that belongs to a place is then a map over the frames of the other times.
+the halves (1, 2) and (3, 4). From any one step, each of the three others is covered once: by layer
+I's softmax over the partner, or by layer II's joint softmax over the other half. A position's row
+of an attention matrix is then a map over the frames of the other time steps.
 """
 
 import os
@@ -17,8 +17,8 @@ from stsa_jax.errors import InputError
 from stsa_jax.media import visualize
 from stsa_jax.models.stsa import STEPS
 
-COLUMNS = 8  # of the picture of a gradient: every clip's length is a multiple of it
-GRID_STRIDES = {0: 8, 1: 8, 2: 16, 3: 32}  # pixels of the input a place of each level's attention
+COLUMNS = 8  # of a gradient figure: every clip's length is a multiple of it
+GRID_STRIDES = {0: 8, 1: 8, 2: 16, 3: 32}  # input pixels per position of each level's attention
 
 
 def attention_maps(
@@ -27,10 +27,10 @@ def attention_maps(
     place: tuple[float, float],
     step: int,
 ) -> dict[int, np.ndarray]:
-    """Where `place` at time step `step` looks in the other time steps, at each level.
+    """Where `place` at time step `step` attends in the other time steps, at each level.
 
     Args:
-        taps: of `model(clip, return_intermediates=True)`, for a batch of one clip.
+        taps: from `model(clip, return_intermediates=True)`, for a batch of one clip.
         image_size: (H, W) of the model's input.
         place: (x, y) as fractions of width and height, in [0, 1).
         step: 0 to 3.
@@ -41,7 +41,7 @@ def attention_maps(
         left out; steps that a level's attention does not reach are zero. With a single similarity
         matrix all four steps, `step` too, sum to 1.
 
-    Raises InputError for a model none of whose levels relates different times.
+    Raises InputError if no level of the model relates different time steps.
     """
     maps = {}
     for level, stride in GRID_STRIDES.items():
@@ -67,8 +67,8 @@ def attention_maps(
             maps[level] = looks
     if not maps:
         raise InputError(
-            'this model has no attention between times (its stsa_levels or attention leave it '
-            'out), so there is nothing to show; ask for its gradient instead'
+            'this model has no attention between time steps (see its stsa_levels and attention), '
+            'so there is nothing to show; use the gradient instead'
         )
     return maps
 
@@ -82,7 +82,7 @@ def place_index(place: tuple[float, float], size: tuple[int, int]) -> int:
 
 
 def target_step(frames: int, target: int) -> int:
-    """The time step, 0 to 3, that frame `target` of a clip of `frames` belongs to."""
+    """The time step, 0 to 3, of frame `target` in a clip of `frames`."""
     return target * STEPS // frames
 
 
@@ -94,7 +94,7 @@ def input_gradient(
     """How much the saliency at `place` depends on each pixel: `(T, H, W)`, non-negative.
 
     The largest absolute derivative over the colour channels (Simonyan et al., 2014), of the output
-    at `place` (x, y as fractions), or of its mean over the map where `place` is None.
+    at `place` (x, y as fractions), or of its mean over the map if `place` is None.
 
     Args:
         model: a differentiable function, `(1, T, H, W, 3)` -> `(1, H, W)`; `stsa_jax.load`'s is.
@@ -122,20 +122,20 @@ def attention_figure(
     target: int,
     gradient: np.ndarray | None = None,
 ) -> None:
-    """Saves a figure: a column for each of the four times, the attention of each level in a row.
+    """Saves a figure with a column for each time step and a row for the attention of each level.
 
-    A cross marks the place that looks, on the target frame; the other times show the middle one of
-    their frames. Colours are scaled to the largest
-    weight in each softmax: that of the neighbouring step, and that of the other half.
+    A cross marks the query position on the target frame; the other time steps show the middle one
+    of their frames. Colours are scaled to the largest weight in each softmax: over the neighbouring
+    step, and over the other half.
 
     Args:
-        path: `.png`, `.pdf`, ... Written whole or not at all.
+        path: `.png`, `.pdf`, ... Written atomically.
         clip: the T frames, uint8 `(h, w, 3)`.
-        maps: of `attention_maps`, for the time step of the target frame.
+        maps: from `attention_maps`, for the time step of the target frame.
         place: (x, y) as fractions, that of `maps`.
         target: index in the clip of the frame that the network predicts.
-        gradient: `(T, H, W)` of `input_gradient`, as a further row, the mean over each step's
-            frames; None: no such row.
+        gradient: `(T, H, W)` from `input_gradient`, shown as another row, the mean over each step's
+            frames, or None.
     """
     span, step = len(clip) // STEPS, target_step(len(clip), target)
     shown = [clip[s * span + (span - 1) // 2] for s in range(STEPS)]
@@ -165,16 +165,16 @@ def gradient_figure(
     place: tuple[float, float] | None,
     target: int,
 ) -> None:
-    """Saves a figure: eight columns over the time of the clip, frames above, the gradient below.
+    """Saves a figure of eight columns over time, frames above and the gradient below.
 
-    Each column shows the middle one of its frames, that of the target the target, with a cross at
-    `place`. All columns have one scale of colours.
+    Each column shows the middle one of its frames; the target's column shows the target, with a
+    cross at `place`. All columns share one colour scale.
 
     Args:
-        path: `.png`, `.pdf`, ... Written whole or not at all.
+        path: `.png`, `.pdf`, ... Written atomically.
         clip: the T frames, uint8 `(h, w, 3)`; T is a multiple of 8.
-        gradient: `(T, H, W)` of `input_gradient`; shown is the mean over each column's frames.
-        place: (x, y) as fractions, that of `gradient`; None: no cross.
+        gradient: `(T, H, W)` from `input_gradient`; the mean over each column's frames is shown.
+        place: (x, y) as fractions, that of `gradient`; None for no cross.
         target: index in the clip of the frame that the network predicts.
     """
     span = len(clip) // COLUMNS
@@ -194,6 +194,6 @@ def gradient_figure(
 
 
 def _softmax_peak(looks: np.ndarray, step: int, other: int) -> float:
-    """The largest weight in the softmax that step `other` is a part of."""
+    """The largest weight in the softmax that includes step `other`."""
     half = slice(other // 2 * 2, other // 2 * 2 + 2)
     return float((looks[other] if other // 2 == step // 2 else looks[half]).max())

@@ -1,7 +1,7 @@
-"""What happens in a video: S3D's Kinetics classifier over clips spread along it.
+"""Video classification: S3D's Kinetics classifier over evenly spaced clips.
 
-As Kinetics is evaluated: frames with the shorter side at 256 pixels, the central 224x224, clips of
-64 frames, class probabilities averaged over the clips.
+Follows the usual Kinetics evaluation: the shorter side resized to 256 pixels, a central 224x224
+crop, clips of 64 frames, class probabilities averaged over the clips.
 """
 
 import functools
@@ -28,7 +28,7 @@ class Classifier:
     def __init__(
         self, config: S3DConfig, params: dict, batch_stats: dict, normalisation: Normalisation
     ):
-        """`normalisation` is the one that the weights were trained with."""
+        """`normalisation` is the one the weights were trained with."""
         self.config, self.normalisation = config, normalisation
         self.labels = (
             LABELS
@@ -44,7 +44,7 @@ class Classifier:
         return np.asarray(jax.nn.softmax(self._logits(*self._variables, clips)))
 
     def preprocess(self, frame: np.ndarray) -> np.ndarray:
-        """uint8 `(h, w, 3)` -> float32 `(224, 224, 3)`: the middle of the frame, normalised."""
+        """uint8 `(h, w, 3)` -> float32 `(224, 224, 3)`: the central crop, normalised."""
         height, width = frame.shape[:2]
         scale = SHORT_SIDE / min(height, width)
         frame = resize_frame(frame, (round(height * scale), round(width * scale)))
@@ -53,9 +53,9 @@ class Classifier:
 
 
 def load_classifier(path: str | os.PathLike, allow_nonfinite: bool = False) -> Classifier:
-    """S3D from a checkpoint folder, PyTorch's or safetensors' file, either naming.
+    """S3D from a checkpoint folder, a PyTorch or safetensors file, in either naming.
 
-    Raises InputError, naming the file, for anything else; for weights with NaN or infinity too,
+    Raises InputError that names the file for anything else, and for weights with NaN or infinity
     unless `allow_nonfinite`.
     """
     weights = pretrained.read_weights(path, allow_nonfinite=allow_nonfinite)
@@ -76,8 +76,8 @@ def classify_video(
     Args:
         classifier: as `Classifier`.
         frames: uint8 `(h, w, 3)`, the whole video.
-        num_frames: how many they are.
-        max_clips: clips of 64 frames that are looked at, evenly spread; fewer in a short video.
+        num_frames: their number.
+        max_clips: the largest number of clips of 64 frames, evenly spaced; fewer in a short video.
     """
     probabilities = [
         classifier(clip[None])[0] for clip in _clips(classifier, frames, num_frames, max_clips)
@@ -86,7 +86,7 @@ def classify_video(
 
 
 def clip_starts(num_frames: int, max_clips: int) -> list[int]:
-    """First frames, from 0, of clips of 64 spread from the start of a video to its end."""
+    """First frames, from 0, of clips of 64 evenly spaced from the start of a video to its end."""
     count = min(max_clips, -(-num_frames // CLIP_FRAMES))
     return np.linspace(0, max(num_frames - CLIP_FRAMES, 0), count).round().astype(int).tolist()
 
@@ -100,7 +100,7 @@ def top(
 
 
 def _clips(classifier, frames, num_frames, max_clips) -> Iterator[np.ndarray]:
-    """`(64, 224, 224, 3)` each; a video that is shorter ends in repetitions of its last frame."""
+    """`(64, 224, 224, 3)` each; a shorter video is padded by repeating its last frame."""
     starts = clip_starts(num_frames, max_clips)
     open_clips: dict[int, list] = {}
     prepared = None
@@ -114,5 +114,5 @@ def _clips(classifier, frames, num_frames, max_clips) -> Iterator[np.ndarray]:
             clip.append(prepared)
         for start in [s for s, clip in open_clips.items() if len(clip) == CLIP_FRAMES]:
             yield np.stack(open_clips.pop(start))
-    for clip in open_clips.values():  # the video is shorter than a clip, or than announced
+    for clip in open_clips.values():  # the video is shorter than a clip, or than num_frames
         yield np.stack(clip + [prepared] * (CLIP_FRAMES - len(clip)))

@@ -1,14 +1,14 @@
-"""What a config costs: parameters, model size, multiply-adds by part, memory and time of a clip.
+"""Cost of a config: parameters, model size, multiply-adds by part, memory and time of a clip.
 
     python -m stsa_jax.cost --config=configs/dhf1k.py [--memory] [--time] [--config.model.frames=64]
 
-The multiply-adds are counted in the traced program of one clip in eval mode, nothing is computed:
-each convolution and matrix product with its shapes, at the module that it stands in. The FLOPs of
-the paper's Table I are those of the convolutions, 193.3 G; the two products of attention come on
-top. A part is named as in the code: `branch1.stsa.layer_2`.
+The multiply-adds are counted in the traced program of one clip in eval mode, without computing
+anything: each convolution and matrix product, by its shapes, is assigned to its module. The FLOPs
+of the paper's Table I are those of the convolutions, 193.3 G; the two products of attention are
+additional. Parts are named as in the code: `branch1.stsa.layer_2`.
 
-The count is that of the architecture as published, whose convolutions the plain program makes. The
-forms for CPUs (`stsa_jax.ops.forms`) run fewer.
+The count is that of the published architecture, which the plain program runs unchanged. The CPU
+forms (`stsa_jax.ops.forms`) run fewer.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from stsa_jax.ops import forms
 from stsa_jax.ops.upsampling import RESIZE
 from stsa_jax.weights.initial import random_weights
 
-DEPTH = {'backbone': 2, 'branch': 3}  # how many names of a path make a part; 1 for the others
+DEPTH = {'backbone': 2, 'branch': 3}  # path components that name a part; 1 for the others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ def multiply_adds(config: STSANetConfig) -> tuple[Counter, Counter]:
                 module.__class__ = _named(type(module), path[-1])
         return model(clip)
 
-    program = jax.make_jaxpr(run)(*weights, _clips(config, 2))  # of one, products lose their batch
+    program = jax.make_jaxpr(run)(*weights, _clips(config, 2))  # one clip has no batch axis
     convolutions: Counter[str] = Counter()
     attention: Counter[str] = Counter()
     for equation, path, times in equations(program.jaxpr):
@@ -91,7 +91,7 @@ def multiply_adds(config: STSANetConfig) -> tuple[Counter, Counter]:
 
 
 def equations(jaxpr: Jaxpr, path: tuple[str, ...] = (), times: int = 1) -> Iterator[tuple]:
-    """Each equation of a program, also those of inner ones: (equation, scopes, times it runs)."""
+    """Each equation of a program and its inner ones: (equation, scopes, times it runs)."""
     for equation in jaxpr.eqns:
         scopes = [name for name in str(equation.source_info.name_stack).split('/') if name]
         here = (*path, *scopes)
@@ -136,7 +136,7 @@ def seconds_per_clip(
     clip = np.random.default_rng(0).normal(size=_clips(config, 1).shape).astype(np.float32)
     inputs = jax.device_put((*random_weights(params, batch_stats), clip))
     times = []
-    for _ in range(repeats + 1):  # the first one warms up
+    for _ in range(repeats + 1):  # the first is a warm-up
         start = time.perf_counter()
         jax.block_until_ready(compiled(*inputs))
         times.append(time.perf_counter() - start)
@@ -151,7 +151,7 @@ def main() -> None:
         epilog='Any field can be changed: --config.model.image_size=448,768',
         allow_abbrev=False,
     )
-    parser.add_argument('--config', required=True, help='a config file, as configs/dhf1k.py')
+    parser.add_argument('--config', required=True, help='a config file, such as configs/dhf1k.py')
     parser.add_argument('--memory', action='store_true', help='of activations; compiles (minutes)')
     parser.add_argument('--time', action='store_true', help='of one clip; compiles and runs it')
     options, overrides = parser.parse_known_args()

@@ -1,4 +1,4 @@
-"""A film's frames with their maps, and the files that they are written to."""
+"""A video's frames with their maps, and the files they are written to."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,8 +26,8 @@ class Predicted(NamedTuple):
 def predict_film(
     model: Predictor, frames: Iterable[video.Frame], batch_size: int = 1
 ) -> Iterator[Predicted]:
-    """As `predict_video`, with the name and the time of each frame."""
-    labels: deque[tuple[str, Fraction]] = deque()  # of frames that are read, but not given out yet
+    """Like `predict_video`, with the name and the time of each frame."""
+    labels: deque[tuple[str, Fraction]] = deque()  # of frames that were read but not yielded yet
 
     def pixels() -> Iterator[np.ndarray]:
         for frame in frames:
@@ -39,16 +39,16 @@ def predict_film(
 
 
 def write_map(folder: Path, frame: Predicted) -> None:
-    """Writes a map as PNG of the frame's size and name, scaled so that its maximum is 255."""
+    """Writes a map as a PNG with the frame's size and name, scaled to a maximum of 255."""
     picture = Image.fromarray(visualize.to_8bit(frame.saliency, frame.pixels.shape[:2]))
     picture.save(folder / f'{frame.name}.png')
 
 
 @contextmanager
 def overlay_writer(path: Path, film: video.Video) -> Iterator[Callable[[Predicted], None]]:
-    """Yields a function that appends a frame with its map over it to the video `path`.
+    """Yields a function that appends a frame, overlaid with its map, to the video `path`.
 
-    Each is shown when the film shows it, in the film's shape of pixels.
+    Frames keep the source's timestamps and pixel aspect ratio.
     """
     with video.video_writer(
         path,

@@ -1,8 +1,8 @@
-"""A saliency map for every frame of a video, by a window that slides one frame at a time.
+"""A saliency map for every frame of a video, from a window that slides one frame at a time.
 
-The network sees T frames and predicts the saliency of one of them, the target: with T = 32 the
-16th ('middle') or the 32nd ('last'). The window of frame i is i - 15 ... i + 16, or i - 31 ... i;
-beyond the ends of the video its first and last frames are repeated. Memory does not grow with the
+The network sees T frames and predicts the saliency of one of them, the target: with T = 32 the 16th
+('middle') or the 32nd ('last'). The window of frame i is i - 15 ... i + 16, or i - 31 ... i; beyond
+the ends of the video its first and last frames are repeated. Memory use does not depend on the
 length of the video, and each frame is resized and normalised once.
 """
 
@@ -17,10 +17,10 @@ Frame = TypeVar('Frame')
 
 
 class Predictor(Protocol):
-    """What a model has to offer; `stsa_jax.load` returns one.
+    """The interface of a model; `stsa_jax.load` returns one.
 
-    `config.frames` is T, `config.image_size` (H, W), `config.target` 'middle' (taken when there is
-    no such field) or 'last'.
+    `config.frames` is T, `config.image_size` (H, W), `config.target` 'middle' (the default if the
+    field is missing) or 'last'.
     """
 
     config: Any
@@ -40,7 +40,7 @@ def predict_frames(
     Args:
         model: as `Predictor`.
         frames: uint8 `(h, w, 3)`, the video from its first to its last frame.
-        batch_size: windows in one call of the model. The last call is filled up, so that all have
+        batch_size: windows per call of the model. The last call is padded, so that all have
             one shape and the model is compiled once.
 
     Yields:
@@ -52,10 +52,10 @@ def predict_frames(
 def predict_video(
     model: Predictor, frames: Iterable[np.ndarray], batch_size: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """As `predict_frames`, yielding each frame as it came together with its map."""
+    """Like `predict_frames`, but yields each original frame together with its map."""
     if batch_size < 1:
         raise ValueError(f'batch_size is {batch_size}; expected 1 or more')
-    sources: deque[np.ndarray] = deque()  # read, and their maps not given out yet
+    sources: deque[np.ndarray] = deque()  # frames whose maps were not yielded yet
 
     def prepared() -> Iterator[np.ndarray]:
         for frame in frames:
@@ -78,8 +78,8 @@ def predict_video(
 def windows(frames: Iterable[Frame], length: int, target: int) -> Iterator[tuple[Frame, ...]]:
     """For each of `frames` the `length` frames around it, itself at index `target`.
 
-    The first frame is repeated in front and the last one behind. Reads `length - 1 - target`
-    frames ahead and holds `length`.
+    The first frame is repeated before the start and the last one after the end. Reads `length - 1 -
+    target` frames ahead and holds `length`.
     """
     window: deque[Frame] = deque(maxlen=length)
     for frame in frames:
@@ -93,7 +93,7 @@ def windows(frames: Iterable[Frame], length: int, target: int) -> Iterator[tuple
 
 
 def target_index(config: Any) -> int:
-    """The place in the window, from 0, of the frame whose saliency the model predicts."""
+    """The index in the window, from 0, of the frame whose saliency the model predicts."""
     target = getattr(config, 'target', 'middle')
     if target not in ('middle', 'last'):
         raise ValueError(f"config.target is {target!r}; expected 'middle' or 'last'")

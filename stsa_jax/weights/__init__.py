@@ -1,6 +1,6 @@
-"""From a file of weights to a model ready to use, one way.
+"""From a weight file to a model ready to use.
 
-`names` translates PyTorch's names, `port` state dicts to parameters, `resample` fits them to other
-sizes, `files` reads and writes what people hold, `initial` draws new ones, `pretrained` makes the
-model.
+`names` maps PyTorch's names, `port` converts state dicts to parameters, `resample` adapts them to
+other sizes, `files` reads and writes weight files, `initial` draws new weights, `pretrained` builds
+the model.
 """

@@ -1,9 +1,9 @@
-"""Files of weights: PyTorch's, safetensors with PyTorch's names, checkpoint folders.
+"""Weight files: PyTorch files, safetensors with PyTorch's names, checkpoint folders.
 
-What a file is is told by its content (`formats`), where in it the weights lie by `wrappers`, and of
-which model they are from the names (`port`). Our safetensors files also
-record the model's config and the normalisation of its frames, as JSON in the metadata `model` and
-`normalisation`; for other files they follow from names and shapes.
+The format is detected from the content (`formats`), `wrappers` locates the weights in it, and the
+model is recognised from their names (`port`). Our safetensors files also store the model's config
+and the normalisation of its frames, as JSON in the metadata `model` and `normalisation`; for other
+files they are inferred from names and shapes.
 """
 
 import argparse
@@ -53,10 +53,11 @@ def read_weights(
     allow_nonfinite: bool = False,
     say: Callable[[str], None] = note,
 ) -> Weights:
-    """The weights of a whole model, of whatever kind `path` holds.
+    """The weights of a complete model, of any kind, in `path`.
 
-    `say` gets lines about where in a file the weights lay. Raises InputError naming `path` if there
-    are none, a backbone alone, or weights with NaN or infinity unless `allow_nonfinite`.
+    `say` gets lines about where in the file the weights were found. Raises InputError that names
+    `path` if there are none, only a backbone, or weights with NaN or infinity unless
+    `allow_nonfinite`.
     """
     path = Path(path)
     if not path.exists():
@@ -66,13 +67,13 @@ def read_weights(
         config_from(weights.kind, weights.model_config, path)
         return weights
     if step is not None:
-        raise InputError(f'{path}: is a file of weights, but step {step} of a folder was asked for')
+        raise InputError(f'{path}: is a weight file, but step {step} of a folder was requested')
     state_dict, metadata = read_state_dict(path, allow_nonfinite=allow_nonfinite, say=say)
     naming = port.recognise(state_dict, str(path))
     if naming == 'stsanet' and port.is_backbone(state_dict):
         raise InputError(
-            f'{path}: holds a backbone alone (base1 to base4), not a whole model; train one from '
-            'it with train.py --config.init_from, or give the weights of a whole model'
+            f'{path}: holds only a backbone (base1 to base4), not a complete model; train one from '
+            'it with train.py --config.init_from, or give the weights of a complete model'
         )
     kind = 'stsanet' if naming == 'stsanet' else 's3d'
     if fields := recorded_config(metadata):
@@ -85,10 +86,10 @@ def read_weights(
 
 
 def recorded_config(metadata: dict[str, str]) -> dict[str, Any]:
-    """The config's fields in the metadata of a safetensors file; none if it is not ours."""
+    """The config fields in the metadata of a safetensors file; empty if it is not ours."""
     try:
         fields = json.loads(metadata.get('model', '{}'))
-    except ValueError:  # another program's 'model', such as a name
+    except ValueError:  # 'model' written by another program, such as a name
         return {}
     return fields if isinstance(fields, dict) else {}
 
@@ -104,39 +105,39 @@ def _recorded_normalisation(metadata: dict[str, str], path: Path) -> Normalisati
         pass
     raise InputError(
         f"{path}: the metadata 'normalisation' is {metadata['normalisation']!r}, expected mean and "
-        'std of the frames, [[r, g, b], [r, g, b]]; write it as that, or leave it out'
+        'std of the frames, [[r, g, b], [r, g, b]]; correct or remove it'
     )
 
 
 def config_from(
     kind: str, fields: dict[str, Any], source: str | os.PathLike
 ) -> STSANetConfig | S3DConfig:
-    """The config of fields that were read from `source`; InputError where they are not one's."""
+    """The config with fields read from `source`; InputError if they are not valid."""
     config_class = STSANetConfig if kind == 'stsanet' else S3DConfig
     try:
         return config_class(**fields)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f'{source}: the config recorded with the weights is none of {config_class.__name__}: '
-            f'{error}; if a later version wrote it, update stsa_jax'
+            f'{source}: the config stored with the weights is not a valid {config_class.__name__}: '
+            f'{error}; if a newer version wrote it, update stsa_jax'
         ) from error
 
 
 def read_state_dict(
     path: str | os.PathLike, *, allow_nonfinite: bool = False, say: Callable[[str], None] = note
 ) -> tuple[dict, dict[str, str]]:
-    """A file of weights -> {bare name: array or tensor}, and its metadata if it has any.
+    """A weight file -> {bare name: array or tensor}, and its metadata if it has any.
 
-    What the file is is told by its content, not by its name. PyTorch files are read with
-    `weights_only=True`: nothing in them is run. `say` gets lines about where in the file the
-    weights lay, and what old ones lack. Raises InputError, also for NaN and infinity unless
+    The format is detected from the content, not the name. PyTorch files are read with
+    `weights_only=True`, so no code in them runs. `say` gets lines about where in the file the
+    weights were found, and what old files lack. Raises InputError, also for NaN and infinity unless
     `allow_nonfinite`.
     """
     path = Path(path)
     found, metadata = formats.read(path)
     state_dict, lines = wrappers.unwrap(found, str(path))
     if added := len(port.with_counts(state_dict)) - len(state_dict):
-        lines.append(f'{path}: has no num_batches_tracked, as old files; {added} are taken as 0')
+        lines.append(f'{path}: an old file without num_batches_tracked; {added} are set to 0')
     for line in lines:
         say(line)
     check_finite(state_dict, path, allow_nonfinite, say)
@@ -149,9 +150,9 @@ def check_finite(
     allow: bool = False,
     say: Callable[[str], None] = note,
 ) -> None:
-    """Raises InputError that names the first of `arrays` with NaN or infinity and counts them.
+    """Raises InputError that names the first of `arrays` with NaN or infinity and their number.
 
-    With `allow`, `say` gets the line in its place. What float32 cannot hold is infinity too.
+    With `allow`, `say` gets the line instead. Values beyond float32's range count as infinity.
     """
     bad = []
     for name, array in arrays.items():
@@ -170,9 +171,9 @@ def check_finite(
     )
     if not allow:
         raise InputError(
-            f'{line}. Such weights give empty maps, and no step of training. Use an earlier '
-            'checkpoint, or copy the file again; to look at them all the same: --allow_nonfinite '
-            '(not of train.py), in Python allow_nonfinite=True'
+            f'{line}. Such weights produce empty maps and cannot be trained. Use an earlier '
+            'checkpoint, or copy the file again; to load them anyway, use --allow_nonfinite '
+            '(not in train.py), in Python allow_nonfinite=True'
         )
     say(line)
 
@@ -184,7 +185,7 @@ def read_folder(
     allow_nonfinite: bool = False,
     say: Callable[[str], None] = note,
 ) -> Weights:
-    """`checkpoints.load_weights`, whose NaN and infinity are an InputError unless allowed."""
+    """`checkpoints.load_weights` that raises InputError for NaN and infinity unless allowed."""
     weights = checkpoints.load_weights(path, step)
     trees = traverse_util.flatten_dict({**weights.params}, sep='/')
     trees |= traverse_util.flatten_dict(weights.batch_stats, sep='/')
@@ -193,17 +194,17 @@ def read_folder(
 
 
 def save(path: str | os.PathLike, weights: Weights, naming: str | None = None) -> None:
-    """Writes weights: .pth, .pt and .safetensors in PyTorch's names, else a checkpoint folder.
+    """Writes weights: .pth, .pt and .safetensors with PyTorch's names, else a checkpoint folder.
 
-    `naming` is for S3D in a file; by default that of the implementation the weights came from.
-    Raises InputError, and leaves nothing behind, where the path or the disk does not allow it.
+    `naming` applies to S3D in a file; by default that of the implementation the weights came from.
+    Raises InputError, and leaves nothing behind, if the path or the disk does not allow it.
     """
     path = Path(path)
     if path.suffix not in (*_TORCH, _SAFETENSORS):
         if path.suffix and not path.is_dir():
             raise InputError(
-                f'{path}: cannot tell what to write: expected a name that ends in .pth, .pt or '
-                '.safetensors, or a folder name without an ending'
+                f'{path}: unknown output format: expected a name that ends in .pth, .pt or '
+                '.safetensors, or a folder name without an extension'
             )
         config, normalisation = weights.model_config, weights.normalisation
         checkpoints.save_weights(
@@ -211,7 +212,7 @@ def save(path: str | os.PathLike, weights: Weights, naming: str | None = None) -
         )
         return
     if path.is_dir():
-        raise InputError(f'{path}: is a folder, but a file was to be written; name another')
+        raise InputError(f'{path}: is a folder, but a file name was expected; choose another name')
     torchvision = weights.normalisation == KINETICS_TORCHVISION
     if weights.kind == 's3d' and naming is None and torchvision:
         naming = 's3d_torchvision'
@@ -228,7 +229,7 @@ def save(path: str | os.PathLike, weights: Weights, naming: str | None = None) -
             save_file(state_dict, temporary, metadata)
     else:
         torch = formats.torch_module(path)
-        # Copies: a parameter shares no memory with ours, and 0-d arrays stay 0-d.
+        # Copied, so that tensors share no memory with our arrays, and 0-d arrays stay 0-d.
         tensors = {k: torch.tensor(v) for k, v in state_dict.items()}
         with atomic_path(path) as temporary, writer_errors(path, RuntimeError):
             torch.save(tensors, temporary)
@@ -241,13 +242,13 @@ def convert(arguments: list[str] | None = None) -> None:
         description='Converts weights between PyTorch (.pth, .pt), safetensors and checkpoints.',
     )
     parser.add_argument(
-        'source', help="PyTorch's or safetensors' file, whatever its name, or a checkpoint folder"
+        'source', help='a PyTorch or safetensors file with any name, or a checkpoint folder'
     )
-    parser.add_argument('dest', help='what to write: its ending says what')
+    parser.add_argument('dest', help='the output; its extension determines the format')
     parser.add_argument(
         '--naming',
         choices=('s3d_kinetics', 's3d_torchvision'),
-        help="how to name S3D's classifier in a file (default: as where it came from)",
+        help="naming of S3D's classifier in a file (default: that of the source)",
     )
     parser.add_argument(
         '--allow_nonfinite', action='store_true', help='convert weights with NaN or infinity too'
@@ -255,7 +256,7 @@ def convert(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     weights = read_weights(options.source, allow_nonfinite=options.allow_nonfinite)
     if options.naming and weights.kind != 's3d':
-        raise InputError(f'{options.source}: --naming is for S3D, but this is {weights.kind}')
+        raise InputError(f'{options.source}: --naming is only for S3D, but this is {weights.kind}')
     save(options.dest, weights, options.naming)
     count = port.parameter_count(weights.params)
     print(f'{options.source} -> {options.dest}: {weights.kind}, {count:,} parameters')

@@ -1,9 +1,10 @@
-"""The weights that a training run starts from.
+"""The initial weights of a training run.
 
-New weights follow PyTorch's default initialisation, as the reference does: kernels and biases of
-convolutions uniform in +-1/sqrt(fan_in), normalisations ones and zeros, running variances one. They
-are drawn by numpy on the host: the model's constructor draws the same distributions by one compiled
-program a shape, which takes minutes for the hundreds of shapes of STSA-Net.
+New weights follow PyTorch's default initialisation, as in the reference: kernels and biases of
+convolutions uniform in +-1/sqrt(fan_in), normalisation scales one and biases zero, running
+variances one. They are drawn with numpy on the host. The model's constructor draws the same
+distributions with one compiled program per shape, which takes minutes for the hundreds of shapes of
+STSA-Net.
 """
 
 import math
@@ -23,11 +24,11 @@ def initial_weights(config: STSANetConfig, seed: int = 0, init_from: str = '') -
 
     Args:
         config: of the model.
-        seed: of the random weights; each is a function of seed and name alone.
+        seed: of the random weights; each array depends only on the seed and its name.
         init_from: '' for random weights, or a path: S3D's weights fill the backbone, STSA-Net's
             the whole model; a .pth, .pt or .safetensors file, or a folder with checkpoints.
 
-    Raises InputError if `init_from` is not there, damaged, or does not fit the config.
+    Raises InputError if `init_from` does not exist, is damaged, or does not fit the config.
     """
     graphdef, params, batch_stats = functional.abstract(STSANet, config)
     if init_from:
@@ -37,10 +38,10 @@ def initial_weights(config: STSANetConfig, seed: int = 0, init_from: str = '') -
         if not Path(init_from).exists():
             raise InputError(
                 f'config.init_from={init_from}: there is no such file or folder. The recipes start '
-                "from S3D's weights trained on Kinetics-400 (S3D_kinetics400.pt, to be had at "
-                "https://github.com/kylemin/S3D; torchvision's do too) or, to fine-tune, from a "
-                "run of configs/dhf1k.py or STSA-Net's released weights. Give their path by "
-                '--config.init_from=PATH, or train from random weights by --config.init_from= '
+                "from S3D's weights trained on Kinetics-400 (S3D_kinetics400.pt, from "
+                "https://github.com/kylemin/S3D; torchvision's work too) or, to fine-tune, from a "
+                "run of configs/dhf1k.py or STSA-Net's released weights. Give their path with "
+                '--config.init_from=PATH, or train from random weights with --config.init_from= '
                 '--config.model.batch_norm_momentum=0.1'
             )
         return graphdef, *pretrained.initialise(init_from, config, seed)

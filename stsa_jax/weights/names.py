@@ -1,13 +1,13 @@
-"""Where each of our arrays lives in a PyTorch state dict: one rule a module, no lists of names.
+"""The name of each of our arrays in a PyTorch state dict: one rule per module, no lists of names.
 
-Three kinds of state dicts are known, by the names inside:
+Three kinds of state dicts are recognised by their names:
 
     'stsanet'          the released STSA-Net: base1..base4, branch0_pre, ..., readout_2
     's3d_kinetics'     S3D of kylemin/S3D: base.0 .. base.15, fc
     's3d_torchvision'  S3D of torchvision: features.0 .. features.15, classifier
 
-A path is the tuple of keys in our nested dicts; it maps to a PyTorch name and to the order in
-which our axes stand there.
+A path is the tuple of keys in our nested dicts; it maps to a PyTorch name and the order of our axes
+in that array.
 """
 
 import re
@@ -24,7 +24,7 @@ _FULL = (3, 0, 1, 2)  # (T, H, W, C) -> (C, T, H, W)
 _VECTOR = (0,)
 _SCALAR = ()
 
-# Positions of the blocks in the Sequential of both S3D implementations; pools take the gaps.
+# Positions of the blocks in the Sequential of both S3D implementations; pools fill the gaps.
 _FLAT = {
     'conv1': 0, 'conv2': 2, 'conv3': 3, '3b': 5, '3c': 6, '4b': 8, '4c': 9, '4d': 10, '4e': 11,
     '4f': 12, '5b': 14, '5c': 15,
@@ -52,31 +52,31 @@ _AMSF = {
     'spatial': 'SA_{}.0', 'squeeze': 'CA_{}.1', 'norm': 'CA_{}.2', 'excite': 'CA_{}.4',
     'point': 'inc_{}_0.0', 'time_1': 'inc_{}_1.0', 'space_1': 'inc_{}_1.2',
     'time_2': 'inc_{}_2.0', 'space_2': 'inc_{}_2.2', 'pool': 'inc_{}_3.1',
-    'plain': 'plain_{}.0',  # of variants; ours
+    'plain': 'plain_{}.0',  # only in variants; our name
 }  # fmt: skip
 _READOUT = {
     'reduce': 'readout_1.0', 'time_1': 'readout_2.0', 'time_2': 'readout_2.2', 'map': 'readout_2.4',
 }  # fmt: skip
 
 
-# A name that only one of the three models has, after whatever prefix.
+# A name that only one of the three models has, after any prefix.
 _FIRST = re.compile(
     r'((?:[^.]+\.)*?)(?:base1\.\d|base\.0\.conv_s\.weight$|features\.0\.0\.0\.weight$)'
 )
-COMPILED = '_orig_mod.'  # of torch.compile, before any part of a name
+COMPILED = '_orig_mod.'  # from torch.compile, before any component of a name
 
 
 def prefixes(names: Iterable[str]) -> list[str]:
-    """What stands before the names of a model known here: `['module.']`, `['']` for nothing.
+    """The prefixes of the names of a known model: `['module.']`, `['']` for no prefix.
 
-    Several where one dict holds several models, none where it holds another.
+    Several if the dict holds several models, none if it holds an unknown one.
     """
     found = (_FIRST.match(name.replace(COMPILED, '')) for name in names)
     return list(dict.fromkeys(match[1] for match in found if match))
 
 
 def bare(state_dict: Mapping[str, Any], prefix: str | None = None) -> dict[str, Any]:
-    """The state dict with names without `prefix`, by default the one before all of them."""
+    """The state dict with `prefix` stripped from its names; by default their common prefix."""
     if prefix is None:
         there = prefixes(state_dict)
         prefix = there[0] if len(there) == 1 and there[0] else 'module.'
@@ -86,7 +86,7 @@ def bare(state_dict: Mapping[str, Any], prefix: str | None = None) -> dict[str, 
 def torch_name(path: Path, naming: str) -> tuple[str, tuple[int, ...]]:
     """PyTorch's name of the array at `path`, and the order of our axes in it.
 
-    Raises KeyError for a path that is not of the model of that naming.
+    Raises KeyError for a path that is not in the model of that naming.
     """
     *module, leaf = path
     if module[0] == 'backbone':
@@ -117,7 +117,7 @@ def _head(module: list[str]) -> str:
     layer, part, *rest = module[2:]
     if part == 'norm':
         return f'ln_{level}_{int(layer[-1]) - 1}'
-    if part == 'whole':  # of a variant; the name is ours
+    if part == 'whole':  # only in a variant; our name
         return f'branch{level}_all_{_EMBEDDING[rest[-1]]}'
     pair = int(part[-1]) if layer == 'layer_1' else 2
     member, embedding = rest
@@ -145,7 +145,7 @@ def _backbone(module, leaf, naming):
     if mixed:
         branch, *rest = rest
         place = _MIXED[branch]
-        # torchvision's first branch is the unit itself, not a Sequential of one.
+        # torchvision's first branch is the unit itself, not a Sequential with one element.
         torchvision_b0 = naming == 's3d_torchvision' and branch == 'branch0'
         prefix += f'.{"branch0" if torchvision_b0 else place}'
     convolution, norm = _UNIT[naming][rest[0] if rest else '']

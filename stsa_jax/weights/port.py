@@ -3,8 +3,8 @@
     python -m stsa_jax.port SOURCE DEST
 
 SOURCE and DEST are each a PyTorch file (.pth, .pt), a safetensors file with PyTorch's names, or a
-checkpoint directory. What is inside is recognised from the names: STSA-Net, or S3D's Kinetics
-classifier as kylemin/S3D or torchvision name it.
+checkpoint directory. The model is recognised from the names: STSA-Net, or S3D's Kinetics classifier
+as named by kylemin/S3D or torchvision.
 
 As a library, on dicts of arrays:
 
@@ -53,12 +53,12 @@ def recognise(state_dict: StateDict, source: str = 'the state dict') -> str:
 
 
 def is_backbone(state_dict: StateDict) -> bool:
-    """Whether nothing of STSA-Net after its backbone is there; so it is of S3D's weights."""
+    """Whether the dict has nothing of STSA-Net after its backbone, as S3D's weights do."""
     return not any(_in_head(name) for name in bare(state_dict))
 
 
 def infer_config(state_dict: StateDict, naming: str) -> STSANetConfig | S3DConfig:
-    """The config that a state dict's shapes belong to, with the defaults where they do not say."""
+    """The config inferred from a state dict's shapes; other fields have their defaults."""
     shapes = {name: np.shape(a) for name, a in bare(state_dict).items()}
 
     def shape(name, default):
@@ -90,20 +90,21 @@ def from_torch(
     """A PyTorch state dict -> `(params, batch_stats)`, nested dicts of numpy arrays.
 
     Strict: an unknown, missing or misshapen entry is an InputError that names it and both shapes.
-    The one exception: a dict with a whole backbone and nothing else of the model (S3D's weights for
-    an `STSANetConfig`, or STSA-Net's base1 to base4 alone) fills the backbone, and the rest has
-    PyTorch's default initialisation from `seed`. A prefix of all names, such as `module.`, is
-    understood. A dict without any `num_batches_tracked`, as before PyTorch 0.4.1, has them 0.
+    One exception: a dict with a complete backbone and nothing else of the model (S3D's weights for
+    an `STSANetConfig`, or only STSA-Net's base1 to base4) fills the backbone, and the rest gets
+    PyTorch's default initialisation from `seed`. A common prefix of all names, such as `module.`,
+    is stripped. If there is no `num_batches_tracked`, as before PyTorch 0.4.1, it is 0.
 
-    Between variants of the network (other parts, see `STSANetConfig.structure`) give a list as
-    `shared`: then what both have is taken, the backbone at the least, and the rest is initialised.
-    The list is filled with lines that say what was and was not loaded, of a backbone alone too.
+    Between variants of the network (other parts, see `STSANetConfig.structure`) pass a list as
+    `shared`: then the parts that both have are loaded, at least the backbone, and the rest is
+    initialised. Lines about what was and was not loaded are appended to the list, also for a
+    backbone only.
 
     Args:
         state_dict: name -> array or tensor.
-        config: the model wanted; None for the one that the names and shapes say.
-        seed: of the initialisation of what the dict does not hold.
-        source: what to call the dict in errors.
+        config: the wanted model; None to infer it from names and shapes.
+        seed: of the initialisation of missing parts.
+        source: name of the dict in error messages.
         shared: see above; None is strict.
     """
     naming = recognise(state_dict, source)
@@ -135,7 +136,7 @@ def from_torch(
 def to_torch(params: dict, batch_stats: dict | None = None, *, naming: str | None = None) -> dict:
     """`(params, batch_stats)` -> {name: array in PyTorch's layout}, the inverse of from_torch.
 
-    Takes any tree of the shape of `params`, such as gradients, with `batch_stats` left out.
+    Accepts any tree with the structure of `params`, such as gradients, without `batch_stats`.
 
     Args:
         params, batch_stats: nested dicts of arrays.
@@ -153,7 +154,7 @@ def to_torch(params: dict, batch_stats: dict | None = None, *, naming: str | Non
 
 
 def with_counts(arrays: dict[str, Any]) -> dict[str, Any]:
-    """`arrays` with `num_batches_tracked` 0 beside each running mean, if there is none at all."""
+    """`arrays` with `num_batches_tracked` 0 for each running mean, if there are none at all."""
     if any(name.endswith('.num_batches_tracked') for name in arrays):
         return arrays
     means = [name for name in arrays if name.endswith('.running_mean')]
@@ -176,19 +177,19 @@ def _match(arrays, wanted, naming, source):
             array = arrays[name].transpose(np.argsort(axes)) if axes else arrays[name]
             found[path] = np.ascontiguousarray(array, dtype=like.dtype).reshape(like.shape)
     for name in sorted(set(arrays) - used):
-        problems.append(f'{name} with shape {arrays[name].shape} is not a part of the model')
+        problems.append(f'{name} with shape {arrays[name].shape} is not part of the model')
     if problems:
         more = f'\n  ... and {len(problems) - 8} more' if len(problems) > 8 else ''
         listed = '\n  '.join(problems[:8]) + more
         raise InputError(
-            f'{source}: {len(problems)} entries do not fit the model; use the weights of this '
+            f'{source}: {len(problems)} entries do not fit the model; use weights of this '
             f'model, or a config of the same size:\n  {listed}'
         )
     return found
 
 
 def _backbone(arrays, backbone, rest, source, lines):
-    """Of S3D's weights, or those of a backbone: the paths wanted, and the arrays for them."""
+    """For S3D's weights, or a backbone's: the wanted paths, and their arrays."""
     unused = [name for name in arrays if name.startswith(('fc.', 'classifier.'))]
     if lines is not None:
         lines.append(
@@ -200,7 +201,7 @@ def _backbone(arrays, backbone, rest, source, lines):
 
 
 def _shared(arrays, backbone, rest, source, lines):
-    """What a variant and a state dict have both: the paths wanted, and the arrays for them."""
+    """The parts that a variant and a state dict share: the wanted paths, and their arrays."""
     wanted, new = dict(backbone), []
     for path, like in rest.items():
         name, axes = _place(path[1:], like, 'stsanet')
@@ -213,7 +214,7 @@ def _shared(arrays, backbone, rest, source, lines):
     unused = sorted(name for name in arrays if name not in names and _in_head(name))
     arrays = {name: a for name, a in arrays.items() if name not in unused}
     lines.append(
-        f'{source}: loaded what both models have: {_parameters(wanted):,} of the '
+        f'{source}: loaded the parts that both models have: {_parameters(wanted):,} of the '
         f"model's {_parameters(backbone | rest):,} parameters"
     )
     lines += _left(new, unused)
@@ -221,10 +222,10 @@ def _shared(arrays, backbone, rest, source, lines):
 
 
 def _left(new, unused) -> list[str]:
-    """Lines on the parts that were not in the file, and on the entries not in the model."""
+    """Lines about parts that were not in the file, and entries not in the model."""
     lines = []
     if new:
-        lines.append(f'  not in the file, initialised at random: {_listed(new)}')
+        lines.append(f'  not in the file, initialised randomly: {_listed(new)}')
     if unused:
         lines.append(f'  not in the model, left out: {_listed(n.split(".")[0] for n in unused)}')
     return lines
@@ -240,7 +241,7 @@ def _listed(names) -> str:
 
 
 def _place(path, array, naming):
-    """`torch_name`; the scale and bias of a size-free norm are vectors in both."""
+    """Like `torch_name`; the scale and bias of a size-free norm are vectors in both."""
     name, axes = torch_name(path, naming)
     return name, axes if len(axes) == len(array.shape) else tuple(range(len(array.shape)))
 

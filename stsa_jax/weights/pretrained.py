@@ -1,4 +1,4 @@
-"""Weights from any file that people hold, and the model ready to use.
+"""Loads weights from any supported file into a model ready to use.
 
 model = load('STSANet_DHF1K.pth')      # or .pt, .safetensors, or a checkpoint directory
 saliency = model(clip)                 # (B, 32, 224, 384, 3) -> (B, 224, 384)
@@ -36,10 +36,10 @@ from stsa_jax.weights.resample import resample
 
 
 class SaliencyModel:
-    """STSA-Net with its weights: a clip in, saliency out; compiled once for each batch size.
+    """STSA-Net with its weights: maps clips to saliency; compiled once for each batch size.
 
     Attributes:
-        config: STSANetConfig; `image_size` and `frames` say what clips it takes.
+        config: STSANetConfig; `image_size` and `frames` give the shape of its clips.
         normalisation: of the frames, for `preprocess`.
         graphdef, params, batch_stats: for `stsa_jax.apply`.
     """
@@ -63,8 +63,8 @@ class SaliencyModel:
     def __call__(self, clip: ArrayLike, *, return_intermediates: bool = False) -> Any:
         """`(B, T, H, W, 3)` normalised float32 -> saliency `(B, H, W)` float32 in [0, 1].
 
-        With `return_intermediates`, also a dict of stage features and attention matrices. Raises
-        InputError for a clip of another shape, or one that cannot be normalised frames.
+        With `return_intermediates`, also returns a dict of stage features and attention matrices.
+        Raises InputError for a clip of another shape, or one that cannot be normalised frames.
         """
         _check_range(clip)
         run = self._explain if return_intermediates else self._run
@@ -91,8 +91,8 @@ def _check_range(clip) -> None:
             f'a clip of type {kind}: expected normalised float32; make it from uint8 frames with '
             'model.preprocess(frames)'
         )
-    # Any RGB frame, normalised with any of the field's means, lies well within +-10.
-    # A clip on a device is looked at there: one number comes back.
+    # Any RGB frame, normalised with any of the usual means, lies well within +-10. A clip on a
+    # device is reduced there, so that only one number is transferred.
     low, high = (float(clip.min()), float(clip.max())) if clip.size else (0.0, 0.0)
     extreme = max(high, -low)
     if not extreme <= 10:
@@ -100,7 +100,7 @@ def _check_range(clip) -> None:
             f'the clip has values up to {extreme:g}: expected normalised frames, about -3 to 3; '
             'make it from uint8 frames with model.preprocess(frames)'
         )
-    # Normalised frames of the same contrast reach from -2 to 2.5; a grey screen lies in between.
+    # Normalised frames with this contrast range from -2 to 2.5; a grey screen lies in between.
     if 0 <= low < 0.05 and 0.95 < high <= 1:
         raise InputError(
             'the clip has values from 0 to 1, scaled but not normalised: expected about -3 to 3; '
@@ -116,12 +116,12 @@ def load(
     frames: int | None = None,
     allow_nonfinite: bool = False,
 ) -> SaliencyModel:
-    """STSA-Net from a training or converted checkpoint directory, PyTorch's or safetensors' file.
+    """STSA-Net from a training or converted checkpoint directory, a PyTorch or safetensors file.
 
-    `step` is for a directory: which checkpoint, or 'best'; by default the latest. With `image_size`
-    (H, W) or `frames` other than those of the weights, what depends on them is resampled
-    (`stsa_jax.weights.resample`), and a line on standard error says so. Raises InputError, naming
-    the file, for anything else; for weights with NaN or infinity too, unless `allow_nonfinite`.
+    `step` selects a checkpoint of a directory, or 'best'; by default the latest. If `image_size`
+    (H, W) or `frames` differ from those of the weights, these are resampled
+    (`stsa_jax.weights.resample`), and a line on standard error reports it. Raises InputError that
+    names the file for anything else, and for weights with NaN or infinity unless `allow_nonfinite`.
     """
     weights = read_weights(path, step, allow_nonfinite=allow_nonfinite)
     if weights.kind != 'stsanet':
@@ -147,7 +147,7 @@ def _fitted(
     say: Callable[[str], None] = note,
     shared: list[str] | None = None,
 ):
-    """`port.from_torch` of weights that may be of another size; says what it did."""
+    """`port.from_torch` for weights that may be of another size; reports what it did."""
     state_dict, resampled = resample(state_dict, config, source)
     trees = port.from_torch(state_dict, config, seed=seed, source=source, shared=shared)
     for line in (resampled, *(shared or ())):
@@ -164,12 +164,12 @@ def initialise(
 ) -> tuple[dict, dict]:
     """`(params, batch_stats)` of an STSA-Net of `config`, from STSA-Net's or S3D's weights.
 
-    With S3D's weights the backbone is filled and the rest has PyTorch's default initialisation from
-    `seed`. So it is with the parts that a variant of the network (`config.structure`) does not
-    share with the one that the weights are of. STSA-Net's may be of another input size or clip
-    length: `stsa_jax.weights.resample`. Of a run's folder it is the best checkpoint by validation,
-    if there was any, else the latest. `say` gets lines about what was loaded, resampled, and what
-    not. Raises InputError where the weights do not fit the config, or hold NaN or infinity.
+    With S3D's weights the backbone is filled and the rest gets PyTorch's default initialisation
+    from `seed`, as do parts that a variant of the network (`config.structure`) does not share with
+    the model of the weights. STSA-Net's weights may be of another input size or clip length:
+    `stsa_jax.weights.resample`. A run's folder provides its best checkpoint by validation, if there
+    was any, else the latest. `say` gets lines about what was loaded, resampled and left out. Raises
+    InputError if the weights do not fit the config, or hold NaN or infinity.
     """
     path = Path(path)
     if path.is_dir():
@@ -185,7 +185,7 @@ def initialise(
         fields = recorded_config(metadata)
     else:
         raise InputError(f'{path}: there is no such file or folder; check the path of the weights')
-    if port.recognise(state_dict, str(path)) != 'stsanet':  # S3D's: the backbone alone
+    if port.recognise(state_dict, str(path)) != 'stsanet':  # S3D's: only the backbone
         strict = False
     else:
         own = config_from('stsanet', fields, path)

@@ -1,14 +1,14 @@
-"""Weights of one input size and clip length for another, before `port.from_torch` takes them.
+"""Resamples weights from one input size and clip length to another, before `port.from_torch`.
 
-Three kinds of weights depend on the size of the clips; all others fit as they are.
+Three kinds of weights depend on the size of the clips; all others fit unchanged.
 
 - Scale and bias of STSA's LayerNorms, `(C, T, H, W)` in PyTorch's layout, are resampled bilinearly
-  in H and W (half-pixel centres), as position embeddings are in other networks.
-- The kernels of the temporal compression, k taps over the clip's time, are resampled by area, so
-  that the taps keep their sum and a still video its features: for twice the frames each tap is
-  repeated and halved, for half of them neighbours are summed.
-- Level 3 is compressed only in clips of more than 32 frames. A new compression is the mean of the
-  steps, which is what their convolution and ReLU then give, since the features come from a ReLU.
+  in H and W (half-pixel centres), like position embeddings in other networks.
+- The kernels of the temporal compression, k taps over the clip's duration, are resampled by area,
+  which preserves the sum of the taps and the features of a still video: for twice the frames each
+  tap is repeated and halved, for half of them neighbours are summed.
+- Level 3 is compressed only in clips of more than 32 frames. A new compression is initialised to
+  the mean of the steps; its ReLU changes nothing, because the features come from a ReLU.
 """
 
 import numpy as np
@@ -28,18 +28,18 @@ FINEST, COARSEST = 'branch0_pre.0', 'branch3_pre.0'  # the compressions of level
 def resample(
     state_dict: port.StateDict, config: STSANetConfig, source: str = 'the state dict'
 ) -> tuple[dict, str]:
-    """Fits the weights that depend on size and length to `config`, and leaves the others alone.
+    """Resamples the weights that depend on size and length to `config`; others are unchanged.
 
     Args:
-        state_dict: name -> array or tensor, of STSA-Net; others are returned as they are.
-        config: the model wanted.
-        source: what to call the dict in the text.
+        state_dict: name -> array or tensor, of STSA-Net; others are returned unchanged.
+        config: the wanted model.
+        source: name of the dict in messages.
 
     Returns:
-        The state dict, and a line that says what was resampled from what to what, '' for nothing.
+        The state dict, and a line that describes what was resampled, '' for nothing.
 
-    Raises InputError where weights cannot be resampled: LayerNorms of the full shape for a
-    size-free model, and a trained compression of level 3 for clips that have none.
+    Raises InputError if weights cannot be resampled: LayerNorms of the full shape for a size-free
+    model, and a trained compression of level 3 for clips without one.
     """
     arrays = bare(state_dict)
     steps = np.shape(arrays.get(f'{FINEST}.weight', 0))[2:3]  # an eighth of the frames
@@ -55,9 +55,9 @@ def resample(
         shape, size = np.shape(arrays[name]), like.shape
         if part == 'norm' and len(shape) == 4 and len(size) == 1:
             raise InputError(
-                f"{source}: {name} has shape {shape}, but config.model.norm='size_free' wants one "
-                'value a channel; a LayerNorm whose scale differs from place to place has none. '
-                "Use norm='full', which is resampled to the image_size, or train anew"
+                f"{source}: {name} has shape {shape}, but config.model.norm='size_free' needs one "
+                'value per channel; a LayerNorm whose scale varies over positions has none. '
+                "Use norm='full', which is resampled to the image_size, or train from scratch"
             )
         if part == 'norm' and len(shape) == len(size) == 4 and shape[2:] != size[1:3]:
             arrays[name] = resize(port.as_numpy(arrays[name]), size[1:3])
@@ -89,9 +89,9 @@ def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resample_taps(kernel: np.ndarray, taps: int) -> np.ndarray:
-    """A kernel `(D, C, k, 1, 1)` that lies over the same time with another number of `taps`.
+    """A kernel `(D, C, k, 1, 1)` over the same duration with another number of `taps`.
 
-    Each new tap gets of each old one the share that lies in its time, so the sum stays.
+    Each new tap receives from each old one the share that overlaps it, which preserves the sum.
     """
     k = kernel.shape[2]
     edges, new = np.arange(k + 1) / k, np.arange(taps + 1) / taps
@@ -102,7 +102,7 @@ def resample_taps(kernel: np.ndarray, taps: int) -> np.ndarray:
 
 
 def _fit_coarsest(arrays: dict, wanted: dict, steps: tuple[int, ...], source: str) -> str:
-    """Adds or removes the compression of level 3 in `arrays`; returns what was done, or ''."""
+    """Adds or removes the compression of level 3 in `arrays`; describes the change, or ''."""
     like = wanted.get(('branch3', 'compress', 'kernel'))
     kernel, bias = f'{COARSEST}.weight', f'{COARSEST}.bias'
     has_one = kernel in arrays

@@ -1,7 +1,7 @@
-"""The state dict inside what a checkpoint of any program holds, and the names without wrappers.
+"""Finds the state dict inside a checkpoint of any program, and strips wrapper prefixes.
 
-A state dict lies at the top or one or two levels down, `{'epoch': 3, 'net': {...}}`, and its names
-may have a prefix that a wrapper gave them: `module.` (DataParallel), `_orig_mod.` (torch.compile),
+A state dict is at the top level or nested one or two levels deep, `{'epoch': 3, 'net': {...}}`, and
+its names may have a prefix from a wrapper: `module.` (DataParallel), `_orig_mod.` (torch.compile),
 `model.` (Lightning and others).
 """
 
@@ -16,10 +16,10 @@ from stsa_jax.weights.names import COMPILED, bare, prefixes
 
 
 def unwrap(found: Any, source: str) -> tuple[dict[str, Any], list[str]]:
-    """`(state dict with bare names, lines that say which key and prefix were taken)`.
+    """`(state dict with bare names, lines that report the key and prefix)`.
 
-    `module.` is so usual that nothing is said of it. A dict of another model is returned as it is.
-    Raises InputError where there is no dict of arrays.
+    `module.` is so common that it is not reported. A dict of another model is returned unchanged.
+    Raises InputError if there is no dict of arrays.
     """
     candidates = dict(_state_dicts(found))
     if not candidates:
@@ -32,30 +32,31 @@ def unwrap(found: Any, source: str) -> tuple[dict[str, Any], list[str]]:
     arrays = candidates[place]
     said = []
     if place:
-        line = f'{source}: took the weights under {_shown(place)!r}'
+        line = f'{source}: using the weights under {_shown(place)!r}'
         if known and others:
-            line += f', and left those under {", ".join(map(repr, map(_shown, others)))}'
+            line += f', ignoring those under {", ".join(map(repr, map(_shown, others)))}'
         said.append(line)
     beside = [name for name, value in _at(found, place).items() if not _is_array(value)]
     if beside:
-        said.append(f'{source}: left out what is no array: {", ".join(map(str, beside[:5]))}')
+        names = ', '.join(map(str, beside[:5]))
+        said.append(f'{source}: ignoring entries that are not arrays: {names}')
     if any(COMPILED in name for name in arrays):
         arrays = {name.replace(COMPILED, ''): array for name, array in arrays.items()}
-        said.append(f'{source}: took the names without {COMPILED!r}, of torch.compile')
+        said.append(f'{source}: stripped {COMPILED!r}, of torch.compile, from the names')
     before = sorted(prefixes(arrays), key=lambda p: (p not in ('', 'module.'), p != 'model.'))
     if not before:
         return arrays, said
     mine, *other = before
     if mine not in ('', 'module.'):
-        said.append(f'{source}: took the names after {mine!r}')
-    if other:  # of another model, in the same dict
-        said.append(f'{source}: left the names that begin with {", ".join(map(repr, other))}')
+        said.append(f'{source}: stripped the prefix {mine!r} from the names')
+    if other:  # another model in the same dict
+        said.append(f'{source}: ignoring the names that begin with {", ".join(map(repr, other))}')
         arrays = {n: a for n, a in arrays.items() if not n.startswith(tuple(filter(None, other)))}
     return bare(arrays, mine), said
 
 
 def _state_dicts(found: Any, depth: int = 2) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """The dicts of arrays in `found`, each with the keys under which it lies."""
+    """The dicts of arrays in `found`, each with its path of keys."""
     if not isinstance(found, Mapping):
         return
     arrays = {k: v for k, v in found.items() if isinstance(k, str) and _is_array(v)}
@@ -75,7 +76,7 @@ def _at(found: Any, place: tuple[str, ...]) -> Mapping:
 
 
 def _rank(place: tuple[str, ...]) -> tuple:
-    """The top first, then by the order of KEYS, then in the order of the file."""
+    """Top level first, then the order of KEYS, then the order in the file."""
     return tuple(KEYS.index(key) if key in KEYS else len(KEYS) for key in place)
 
 
