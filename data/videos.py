@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from data.copies import images
 from data.preparation.features import parse
 from data.preparation.index import RAW, index_split
-from data.preparation.registry import default_data_dir
+from data.preparation.registry import default_data_dir, prepare_command
 from stsa_jax.errors import InputError
 
 
@@ -30,7 +30,8 @@ class VideoInfo:
 
     `height, width` are those of its annotation (for a video without one, of the video itself);
     `unusable` are ranges [start, stop), counted from its first frame, of frames that cannot be
-    targets of training: without any fixation, or without any density.
+    targets of training: without any fixation, or without any density. Without `has_fixations` it
+    has density maps alone, as those that another model made; then fixation maps are black.
     """
 
     name: str
@@ -41,6 +42,7 @@ class VideoInfo:
     kind: str = ''
     first_number: int = 1
     unusable: tuple[tuple[int, int], ...] = ()
+    has_fixations: bool = True
 
     def usable(self) -> np.ndarray:
         """bool (num_frames,): which frames can be targets, having a fixation and density."""
@@ -110,8 +112,8 @@ class VideoDataset:
         size = f'{image_size[0]}x{image_size[1]}'
         return (
             f'{self.name}: its frames are stored at {stored[0]} and enlarged to {size}; for sharp '
-            f'ones, python -m data.prepare {self.name} --size={size} --source=..., and then name '
-            f'the dataset {self.name}/{size}'
+            f'ones, {prepare_command(self.name).removesuffix(" --source=...")} --size={size} '
+            f'--source=..., and then name the dataset {self.name}/{size}'
         )
 
     def frame_number(self, i: int) -> int:
@@ -215,7 +217,7 @@ def prepared_builder(
         there = sorted({path.parts[-4] for path in root.glob('*/*/*/dataset_info.json')})
         raise InputError(
             f'{root}: dataset {name!r} is not prepared here (found: {", ".join(there) or "none"}); '
-            f'prepare it with: python -m data.prepare {dataset} --data_dir={root}'
+            f'prepare it with: {prepare_command(dataset)} --data_dir={root}'
         )
     folder = found[-1]
     if len({path.parent.name for path in found}) > 1:

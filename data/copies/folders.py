@@ -68,7 +68,7 @@ class FolderVideo(VideoSource):
                 yield Frame(number, image, None, None, 0, image.shape[:2])
                 continue
             fixated = int(np.count_nonzero(fixations.values))
-            if not fixated:
+            if not fixated and not annotation.densities_alone:
                 empty.append(number)
             elif black:
                 blank.append(number)
@@ -79,7 +79,8 @@ class FolderVideo(VideoSource):
             if density.channels > 1 or fixations.channels > 1:
                 colour.append(number)
             pngs = density.png(), fixations.png()
-            yield Frame(number, image, *pngs, fixated, density.size, black)
+            alone = annotation.densities_alone
+            yield Frame(number, image, *pngs, fixated, density.size, black, alone)
             if fits and not _same_shape(image.shape[:2], density.size):
                 fits = False  # told once for the video
                 report.add(
@@ -152,6 +153,7 @@ class Annotation:
     """No annotation at all; subclasses have one."""
 
     expected = False  # whether the video is one that should have maps
+    densities_alone = False  # whether nobody's fixations are known, but density maps are
     numbers: frozenset[int] = frozenset()  # of the frames that have both maps
 
     def path(self, number: int) -> str:

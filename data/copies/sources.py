@@ -47,11 +47,12 @@ class Frame(NamedTuple):
     num_fixations: int  # fixated pixels
     size: tuple[int, int]  # (h, w) of the annotation, or of the video if there is none
     blank: bool = False  # the density map is 0 everywhere, whatever the fixations
+    density_alone: bool = False  # there is a density map, and nobody's fixations are known
 
     @property
     def usable(self) -> bool:
         """Whether it can be a target of training."""
-        return self.num_fixations > 0 and not self.blank
+        return (self.num_fixations > 0 or self.density_alone) and not self.blank
 
 
 @dataclasses.dataclass(frozen=True)

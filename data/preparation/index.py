@@ -15,9 +15,16 @@ class VideoIndex:
         self.name, self.kind, self.num_frames = name, kind, 0
         self.size, self.first_number = (0, 0), 0
         self.unusable: list[list[int]] = []
+        self.has_fixations = True
 
-    def add(self, size: tuple[int, int], number: int, usable: bool) -> None:
-        """Counts one more frame, with its annotation's size and whether it can be a target."""
+    def add(
+        self, size: tuple[int, int], number: int, usable: bool, density_alone: bool = False
+    ) -> None:
+        """Counts one more frame, with its annotation's size and whether it can be a target.
+
+        `density_alone`: it has a density map, and nobody's fixations are known.
+        """
+        self.has_fixations &= not density_alone
         if not self.num_frames:
             self.size, self.first_number = size, number
         if not usable:
@@ -29,7 +36,9 @@ class VideoIndex:
 
     def as_dict(self) -> dict:
         """For JSON. `unusable`: ranges [start, stop) of frames that cannot be targets."""
+        alone = {} if self.has_fixations else {'has_fixations': False}
         return {
+            **alone,
             'name': self.name,
             'kind': self.kind,
             'num_frames': self.num_frames,

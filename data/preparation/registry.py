@@ -2,12 +2,13 @@
 
 import importlib
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
 import tensorflow_datasets as tfds
 
-from data.preparation.features import storage
+from data.preparation.features import FrameStorage, storage
 from stsa_jax.errors import InputError
 
 # Rendered, with all that is known of them.
@@ -48,14 +49,39 @@ def load_builder(
         raise InputError(f'no dataset {name!r}; there are {", ".join(sorted(BUILDERS))}')
     module, class_name = BUILDERS[name]
     builder = getattr(importlib.import_module(module), class_name)
-    config = storage(builder.BUILDER_CONFIGS[0].size if size == 'default' else size, encoding)
-    known = {each.name: each for each in builder.BUILDER_CONFIGS}
     return builder(
         data_dir=str(Path(data_dir).expanduser() if data_dir else default_data_dir()),
-        config=known.get(config.name, config),
+        config=config_of(builder, size, encoding),
         num_workers=num_workers,
         strict=strict,
     )
+
+
+def config_of(
+    builder: type[tfds.core.DatasetBuilder],
+    size: tuple[int, int] | Literal['default'] | None,
+    encoding: str,
+) -> FrameStorage:
+    """How a builder of this class stores frames of this size and encoding, see `load_builder`."""
+    config = storage(builder.BUILDER_CONFIGS[0].size if size == 'default' else size, encoding)
+    return {each.name: each for each in builder.BUILDER_CONFIGS}.get(config.name, config)
+
+
+def check_name(name: str) -> None:
+    """Raises InputError if `name` cannot be that of a user's own dataset."""
+    if not re.fullmatch('[a-z][a-z0-9_]*', name):
+        raise InputError(
+            f'--name={name}: small letters, digits and _, a letter first, were expected: mine, say'
+        )
+    if name in BUILDERS:
+        raise InputError(f'--name={name}: is the name of a known dataset; take another')
+
+
+def prepare_command(name: str) -> str:
+    """What prepares the dataset of this name."""
+    if name in BUILDERS:
+        return f'python -m data.prepare {name}'
+    return f'python -m data.prepare folder --name={name} --source=...'
 
 
 def prepare_dataset(

@@ -63,14 +63,18 @@ def plan(
     sources: Sequence[VideoSource], folder: Path, split: str, storage: FrameStorage
 ) -> list[ShardTask]:
     """Divides the videos of a split among at most MAX_SHARDS tasks, in order."""
-    groups = np.array_split(np.arange(len(sources)), min(len(sources), MAX_SHARDS))
     return [
-        ShardTask(
-            tuple(sources[i] for i in group.tolist()), str(folder), split, index, storage.size,
-            storage.encoding,
-        )
-        for index, group in enumerate(groups)
-    ]  # fmt: skip
+        ShardTask(group, str(folder), split, index, storage.size, storage.encoding)
+        for index, group in enumerate(groups_of(sources, MAX_SHARDS))
+    ]
+
+
+def groups_of(sources: Sequence[VideoSource], most: int) -> list[tuple[VideoSource, ...]]:
+    """The videos in order, in at most so many groups of about the same number."""
+    if not sources:
+        return []
+    groups = np.array_split(np.arange(len(sources)), min(len(sources), most))
+    return [tuple(sources[i] for i in group.tolist()) for group in groups]
 
 
 def example_of(
@@ -118,7 +122,7 @@ def write_shard(task: ShardTask, advance: Callable[[int], object] = lambda frame
                     total += len(record)
                     with writer_errors(task.path, RuntimeError):
                         writer.write(record)
-                    index.add(frame.size, frame.number, frame.usable)
+                    index.add(frame.size, frame.number, frame.usable, frame.density_alone)
                     advance(1)
                 if index.num_frames:
                     videos.append(index.as_dict())

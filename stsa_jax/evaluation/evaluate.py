@@ -99,8 +99,10 @@ def evaluate(
                     'scored, so its scores are too good'
                 )
             sources[CENTRE_PRIOR] = FixedMap(centre_prior(train))
-            if len(videos) > 1:
+            if len(videos) > 1 and truth.has_fixations:
                 sources[SHUFFLED_MAPS] = ShuffledMaps(truth)
+        own = getattr(dataset, 'notes', ())  # of a folder that is scored against as it lies
+        results.notes += [f'{dataset.name}: {line}' for line in own]
         results.sources[dataset.name, dataset.split] = dataset, sources
         for name, source in sources.items():
             kept = _kept(folder, dataset, name)

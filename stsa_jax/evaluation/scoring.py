@@ -24,7 +24,8 @@ _FILTERS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BI
 NO_FIXATION, NO_DENSITY = 'no fixation', 'empty or constant density'
 CONSTANT, NOT_FINITE, NEGATIVE = 'constant prediction', 'NaN or infinity', 'negative prediction'
 NO_NEGATIVES = 'no fixation in other videos'
-TRUTH_PROBLEMS = (NO_FIXATION, NO_DENSITY, NO_NEGATIVES)
+DENSITY_ALONE = 'density maps alone, no fixations are known'
+TRUTH_PROBLEMS = (NO_FIXATION, NO_DENSITY, NO_NEGATIVES, DENSITY_ALONE)
 PREDICTION_PROBLEMS = (CONSTANT, NOT_FINITE, NEGATIVE)
 
 
@@ -45,8 +46,8 @@ class Scorer:
     def __init__(self, truth: GroundTruth, protocol: Protocol):
         self.truth, self.protocol = truth, protocol
         # Lists of one length for the whole dataset: one compilation for each size of its frames.
-        self._most = _padded(truth.most_fixations())
-        self._most_others = _padded(truth.most_fixations(protocol.shuffled_frames))
+        self._most = _padded(truth.most_fixations() or 1)
+        self._most_others = _padded(truth.most_fixations(protocol.shuffled_frames) or 1)
         devices = jax.local_devices()
         # The devices of a CPU share its cores, and each would compile anew.
         self._devices = devices[:1] if devices[0].platform == 'cpu' else devices
@@ -60,13 +61,17 @@ class Scorer:
         truth, protocol = self.truth, self.protocol
         size = truth.size(example)
         nothing = np.full(len(METRICS), np.nan)
-        if not truth.count(example):
+        alone = truth.density_alone(example)
+        if not truth.count(example) and not alone:
             return FrameScore(nothing, (NO_FIXATION,))
         density = truth.density(example)
         problems: tuple[str, ...] = () if density.max() > density.min() else (NO_DENSITY,)
         fixations = pad_positions([truth.positions(example)], self._most)
         other = truth.other_positions(example, protocol.shuffled_frames)
-        problems += () if len(other) else (NO_NEGATIVES,)
+        if alone:
+            problems += (DENSITY_ALONE,)
+        elif not len(other):
+            problems += (NO_NEGATIVES,)
         saliency = np.asarray(saliency)
         usable, wrong = _usability(saliency)
         problems += wrong
@@ -77,7 +82,8 @@ class Scorer:
         if not usable:
             if protocol.unusable == 'drop':
                 return FrameScore(nothing, problems)
-            return FrameScore(_chance(density, protocol, len(other) > 0), problems)
+            known = not alone, not alone and len(other) > 0
+            return FrameScore(_chance(density, protocol, *known), problems)
         seed = np.uint32(frame_seed('subsets', truth.seed, *truth.identity(example)))
         device = self._devices[example % len(self._devices)]
         other = pad_positions([other], self._most_others)
@@ -159,7 +165,9 @@ def _usability(saliency: np.ndarray) -> tuple[bool, tuple[str, ...]]:
     return True, (NEGATIVE,) if low < 0 else ()
 
 
-def _chance(density: np.ndarray, protocol: Protocol, has_negatives: bool) -> np.ndarray:
+def _chance(
+    density: np.ndarray, protocol: Protocol, has_fixations: bool, has_negatives: bool
+) -> np.ndarray:
     """The scores of a uniform map, in the order of METRICS."""
     if not density.max() > density.min():
         return np.full(len(METRICS), np.nan)
@@ -167,5 +175,6 @@ def _chance(density: np.ndarray, protocol: Protocol, has_negatives: bool) -> np.
     scaled = density - density.min() if protocol.sim_minmax else density
     similarity = metrics.sim(uniform, scaled[None], minmax=False)[0]
     divergence = metrics.kl(uniform, density[None])[0]
+    nss, area = (0, 0.5) if has_fixations else (np.nan, np.nan)
     shuffled = 0.5 if has_negatives else np.nan
-    return np.array([0, similarity, 0, divergence, 0.5, shuffled], np.float64)
+    return np.array([0, similarity, nss, divergence, area, shuffled], np.float64)

@@ -23,11 +23,16 @@ class GroundTruth:
     def __init__(
         self, dataset: Dataset, videos: Sequence[Selected], *, seed: int, workers: int = 2
     ):
-        """Reads the fixation maps of all frames of `videos`. Raises InputError without any."""
+        """Reads the fixation maps of all frames of `videos`.
+
+        Raises InputError if there is no fixation, unless a video has density maps alone.
+        """
         self.dataset, self.seed = dataset, seed
         self._first = {video.name: video.first_example for video in videos}
         self._size: dict[int, tuple[int, int]] = {}
         self._video: dict[int, str] = {}
+        known = {v.name: getattr(v, 'has_fixations', True) for v in dataset.videos}
+        self._alone = {v.name for v in videos if not known.get(v.name, True)}
         self._positions: dict[int, np.ndarray] = {}
         for video in videos:
             self._video |= dict.fromkeys(video.examples.tolist(), video.name)
@@ -48,7 +53,7 @@ class GroundTruth:
         self._pool = sorted(
             (e for e in examples if len(self._positions[e])), key=lambda e: (self._video[e], e)
         )
-        if not self._pool:
+        if not self._pool and not self._alone:
             raise InputError(
                 f'{dataset.name}, split {dataset.split!r}: has no fixations in the chosen frames, '
                 'so nothing can be scored; is it the unannotated test split?'
@@ -80,6 +85,15 @@ class GroundTruth:
     def count(self, example: int) -> int:
         """How many pixels of frame `example` are fixated."""
         return len(self._positions[example])
+
+    def density_alone(self, example: int) -> bool:
+        """Whether nobody's fixations are known of this frame's video, but density maps are."""
+        return self._video[example] in self._alone
+
+    @property
+    def has_fixations(self) -> bool:
+        """Whether any frame has fixations."""
+        return bool(self._pool)
 
     def size(self, example: int) -> tuple[int, int]:
         """(h, w) of the annotation of frame `example`; (0, 0) without one."""
