@@ -1,5 +1,8 @@
 """Prepares a dataset for training: `python -m data.prepare dhf1k --source=/where/it/is`.
 
+Your own recordings become one by `python -m data.prepare folder --name=mine --source=DIR`, with all
+that docs/your_data.md says.
+
 Says how the copy is arranged and what is wrong with it, then stores it as TFDS does, on all cores.
 Interrupted, it goes on where it stopped when it is run again.
 """
@@ -18,16 +21,25 @@ from stsa_jax.errors import InputError, exit_cleanly
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
+FOLDER = 'folder'
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
+    from data.own.options import add_options
     from data.preparation.registry import BUILDERS
 
     parser = argparse.ArgumentParser(
         prog='python -m data.prepare', description=__doc__.splitlines()[0]
     )
-    parser.add_argument('dataset', choices=sorted(BUILDERS))
+    parser.add_argument('dataset', choices=[*sorted(BUILDERS), FOLDER])
     parser.add_argument('--source', help='folder of your copy (none for stsa_synthetic)')
+    parser.add_argument('--name', help=f'of the dataset that {FOLDER} makes, such as mine')
+    parser.add_argument(
+        '--split', default='', metavar='FILE|SHARES',
+        help=f'of {FOLDER}: a table of video and split, or 0.8,0.1,0.1; else by folders',
+    )  # fmt: skip
+    parser.add_argument('--seed', type=int, default=0, help='of the choice by shares')
     parser.add_argument('--data_dir', help='where to store it; by default ~/tensorflow_datasets')
     parser.add_argument(
         '--size', default='default',
@@ -36,6 +48,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--lossless', action='store_true', help='frames as PNG instead of JPEG')
     parser.add_argument('--strict', action='store_true', help='anything wrong is an error')
     parser.add_argument('--num_workers', type=int, help='processes; by default one a core')
+    add_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -52,6 +65,11 @@ def main(arguments: list[str] | None = None) -> None:
         'num_workers': options.num_workers,
         'strict': options.strict,
     }
+    if options.dataset == FOLDER:
+        print(summary(prepare_folder(options, settings)))
+        return
+    if options.name or options.split:
+        raise InputError(f'--name, --split: are of {FOLDER}; {options.dataset} has its own')
     builder = load_builder(options.dataset, options.data_dir, **settings)
     if builder.is_prepared():
         builder.check_prepared()
@@ -75,6 +93,35 @@ def main(arguments: list[str] | None = None) -> None:
     builder = prepare_dataset(options.dataset, options.data_dir, options.source, **settings)
     tell(builder.problems[told:])
     print(summary(builder))
+
+
+def prepare_folder(options: argparse.Namespace, settings: dict) -> 'tfds.core.DatasetBuilder':
+    """Prepares somebody's own recordings, or adds what is new; says what was found."""
+    from data.own.builder import prepare_recordings
+    from data.own.options import how_of
+
+    if not options.name or not options.source:
+        raise InputError(f'{FOLDER}: --name=NAME and --source=DIR were expected')
+    how = how_of(options, split=options.split, seed=options.seed)
+    source = Path(options.source).expanduser().absolute()
+    told: list = []
+
+    def say(builder, found, problems, news: str) -> None:
+        print(f'{options.source}: {options.name}')
+        for split, videos in found.items():
+            print(f'  {split}: {len(videos)} videos')
+        for note in builder.recordings.notes:
+            print(f'  {note}')
+        tell(problems)
+        told.extend(problems)
+        if builder.earlier.splits:
+            print(
+                f'  videos: {news}; the rest stays' if news else '  is prepared already, as it is'
+            )
+
+    builder = prepare_recordings(options.name, how, source, options.data_dir, tell=say, **settings)
+    tell(builder.problems[len(told) :])
+    return builder
 
 
 def size_of(text: str) -> tuple[int, int] | str | None:

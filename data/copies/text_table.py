@@ -6,6 +6,7 @@ with a byte-order mark or without; lines that end in any way. A missing value is
 """
 
 import codecs
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +27,24 @@ def read_rows(path: Path, spaces_separate: bool = False) -> list[list[str]]:
     With `spaces_separate` cells have no spaces in them, so these may stand between cells. Raises
     InputError if the file is no text.
     """
-    lines = [line for line in _text(path).splitlines() if line.strip() and line.strip()[0] != '#']
+    return [cells for _, cells in numbered_rows(path, spaces_separate)]
+
+
+def numbered_rows(path: Path, spaces_separate: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """As `read_rows`, one after another, each with the number of its line in the file, from 1."""
+    lines = [
+        (number, line)
+        for number, line in enumerate(_text(path).splitlines(), 1)
+        if line.strip() and line.strip()[0] != '#'
+    ]
     if not lines:
-        return []
-    sample = lines[len(lines) // 2]  # not the header, whose names may have anything in them
+        return
+    sample = lines[len(lines) // 2][1]  # not the header, whose names may have anything in them
     separator = next((c for c in '\t;' if c in sample), None)
     if separator is None and not (spaces_separate and len(sample.split()) > 1):
         separator = ','
-    return [[cell.strip().strip('"').strip() for cell in line.split(separator)] for line in lines]
+    for number, line in lines:
+        yield number, [cell.strip().strip('"').strip() for cell in line.split(separator)]
 
 
 def number(cell: str) -> float:

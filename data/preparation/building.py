@@ -131,15 +131,22 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True): 
     def _parts(self) -> Path:
         return Path(self.data_dir).parent / f'.parts-{self.version}'
 
-    def _prepare_in_parallel(self, found: dict[str, Sequence[VideoSource]]) -> None:
-        destination = Path(self.data_dir)  # temporary, renamed by TFDS when all is done
-        parts = self._parts
-        tasks = {
-            split: shards.plan(videos, parts, split, self.storage)
+    def plan(self, found: Mapping[str, Sequence[VideoSource]]) -> dict[str, list[shards.ShardTask]]:
+        """{split: what is to be written, in order}."""
+        return {
+            split: shards.plan(videos, self._parts, split, self.storage)
             for split, videos in found.items()
         }
+
+    def note_shards(self, tasks: Sequence[shards.ShardTask], results: Sequence[dict]) -> None:
+        """For builders that keep account of what was written."""
+
+    def _prepare_in_parallel(self, found: dict[str, Sequence[VideoSource]]) -> None:
+        destination = Path(self.data_dir)  # temporary, renamed by TFDS when all is done
+        tasks = self.plan(found)
         everything = [task for split in found for task in tasks[split]]
         results = shards.write_shards(everything, self.num_workers, f'preparing {self.name}')
+        self.note_shards(everything, results)
         self.problems += shards.problems_of(results)
         self._check_frames(everything, results)
         self._check_strict()

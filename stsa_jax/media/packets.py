@@ -150,6 +150,12 @@ class Packets:
         # A picture that begins late begins with a whole frame, so that the rate stays exact.
         return (int(self._lag * self.rate) + number - 1) / self.rate
 
+    def times(self) -> list[Fraction]:
+        """When each frame that has a packet is shown, ascending, as `time` tells it."""
+        if self._rank:
+            return [self.time(number, pts) for pts, number in self._rank.items()]
+        return [self.time(number, None) for number in sorted(self.numbers)]
+
     def last_duration(self) -> Fraction:
         """For how many seconds the last frame is shown; if that is not said, as an average one."""
         return self._last_duration * self._time_base or 1 / self.rate

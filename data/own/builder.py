@@ -1,0 +1,233 @@
+"""A folder of somebody's own recordings as a dataset, which may grow.
+
+A second preparation takes over the records of every video whose files are as they were, and makes
+those of the others only. The old dataset stands until the new one is complete.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import tensorflow_datasets as tfds
+
+from data.copies.sources import Report, VideoSource
+from data.own.recordings import How, Recordings, find_recordings
+from data.preparation import shards
+from data.preparation.building import SaliencyBuilder
+from data.preparation.features import FrameStorage
+from data.preparation.registry import check_name, config_of, default_data_dir
+from stsa_jax.errors import InputError
+
+
+# mypy reads nothing of TFDS, and so does not know `skip_registration`.
+class OwnRecordings(SaliencyBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """TFDS builder of a dataset with a name of the user's."""
+
+    VERSION = '1.0.0'
+    SUMMARY = "Somebody's own recordings."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = 'See docs/your_data.md.'
+
+    def __init__(self, name: str, how: How, *args, earlier: 'Earlier | None' = None, **kwargs):
+        """As `SaliencyBuilder`; `how` the folder is to be understood, `earlier` what was stored."""
+        self.name = name
+        self.how, self.earlier = how, earlier or Earlier()
+        self.recordings: Recordings | None = None
+        self._problems_found: list = []
+        super().__init__(*args, **kwargs)
+
+    def find_videos(
+        self, manual_dir: Path | None, report: Report
+    ) -> Mapping[str, Sequence[VideoSource]]:
+        """The videos by split; see `recordings.find_recordings`."""
+        if manual_dir is None:
+            raise InputError('--source: the folder of your recordings was expected')
+        if self.recordings is None:  # tables of gaze are read once
+            own, same = Report(), self.earlier.settings == self._settings
+            kept = self.earlier.splits if same else {}
+            self.recordings = find_recordings(manual_dir, self.how, own, earlier=kept)
+            self._problems_found = own.problems
+        report.problems += self._problems_found
+        self.info.metadata['subsets'] = self.recordings.subsets
+        self.info.metadata['settings'] = self._settings
+        return self.recordings.by_split()
+
+    @property
+    def _settings(self) -> str:
+        """What the shares of the videos depend on."""
+        return f'{self.how.split} {self.how.seed}'
+
+    def plan(self, found: Mapping[str, Sequence[VideoSource]]) -> dict[str, list[shards.ShardTask]]:
+        """As `SaliencyBuilder`'s, cut as it was earlier; what is stored already is handed over."""
+        tasks = {
+            split: _plan(
+                videos, self._parts, split, self.storage, self.earlier.groups.get(split, [])
+            )
+            for split, videos in found.items()
+        }
+        for task in (task for own in tasks.values() for task in own):
+            self.earlier.hand_over(task)
+        return tasks
+
+    def note_shards(self, tasks: Sequence[shards.ShardTask], results: Sequence[dict]) -> None:
+        """For the next preparation."""
+        noted: dict[str, list] = {}
+        for task, result in zip(tasks, results):
+            names = [source.name for source in task.sources]
+            entry = {'file': task.path.name, 'videos': names, 'problems': result['problems']}
+            noted.setdefault(task.split, []).append(entry)
+        self.info.metadata['shards'] = noted
+
+
+class Earlier:
+    """What an earlier preparation stored, so that it need not be made again.
+
+    Attributes:
+        splits: {video: split}. settings: what shares depended on.
+        groups: {split: [names of the videos of each file of records]}.
+    """
+
+    def __init__(self, folder: Path | None = None):
+        """`folder` of the prepared dataset; without one, or of a damaged one, it is empty."""
+        self._clear()
+        if folder is None:
+            return
+        try:
+            builder = tfds.builder_from_directory(folder)
+            self._read(builder, dict(builder.info.metadata or {}))
+        except (OSError, ValueError, KeyError, AssertionError, TypeError):
+            self._clear()  # all is made anew
+
+    def _clear(self) -> None:
+        self.splits: dict[str, str] = {}
+        self.groups: dict[str, list[list[str]]] = {}
+        self.settings = ''
+        self.subsets: dict = {}
+        self._files: dict[str, list[str]] = {}
+        self._stored: dict[str, tuple[Path, dict]] = {}
+
+    def _read(self, builder, metadata: dict) -> None:
+        self.settings, self.subsets = metadata['settings'], metadata['subsets']
+        for split, files in metadata['shards'].items():
+            self.groups[split] = [list(entry['videos']) for entry in files]
+            self.splits |= {name: split for entry in files for name in entry['videos']}
+            self._files |= {entry['file']: entry['videos'] for entry in files}
+            if split not in builder.info.splits:
+                continue
+            info = builder.info.splits[split]
+            described = {video['name']: video for video in metadata['videos'][split]}
+            # Files without any record are not stored, so they are not among the shards.
+            full = [e for e in files if any(name in described for name in e['videos'])]
+            for entry, path, count in zip(full, info.filepaths, info.shard_lengths, strict=True):
+                result = {
+                    'videos': [described[n] for n in entry['videos'] if n in described],
+                    'problems': entry['problems'],
+                    'bytes': Path(path).stat().st_size,
+                    'examples': count,
+                }
+                self._stored[entry['file']] = Path(path), result
+
+    def news(self, builder: OwnRecordings, found: Mapping[str, Sequence[VideoSource]]) -> str:
+        """What a preparation would change, in words; '' for nothing."""
+        splits = {video.name: split for split, videos in found.items() for video in videos}
+        tasks = {task.path.name: task for own in builder.plan(found).values() for task in own}
+        done = {video for entry, names in self._files.items() if entry in tasks for video in names}
+        told = {
+            'new': set(splits) - set(self.splits),
+            'changed': {v for v in splits if v in self.splits} - done,
+            'no longer there': set(self.splits) - set(splits),
+        }
+        words = [
+            f'{len(names)} {what} ({", ".join(sorted(names)[:3])}{" ..." * (len(names) > 3)})'
+            for what, names in told.items()
+            if names
+        ]
+        if not words and builder.recordings and builder.recordings.subsets != self.subsets:
+            words = ['other folds']
+        return ', '.join(words)
+
+    def hand_over(self, task: shards.ShardTask) -> None:
+        """Puts what was stored for a task where a finished task leaves it."""
+        if task.path.name not in self._stored or task.path.exists():
+            return
+        path, result = self._stored[task.path.name]
+        task.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, task.path)
+        except OSError:
+            shutil.copyfile(path, task.path)
+        task.path.with_suffix('.json').write_text(json.dumps(result))
+
+
+def _plan(
+    videos: Sequence[VideoSource],
+    folder: Path,
+    split: str,
+    storage: FrameStorage,
+    groups: Sequence[Sequence[str]],
+) -> list[shards.ShardTask]:
+    """Files with the very videos of the earlier ones first; what is new comes after them."""
+    by_name = {video.name: video for video in videos}
+    kept = [
+        tuple(by_name.pop(name) for name in group)
+        for group in groups
+        if all(name in by_name for name in group)
+    ]
+    new = shards.groups_of(list(by_name.values()), max(1, shards.MAX_SHARDS - len(kept)))
+    return [
+        shards.ShardTask(group, str(folder), split, 0, storage.size, storage.encoding)
+        for group in (*kept, *new)
+    ]
+
+
+def prepare_recordings(
+    name: str,
+    how: How,
+    source: Path,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    size: tuple[int, int] | Literal['default'] | None = 'default',
+    encoding: str = 'jpeg',
+    tell: Callable[[OwnRecordings, Mapping, list, str], None] = lambda *_: None,
+    **options,
+) -> OwnRecordings:
+    """Prepares the dataset `name` from the folder `source`, or brings it up to date.
+
+    `tell(builder, videos by split, problems, what is new)` is called before the work; the rest is
+    as of `registry.load_builder`. Raises InputError for a folder that cannot be used.
+    """
+    check_name(name)
+    root = Path(data_dir).expanduser() if data_dir else default_data_dir()
+    config = config_of(OwnRecordings, size, encoding)
+
+    def built(folder: Path, earlier: Earlier | None = None) -> OwnRecordings:
+        settings = {'data_dir': str(folder), 'config': config, **options}
+        return OwnRecordings(name, how, earlier=earlier, **settings)
+
+    builder = built(root)
+    folder, growing = Path(builder.data_dir), root / name / '.growing'
+    earlier = None
+    if builder.is_prepared():
+        earlier = Earlier(folder)
+        builder = built(growing, earlier)
+    report = Report()
+    found = {split: videos for split, videos in builder.find_videos(source, report).items()}
+    news = earlier.news(builder, found) if earlier is not None else ''
+    tell(builder, found, report.problems, news)
+    if earlier is not None and not news:
+        builder = built(root)
+        builder.check_prepared()
+        return builder
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=source))
+    if earlier is not None:
+        replaced = folder.with_name(f'.replaced-{folder.name}')
+        shutil.rmtree(replaced, ignore_errors=True)
+        folder.rename(replaced)
+        Path(builder.data_dir).rename(folder)
+        shutil.rmtree(replaced)
+        shutil.rmtree(growing)
+    problems, builder = builder.problems, built(root)
+    builder.problems = problems
+    return builder

@@ -1,0 +1,229 @@
+"""Tables of gaze: the samples of each video by viewer.
+
+Each line has x and y, a time or a frame's number, and where these differ the video and the viewer;
+a column of events (`Fixation`, `Saccade`, `Blink`) is used if there is one. See `gaze_columns`.
+"""
+
+import array
+import dataclasses
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data.copies.sources import Report
+from data.copies.text_table import number, numbered_rows
+from data.gaze import LOST
+from data.own.gaze_columns import Chosen, choose
+from data.own.names import Files, key_of, video_in
+from data.own.places import Place
+from stsa_jax.errors import InputError
+
+FIXATING = re.compile(r'(fix\w*|f|1|1\.0|true|yes)', re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Samples:
+    """All samples of one video that may be fixations.
+
+    `when` is in the table's unit of time, or a frame's number if `in_frames`; viewer k is called
+    `viewers[k]`, and its record begins at `begins[k]`, lost samples included.
+    """
+
+    source: str  # the tables
+    viewers: tuple[str, ...]
+    begins: tuple[float, ...]
+    viewer: np.ndarray  # int (n,)
+    when: np.ndarray  # float64 (n,)
+    x: np.ndarray
+    y: np.ndarray
+    in_frames: bool
+
+    def __repr__(self) -> str:
+        """Changes with any sample: see `VideoSource.identity`."""
+        digest = hashlib.sha256(repr((self.viewers, self.begins, self.in_frames)).encode())
+        for column in (self.viewer, self.when, self.x, self.y):
+            digest.update(column.tobytes())
+        return f'Samples({digest.hexdigest()[:24]})'
+
+
+class Tables:
+    """The samples of all tables: `samples` by video; `unit`, seconds, if a column's name says it.
+
+    `notes` are lines on how the tables were understood.
+    """
+
+    def __init__(self, columns: Mapping[str, str]):
+        """`columns`: {'x': 'GazeX', ...}, the user's names; or places from 1, without a header."""
+        self.columns = columns
+        self.notes: list[str] = []
+        self.unit: float | None = None
+        self._found: dict[str, _Gathered] = {}
+        self._lost = 0
+        self._other: Counter[str] = Counter()
+
+    @property
+    def samples(self) -> dict[str, Samples]:
+        """By the video's name."""
+        return {name: gathered.samples() for name, gathered in self._found.items()}
+
+    def left_out(self) -> list[str]:
+        """Lines on what every table has that is not used: blinks, saccades."""
+        lines = []
+        if self._other:
+            shown = ', '.join(f'{count} {event}' for event, count in self._other.most_common(5))
+            lines.append(f'{sum(self._other.values())} samples are no fixations ({shown})')
+        if self._lost:
+            lines.append(f'{self._lost} samples have no place (empty, NaN, -1, 0 and 0)')
+        return [f'gaze: {line}; left out' for line in lines]
+
+    def read(self, places: Sequence[Place], videos: Sequence[Files], report: Report) -> None:
+        """Reads every table; what in it is no sample of a video is counted and reported.
+
+        Raises InputError for a table that may be one, but whose columns cannot be told.
+        """
+        by_key = {video.key[-1:]: video for video in videos}
+        for place in places:
+            rows = numbered_rows(place.path)
+            chosen = choose(place.path, next(rows, (0, []))[1], self.columns)
+            if chosen is None:
+                report.add(
+                    str(place.path), 'is no table of gaze (no columns that are plainly x and y)',
+                    'skipped; if it is one, --gaze_columns=x=...,y=... says so',
+                )  # fmt: skip
+                continue
+            which = chosen.which
+            if chosen.headless:
+                rows = numbered_rows(place.path)
+            self._note(place.path, chosen)
+            video, viewer = video_in(place.parts, videos)
+            if 'video' not in which and video is None:
+                if len(videos) != 1:
+                    report.add(
+                        str(place.path), 'names no video, or several',
+                        'left out; name it as the video is, or give it a column of videos',
+                    )  # fmt: skip
+                    continue
+                video = videos[0]
+            self._read(place.path, rows, which, video, viewer, by_key, report)
+
+    def _note(self, path: Path, chosen: Chosen) -> None:
+        if chosen.note and not any(chosen.note in note for note in self.notes):
+            self.notes.append(f'{path.name}: {chosen.note}')
+        if chosen.unit and self.unit not in (None, chosen.unit):
+            raise InputError(
+                f'{path}: its times are in another unit than those of the other tables; convert '
+                'them to one'
+            )
+        self.unit = chosen.unit or self.unit
+
+    def _read(self, path, rows, which, video, viewer, by_key, report) -> None:
+        when_column = which.get('frame', which.get('time'))
+        last = max(which.values())
+        no_number: list[int] = []
+        other: Counter[str] = Counter()
+        unknown: Counter[str] = Counter()
+        total = lost = 0
+        for line, cells in rows:
+            total += 1
+            if len(cells) <= last:
+                no_number.append(line)
+                continue
+            if 'video' in which:
+                cell = cells[which['video']]
+                stem = Path(cell.replace('\\', '/')).name
+                video = by_key.get(key_of([stem])) or by_key.get(key_of([Path(stem).stem]))
+                if video is None:
+                    unknown[cell] += 1
+                    continue
+            try:
+                when = number(cells[when_column])
+                x, y = number(cells[which['x']]), number(cells[which['y']])
+            except ValueError:
+                no_number.append(line)
+                continue
+            who = cells[which['viewer']] if 'viewer' in which else viewer
+            gathered = self._found.get(video.name)
+            if gathered is None:
+                gathered = self._found[video.name] = _Gathered('frame' in which)
+            elif gathered.in_frames != ('frame' in which):
+                raise InputError(
+                    f'{path}: has {"frames" if "frame" in which else "times"}, but another table '
+                    f'of the video {video.name} has not; use one of the two in all'
+                )
+            of = gathered.record(who, when, str(path))
+            event = cells[which['event']] if 'event' in which else 'fixation'
+            if not FIXATING.fullmatch(event):
+                other[event or '(empty)'] += 1
+            elif not np.isfinite((when, x, y)).all() or (x, y) in ((LOST, LOST), (0, 0)):
+                lost += 1
+            else:
+                gathered.add(of, when, x, y)
+        self._report(path, total, no_number, lost, other, unknown, report)
+
+    def _report(self, path, total, no_number, lost, other, unknown, report) -> None:
+        events = total - len(no_number) - sum(unknown.values())
+        if other and sum(other.values()) == events:
+            raise InputError(
+                f'{path}: none of its events is a fixation; they are '
+                f'{", ".join(map(repr, list(other)[:6]))}. Name the column that has fixations '
+                '(--gaze_columns=event=...), or take that column out'
+            )
+        if total and len(no_number) > total / 2:
+            raise InputError(
+                f'{path}: {len(no_number)} of {total} lines have no numbers for time or frame, x '
+                f'and y, such as line {no_number[0]}; are the columns the right ones '
+                '(--gaze_columns)?'
+            )
+        if no_number:
+            what = f'{len(no_number)} lines without numbers, such as line {no_number[0]}'
+            report.add(str(path), what, 'left out')
+        if lost:
+            what = f'{lost} samples without a place (empty, NaN, -1, or exactly 0, 0), as in blinks'
+            report.add(str(path), what, 'left out')
+        self._lost += lost
+        self._other += other
+        if unknown:
+            shown = ', '.join(list(unknown)[:3]) + (' ...' if len(unknown) > 3 else '')
+            what = f'{sum(unknown.values())} samples of videos that are not there ({shown})'
+            report.add(str(path), what, 'left out; are the videos named so?')
+
+
+class _Gathered:
+    """The samples of one video, growing."""
+
+    def __init__(self, in_frames: bool):
+        self.in_frames = in_frames
+        self._sources: dict[str, None] = {}
+        self._viewers: dict[str, int] = {}
+        self._begins: list[float] = []
+        self._viewer = array.array('q')
+        self._columns = tuple(array.array('d') for _ in range(3))
+
+    def record(self, viewer: str, when: float, source: str) -> int:
+        """The number of this viewer; notes where the record begins."""
+        self._sources[source] = None
+        known = self._viewers.setdefault(viewer, len(self._viewers))
+        if known == len(self._begins):
+            self._begins.append(when)
+        elif not np.isfinite(self._begins[known]):
+            self._begins[known] = when
+        return known
+
+    def add(self, viewer: int, *values: float) -> None:
+        """Adds a sample: when, x, y."""
+        self._viewer.append(viewer)
+        for column, value in zip(self._columns, values):
+            column.append(value)
+
+    def samples(self) -> Samples:
+        """What was gathered."""
+        when, x, y = (np.array(column, np.float64) for column in self._columns)
+        first, *more = self._sources or ('',)
+        return Samples(
+            first + (f' and {len(more)} more' if more else ''), tuple(self._viewers),
+            tuple(self._begins), np.array(self._viewer, np.int64), when, x, y, self.in_frames,
+        )  # fmt: skip

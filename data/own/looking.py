@@ -1,0 +1,201 @@
+"""Samples of gaze laid on the frames of their video: which frame, which pixel.
+
+A place is in pixels of the video, in fractions of its width and height, or in pixels of a screen on
+which the video was shown in the middle, enlarged to fit or as it is. Pixels are rounded, as the
+mappings of DHF1K and DIEM do. A time counts from the video's beginning, or from the record's; a
+frame is seen from its own time until that of the next.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from data.copies.sources import Report
+from data.gaze import Fixations
+from data.own.gaze_tables import Samples
+from stsa_jax.errors import InputError, ranges
+
+PIXELS, FRACTIONS = 'pixels', 'fractions'
+UNITS = {'us': 1e-6, 'ms': 1e-3, 's': 1.0}  # seconds
+OFF = 0.5  # of the samples outside of the picture: more, and the screen is likely another
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """How samples go with pictures and frames; see the module's docstring.
+
+    `second` is the unit of time in seconds; `clock` 'video', 'record' or '' where the samples show
+    it; `first_frame` the number of a video's first frame in the tables, None for the frames' own.
+    """
+
+    units: str = PIXELS
+    screen: tuple[int, int] | None = None  # (h, w)
+    fitted: bool = True
+    second: float = 1.0
+    clock: str = ''
+    first_frame: int | None = None
+
+    def scale(self, size: tuple[int, int]) -> float:
+        """Pixels of the screen (of the video, without one) for each pixel of the video."""
+        if self.screen is None or not self.fitted:
+            return 1.0
+        return min(self.screen[0] / size[0], self.screen[1] / size[1])
+
+    def pixels(
+        self, x: np.ndarray, y: np.ndarray, size: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Column and row, int (n,), of places, on a picture of `size` (h, w); maybe outside."""
+        height, width = size
+        if self.units == FRACTIONS and self.screen is not None:
+            x, y = x * self.screen[1], y * self.screen[0]
+        if self.units == FRACTIONS and self.screen is None:
+            # The far edge is of the last pixel.
+            columns, rows = np.floor(x * width), np.floor(y * height)
+            columns[x == 1], rows[y == 1] = width - 1, height - 1
+        else:
+            if self.screen is not None:
+                scale = self.scale(size)
+                x = (x - (self.screen[1] - width * scale) / 2) / scale
+                y = (y - (self.screen[0] - height * scale) / 2) / scale
+            columns, rows = np.rint(x), np.rint(y)
+        far = 2**31 - 1
+        return columns.clip(-far, far).astype(int), rows.clip(-far, far).astype(int)
+
+
+AS_IT_IS = View()
+
+
+def fixations_of(
+    samples: Samples,
+    view: View,
+    size: tuple[int, int],
+    numbers: Sequence[int],
+    times: np.ndarray,
+    report: Report,
+) -> Fixations:
+    """Where a video was looked at; `frame` has the frames' numbers.
+
+    Args:
+        size: (h, w) of its pictures.
+        numbers: of its frames, ascending.
+        times: (n + 1,), seconds: when each frame begins, and when the last one ends.
+
+    What falls on no frame or beside the picture is left out, counted and reported.
+    """
+    path = samples.source
+    keep = np.ones(len(samples.when), bool)
+    if samples.in_frames:
+        shift = 0 if view.first_frame is None else numbers[0] - view.first_frame
+        frame = np.rint(samples.when + shift).astype(int)
+        there = np.isin(frame, np.asarray(numbers))
+        if not there.all():
+            stated = np.rint(samples.when[~there]).astype(int)
+            report.add(
+                path, f'{np.count_nonzero(~there)} samples at frames that the video does not have: '
+                f'{ranges(set(stated.tolist()))} (it has {ranges(numbers)})', 'left out',
+            )  # fmt: skip
+        keep &= there
+    else:
+        seconds, keep = _by_the_videos_clock(samples, view, times, report)
+        index = np.searchsorted(times, seconds + 1e-7, 'right') - 1
+        inside = (index >= 0) & (index < len(numbers))
+        if (gone := keep & ~inside).any():
+            report.add(
+                path, f'{np.count_nonzero(gone)} samples at times outside of the video, which runs '
+                f'from {times[0]:.3f} to {times[-1]:.3f} s', 'left out',
+            )  # fmt: skip
+        keep &= inside
+        keep &= _forwards(samples, seconds, keep, report)
+        frame = np.asarray(numbers)[index.clip(0, len(numbers) - 1)]
+    x, y = view.pixels(samples.x, samples.y, size)
+    on = (x >= 0) & (x < size[1]) & (y >= 0) & (y < size[0])
+    if off := np.count_nonzero(keep & ~on):
+        known = 'the screen' if view.screen else 'pixels of another screen (--gaze_screen=WxH)'
+        done = 'left out'
+        if off > OFF * np.count_nonzero(keep):
+            done += f'; so many: is it {known}, are x and y in their places?'
+        report.add(path, f'{off} of {np.count_nonzero(keep)} samples are off the picture', done)
+    keep &= on
+    return Fixations(frame[keep], y[keep], x[keep])
+
+
+def _forwards(
+    samples: Samples, seconds: np.ndarray, keep: np.ndarray, report: Report
+) -> np.ndarray:
+    """Which of the samples kept are not earlier than one before them in their record."""
+    forwards, backwards = np.ones(len(seconds), bool), {}
+    for k, name in enumerate(samples.viewers):
+        own = np.flatnonzero((samples.viewer == k) & keep)
+        if not len(own):
+            continue
+        behind = seconds[own] < np.maximum.accumulate(seconds[own])
+        if behind.any():
+            backwards[name or '(unnamed)'] = np.count_nonzero(behind)
+            forwards[own[behind]] = False
+    if backwards:
+        shown = ', '.join(f'{count} samples of {who}' for who, count in [*backwards.items()][:3])
+        report.add(
+            samples.source, f'times run backwards in {len(backwards)} records ({shown})',
+            'those are left out; if several viewings follow each other, give each its own viewer',
+        )  # fmt: skip
+    return forwards
+
+
+def _by_the_videos_clock(
+    samples: Samples, view: View, times: np.ndarray, report: Report
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds from the video's beginning, and which samples are by a clock that can be used."""
+    seconds = samples.when * view.second
+    begins = np.asarray(samples.begins) * view.second
+    usable = np.ones(len(seconds), bool)
+    if view.clock == 'record':
+        return seconds - begins[samples.viewer], usable
+    if view.clock == 'video':
+        return seconds, usable
+    # Samples of a record that starts after the video's end are by the tracker's own clock.
+    foreign = begins >= times[-1]
+    counted = np.bincount(samples.viewer[usable], minlength=len(foreign)) > 0
+    if not foreign[counted].any():
+        return seconds, usable
+    if foreign[counted].all():
+        report.add(
+            samples.source, 'times are by a clock of their own, beyond the end of the video',
+            "each record is counted from its first sample; --gaze_clock=record says so",
+        )  # fmt: skip
+        return seconds - begins[samples.viewer], usable
+    names = [samples.viewers[k] for k in np.flatnonzero(foreign & counted)]
+    report.add(
+        samples.source, f'two clocks: the records of {len(names)} viewers ({", ".join(names[:3])}) '
+        'begin after the end of the video, the others do not',
+        'left out; if each record begins with the video, --gaze_clock=record takes all of them',
+    )  # fmt: skip
+    return seconds, usable & ~foreign[samples.viewer]
+
+
+def guess_units(samples: Sequence[Samples]) -> str:
+    """'fractions' if nearly all places lie between 0 and 1, else 'pixels'."""
+    inside, total = 0, 0
+    for each in samples:
+        for values in (each.x, each.y):
+            inside += int(np.count_nonzero((values > -0.5) & (values < 1.5)))
+            total += len(values)
+    return FRACTIONS if total and inside > 0.99 * total else PIXELS
+
+
+def guess_second(samples: Samples, duration: float) -> float:
+    """The unit of time, in seconds, in which the longest record is about as long as the video.
+
+    Raises InputError if that does not tell.
+    """
+    longest = 0.0
+    for k in range(len(samples.viewers)):
+        own = samples.when[samples.viewer == k]
+        longest = max(longest, float(np.ptp(own)) if len(own) else 0)
+    fitting = [u for u, second in UNITS.items() if 0.1 < longest * second / duration < 1.5]
+    if len(fitting) != 1:
+        raise InputError(
+            f'{samples.source}: its records are up to {longest:g} long, and the video {duration:g} '
+            's, which does not tell the unit of its times; give --gaze_time=s, ms or us'
+        )
+    return UNITS[fitting[0]]

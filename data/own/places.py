@@ -1,0 +1,140 @@
+"""What is where in somebody's folder: the role of each video, folder of pictures and table.
+
+The words in a path say the role: of `train/clip_7/maps` the split is `train`, the role `maps`, and
+what is left, `clip_7`, names the video. So all arrangements of the known datasets are understood:
+`video/001.AVI` beside `annotation/0001/{maps,fixation}`, `training/<video>/{images,maps,fixation}`,
+`video_frames/<set>/<video>` beside `annotations/<set>/<video>`, `<video>/{video,event_data}`, or
+`videos/`, `maps/`, `fixations/` and `gaze/` beside each other.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from data.copies import tree
+from data.copies.sources import Report
+
+FRAMES, MAPS, FIXATIONS, GAZE = 'frames', 'maps', 'fixations', 'gaze'
+# The later ones outrank the earlier: `fixation/maps` holds fixations.
+WORDS = {
+    FRAMES: (
+        'frames', 'frame', 'images', 'image', 'imgs', 'img', 'video', 'videos', 'video_frames',
+        'clips', 'films', 'rgb',
+    ),
+    MAPS: (
+        'maps', 'map', 'density', 'densities', 'density_maps', 'saliency', 'saliency_maps',
+        'salmaps', 'heatmaps', 'continuous',
+    ),
+    FIXATIONS: (
+        'fixation', 'fixations', 'fixation_maps', 'fixation_map', 'fixmaps', 'fix', 'binary',
+    ),
+    GAZE: (
+        'gaze', 'gazes', 'gaze_data', 'event_data', 'eye_tracking', 'eyetracking', 'eye_data',
+        'exportdata', 'exportdata_train', 'records', 'tracks',
+    ),
+}  # fmt: skip
+SPLITS = {
+    'train': 'train', 'training': 'train', 'val': 'validation', 'valid': 'validation',
+    'validation': 'validation', 'dev': 'validation', 'test': 'test', 'testing': 'test',
+}  # fmt: skip
+ANNOTATION = ('annotation', 'annotations', 'ground_truth', 'groundtruth', 'gt', 'labels')
+IGNORED = ('audio', 'video_audio', 'fold_lists', 'predictions', 'scored')
+TABLES = ('.csv', '.tsv')
+RECORDS = ('.txt', '.dat', '.asc')  # tables too, where the folder says that they are gaze
+_ROLES = {word: role for role, words in WORDS.items() for word in words}
+_RANK = ['', FRAMES, MAPS, FIXATIONS, GAZE]
+
+
+class Place(NamedTuple):
+    """A video file, a folder of pictures or .mat files, or a table."""
+
+    role: str
+    path: Path
+    parts: tuple[str, ...]  # of its path, without the words; they name the video
+    split: str  # '' where the path does not say
+
+
+class _Way(NamedTuple):
+    """What the path down to a folder has said so far."""
+
+    role: str = ''
+    parts: tuple[str, ...] = ()
+    split: str = ''
+    annotated: bool = False
+    role_last: bool = False  # the folder's own name is the word of a role
+
+    def down(self, name: str) -> '_Way':
+        word = name.lower().replace('-', '_').replace(' ', '_')
+        if word in SPLITS and not self.split:
+            return self._replace(split=SPLITS[word], role_last=False)
+        if word in _ROLES:
+            return self._replace(role=max(self.role, _ROLES[word], key=_RANK.index), role_last=True)
+        if word in ANNOTATION:
+            return self._replace(annotated=True, role_last=False)
+        return self._replace(parts=(*self.parts, name), role_last=False)
+
+
+def find_places(root: Path, report: Report, *, without: tuple[Path, ...] = ()) -> list[Place]:
+    """All places in `root`, without these files; what has no role is reported."""
+    places = list(_walk(root, root, _Way(), report, {path.resolve() for path in without}))
+    return _without_wrapping(places)
+
+
+def _walk(
+    folder: Path, root: Path, way: _Way, report: Report, without: set[Path]
+) -> Iterator[Place]:
+    pictures, matrices, strays = False, '', []
+    for path in tree.entries(folder, root, report):
+        if tree.is_litter(path):
+            continue
+        suffix = path.suffix.lower()
+        if path.is_dir():
+            loop = path.is_symlink() and folder.resolve().is_relative_to(path.resolve())
+            if path.name.lower() not in IGNORED and not loop:
+                yield from _walk(path, root, way.down(path.name), report, without)
+        elif suffix in tree.IMAGES:
+            pictures = True
+        elif suffix in tree.MATLAB:
+            matrices = matrices or path.name
+        elif suffix in tree.VIDEOS and way.role in ('', FRAMES) and not way.annotated:
+            own = way.parts if way.role_last and way.parts else (*way.parts, path.stem)
+            yield Place(FRAMES, path, own, way.split)
+        elif path.resolve() in without:
+            continue
+        elif suffix in TABLES or (suffix in RECORDS and way.role == GAZE):
+            yield Place(GAZE, path, (*way.parts, path.stem), way.split)
+        else:
+            strays.append(path.name)
+    if pictures:
+        yield Place(way.role or (MAPS if way.annotated else FRAMES), folder, way.parts, way.split)
+    elif matrices:
+        role = way.role or (FIXATIONS if 'fix' in matrices.lower() else MAPS)
+        yield Place(role, folder, way.parts, way.split)
+    if strays:
+        shown = ', '.join(strays[:3]) + (' ...' if len(strays) > 3 else '')
+        report.add(str(folder), f'{len(strays)} files of no known kind ({shown})', 'skipped')
+
+
+def _without_wrapping(places: list[Place]) -> list[Place]:
+    """Without the folders that everything lies in: `wrapper/videos/a.mp4` is of the video `a`."""
+    tables = [place for place in places if place.role == GAZE]
+    places = [place for place in places if place.role != GAZE]
+    while places and all(len(place.parts) > 1 for place in places):
+        if len({place.parts[0] for place in places}) > 1:
+            break
+        places = [place._replace(parts=place.parts[1:]) for place in places]
+    return places + tables
+
+
+def sets_of(root: Path) -> list[str]:
+    """The names of the sets in `video_frames/<set>/<video>`, the arrangement of STAViS; or []."""
+    frames = tree.find(root, 'video_frames')
+    annotations = tree.find(root, 'annotations')
+    if frames is None or annotations is None:
+        return []
+    return [
+        folder.name
+        for folder in tree.folders(frames, root)
+        if any(entry.is_dir() for entry in os.scandir(folder))
+    ]
