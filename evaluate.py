@@ -9,6 +9,10 @@ Maps that any model wrote, `<video>/<frame>.png`; several models, side by side:
     python evaluate.py --dataset=dhf1k --split=validation --predictions=ViNet=maps/vinet \\
         --predictions=STSA-Net=maps/stsanet --protocol=dhf1k
 
+Maps against a folder of density maps, fixation maps or gaze, which is not prepared:
+
+    python evaluate.py --truth=recordings --predictions=maps/mine
+
 Prints the table, and writes to --output (default WORKDIR/evaluation, or ./evaluation)
 
     report.html                            the report, opens in a browser
@@ -19,6 +23,7 @@ Prints the table, and writes to --output (default WORKDIR/evaluation, or ./evalu
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -26,6 +31,8 @@ from absl import logging
 
 import data
 import stsa_jax
+from data.own.options import add_options, how_of
+from data.own.truth import FolderTruth
 from stsa_jax import evaluation, files
 from stsa_jax.configuration import load_config, parse_size
 from stsa_jax.errors import InputError, exit_cleanly, ranges
@@ -46,7 +53,10 @@ def main() -> None:
     models = collect_models(options)
     if not models:
         raise InputError('nothing to evaluate: give --workdir, --checkpoint or --predictions')
-    names, split, data_dir = what(options, config)
+    if options.truth:
+        names, split, data_dir = [], options.split, None
+    else:
+        names, split, data_dir = what(options, config)
     output = Path(
         options.output
         or (Path(_named(options.workdir[0])[1]) if options.workdir else Path()) / 'evaluation'
@@ -55,13 +65,18 @@ def main() -> None:
         submit(models, names, split, data_dir, options)
         return
     evaluation.get_protocol(options.protocol)
-    datasets = [data.open_split(name, split, data_dir) for name in names]
+    if options.truth:
+        datasets = [folder_truth(options)]
+    else:
+        datasets = [data.open_split(name, split, data_dir) for name in names]
     files.output_folder(output)
     results = evaluation.evaluate(
         datasets,
         models,
         protocol=options.protocol,
-        training=lambda dataset: training_split(dataset, config, data_dir),
+        training=lambda dataset: (
+            None if options.truth else training_split(dataset, config, data_dir)
+        ),
         viewers=lambda dataset: read_viewers(dataset, options.observers),
         every=options.every,
         seed=options.seed,
@@ -122,6 +137,12 @@ def parser() -> argparse.ArgumentParser:
     add('--dataset', action='append', default=[], help='a prepared dataset; may be repeated')
     add('--split', help='default: that of the config, or validation; DIEM: test_i, ii, iii')
     add('--data_dir', help="where datasets were prepared (default: the config's, or TFDS's own)")
+    add(
+        '--truth',
+        metavar='DIR',
+        help='score --predictions against this folder, in any of the arrangements that '
+        'docs/your_data.md has, instead of a prepared dataset',
+    )
     add('--protocol', default='dhf1k', help=', '.join(evaluation.PROTOCOLS))
     add(
         '--every',
@@ -144,6 +165,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add('--no_references', action='store_true', help='leave out the reference rows')
     add('--submission', metavar='DIR', help='write the maps for a benchmark server, and verify')
+    add_options(made)
     return made
 
 
@@ -228,6 +250,20 @@ def what(options, config) -> tuple[list[str], str, str | None]:
     return names, split or 'validation', data_dir
 
 
+def folder_truth(options) -> FolderTruth:
+    """The folder of --truth. Raises InputError for options that do not go with it."""
+    if options.dataset or options.config or options.submission or options.observers:
+        raise InputError(
+            f'--truth={options.truth}: goes without --dataset, --config, --submission, --observers'
+        )
+    if options.workdir or options.checkpoint:
+        raise InputError(
+            f'--truth={options.truth}: scores maps, of --predictions. For a model, prepare the '
+            f'folder first: python -m data.prepare folder --name=mine --source={options.truth}'
+        )
+    return FolderTruth(Path(options.truth), how_of(options), options.split or '')
+
+
 def submit(models: dict, names: list[str], split: str, data_dir, options) -> None:
     """Writes the maps of one model on one dataset for a benchmark server."""
     if len(models) != 1 or len(names) != 1:
@@ -252,13 +288,15 @@ def submit(models: dict, names: list[str], split: str, data_dir, options) -> Non
 
 
 def training_split(dataset, config, data_dir) -> 'data.VideoDataset | None':
-    """The training split of the same dataset, if it is here."""
-    try:
-        return data.open_split(
-            dataset.name, config.data.train_split if config else 'train', data_dir
-        )
-    except InputError:
-        return None
+    """The training split of the same dataset, if it is here; of a fold that of the same fold."""
+    name = config.data.train_split if config else 'train'
+    fold = re.fullmatch(r'(?:test|validation)_(\d+)', dataset.split)
+    for split in ([f'train_{fold[1]}'] if fold else []) + [name]:
+        try:
+            return data.open_split(dataset.name, split, data_dir)
+        except InputError:
+            continue
+    return None
 
 
 def _step(given: str | None) -> int | str | None:
