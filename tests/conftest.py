@@ -35,9 +35,17 @@ FIRST = (
 )
 
 
+LONG = 'STSA_JAX_LONG'
+
+
 def pytest_collection_modifyitems(items):
     """Stable: within a file, and among the others, the order stays."""
     items.sort(key=lambda item: item.path.stem not in FIRST)
+    if not os.environ.get(LONG):
+        skip = pytest.mark.skip(reason=f'long: {LONG}=1 runs it, as .ci/run does')
+        for item in items:
+            if item.get_closest_marker('long'):
+                item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)

@@ -32,7 +32,7 @@ from stsa_jax.distribution import processes
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.ops.cpu import memory as cpu_memory
 
-LONG = ('num_steps=20', 'checkpoint_every=10', 'validation.every=10', 'validation.clips=3')
+LONG = ('num_steps=8', 'checkpoint_every=4', 'validation.every=4', 'validation.clips=3')
 ACCUMULATED = 'accumulate=2'
 TOO_LONG = 600  # seconds; it takes 80 on two cores with nothing else, and 200 with much else
 
@@ -107,7 +107,7 @@ def hand_over(config, folder: Path, origin: str, name: str, *overrides) -> None:
     if jax.process_index() == 0:
         wait_for(folder / f'{origin}.done')
         shutil.copytree(folder / origin, folder / name)
-        shutil.rmtree(folder / name / 'checkpoints' / '20')
+        shutil.rmtree(folder / name / 'checkpoints' / '8')
     processes.barrier(name)
     run(config, folder / name, *LONG, *overrides)
 
@@ -132,15 +132,18 @@ def together(config: str, folder: Path) -> None:
     run(config, folder / 'two-fsdp4', *LONG, 'mesh.fsdp=4')
     if jax.process_index() == 0:
         (folder / 'two-fsdp4.done').touch()
-    run(config, folder / 'two-accumulated', *LONG, ACCUMULATED, 'mesh.fsdp=2')
-    hand_over(config, folder, 'one-accumulated', 'one-two', ACCUMULATED)
-    bad_clips(config, folder)
-    full_disk(config, folder)
+    hand_over(config, folder, 'one-accumulated', 'one-two', ACCUMULATED, 'mesh.fsdp=2')
+    bad_clips_and_a_full_disk(config, folder)
 
 
-def bad_clips(config: str, folder: Path) -> None:
-    """Writes to `bad.json` which they were: of process 1 at step 2, of both at step 3."""
+def bad_clips_and_a_full_disk(config: str, folder: Path) -> None:
+    """Writes to `bad-*.json` which clips are bad: of process 1 at step 2, of both at step 3.
+
+    The disk of process 1 is full until the checkpoint of step 2 has failed. A limit on the size of
+    files stands for it.
+    """
     index, named = jax.process_index(), {}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def change(step, batch):
         if step == 1 and index == 1:
@@ -148,27 +151,15 @@ def bad_clips(config: str, folder: Path) -> None:
         if (step, index) in ((2, 1), (3, 0), (3, 1)):
             batch['density'][1] = np.inf if index == 0 else 0
             named[step] = f'{batch["video"][1]} frame {batch["frame"][1]}'
-
-    run(config, folder / 'bad', 'num_steps=4', on_batch=change)
-    (folder / f'bad-{index}.json').write_text(json.dumps(named))
-
-
-def full_disk(config: str, folder: Path) -> None:
-    """The disk of process 1 is full until the checkpoint of step 2 has failed.
-
-    A limit on the size of files stands for it.
-    """
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def fill(step, _):
-        if jax.process_index() == 1 and step in (1, 4):
+        if index == 1 and step in (1, 4):
             while step == 4 and 'async_save' in [thread.name for thread in threading.enumerate()]:
                 time.sleep(0.1)
             limit = 1000 if step == 1 else before[0]
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
 
     checkpointer.WRITE_SECONDS = 20
-    run(config, folder / 'full', 'mesh.fsdp=4', on_batch=fill)
+    run(config, folder / 'bad', 'mesh.fsdp=4', on_batch=change)
+    (folder / f'bad-{index}.json').write_text(json.dumps(named))
 
 
 def dying(config: str, folder: Path, port: int, index: int, victim: int, how: str) -> None:

@@ -20,6 +20,17 @@ from stsa_jax.ops.cpu import convolution as conv2d
 EXACT = jax.lax.Precision.HIGHEST
 
 
+def with_gradients(function, inputs, cotangent):
+    """What `function` gives, and its gradients: one program, where each operation alone is many."""
+
+    @jax.jit
+    def run(inputs, cotangent):
+        out, pull = jax.vjp(function, *inputs)
+        return out, pull(cotangent)
+
+    return run(inputs, cotangent)
+
+
 @pytest.fixture(params=forms.FORMS)
 def form(request):
     """Both forms of the operations, with the same tolerances against PyTorch."""
@@ -69,9 +80,8 @@ def test_conv3d(form, kernel, stride, padding):
         to_torch(x), torch.from_numpy(k.transpose(4, 3, 0, 1, 2).copy()), None, stride, padding
     )
     # Sums of up to 147 products of unit normals, in another order.
-    np.testing.assert_allclose(
-        convolution.conv3d(x, k, stride, padding), from_torch(expected), atol=2e-5
-    )
+    found = jax.jit(lambda x, k: convolution.conv3d(x, k, stride, padding))(x, k)
+    np.testing.assert_allclose(found, from_torch(expected), atol=2e-5)
 
 
 # kernel, stride, padding, input channels: what the layers in front of the first bottleneck have.
@@ -113,7 +123,7 @@ def test_gradients_of_conv3d(form, kernel, stride, padding, precision):
     convolve = functools.partial(
         convolution.conv3d, stride=stride, padding=padding, precision=precision
     )
-    dx, dk = jax.vjp(convolve, x, k)[1](dy)
+    _, (dx, dk) = with_gradients(convolve, (x, k), dy)
     # Sums of up to 960 products of unit normals, in another order.
     np.testing.assert_allclose(dx, from_torch(tx.grad), atol=5e-5)
     np.testing.assert_allclose(dk, tk.grad.numpy().transpose(2, 3, 4, 1, 0), atol=2e-4)
@@ -160,7 +170,8 @@ def test_gradient_of_few_pixels(cpu, kernel, padding):
     y = F.conv3d(tx, weights, None, 1, padding)
     dy = random(*y.detach().permute(0, 2, 3, 4, 1).shape, seed=2)
     y.backward(to_torch(dy))
-    dx = jax.vjp(lambda x: convolution.conv3d(x, k, (1, 1, 1), padding), x)[1](dy)[0]
+    convolve = lambda x: convolution.conv3d(x, k, (1, 1, 1), padding)  # noqa: E731
+    _, (dx,) = with_gradients(convolve, (x,), dy)
     # Sums of up to 600 products of unit normals, in another order.
     np.testing.assert_allclose(dx, from_torch(tx.grad), atol=5e-5)
 
@@ -169,8 +180,13 @@ def test_gradient_of_few_pixels(cpu, kernel, padding):
 def test_conv_of_upsampled(form, kt):
     x, k = random(2, 4, 5, 7, 6), random(kt, 3, 3, 6, 5, seed=1)
     stride, padding = (kt, 1, 1), (0, 1, 1)
-    found = convolution.conv3d_of_upsampled(x, k, stride, padding)
-    direct = convolution.conv3d(upsampling.upsample_2x(x), k, stride, padding)
+
+    @jax.jit
+    def both(x, k):
+        found = convolution.conv3d_of_upsampled(x, k, stride, padding)
+        return found, convolution.conv3d(upsampling.upsample_2x(x), k, stride, padding)
+
+    found, direct = both(x, k)
     np.testing.assert_allclose(found, direct, atol=2e-5)
 
 
@@ -198,11 +214,12 @@ def test_max_pool_and_its_gradient(form, window, stride, padding, ties):
         x = np.round(x)
     t = to_torch(x).requires_grad_()
     expected = F.max_pool3d(t, window, stride, padding)
-    found, vjp = jax.vjp(lambda x: pooling.max_pool(x, window, stride, padding), x)
+    cotangent = random(*from_torch(expected).shape, seed=2)
+    pool = lambda x: pooling.max_pool(x, window, stride, padding)  # noqa: E731
+    found, (gradient,) = with_gradients(pool, (x,), cotangent)
     np.testing.assert_array_equal(found, from_torch(expected))
-    cotangent = random(*found.shape, seed=2)
     expected.backward(to_torch(cotangent))
-    np.testing.assert_allclose(vjp(cotangent)[0], from_torch(t.grad), atol=1e-5)
+    np.testing.assert_allclose(gradient, from_torch(t.grad), atol=1e-5)
 
 
 @settings(max_examples=30, deadline=None)
@@ -252,11 +269,11 @@ def test_upsample_and_its_gradient(form, size):
     x = random(2, 3, *size, 2)
     t = to_torch(x).requires_grad_()
     expected = F.interpolate(t, scale_factor=(1, 2, 2), mode='trilinear', align_corners=False)
-    found, vjp = jax.vjp(upsampling.upsample_2x, x)
+    cotangent = random(*from_torch(expected).shape, seed=2)
+    found, (gradient,) = with_gradients(upsampling.upsample_2x, (x,), cotangent)
     np.testing.assert_allclose(found, from_torch(expected), atol=1e-6)
-    cotangent = random(*found.shape, seed=2)
     expected.backward(to_torch(cotangent))
-    np.testing.assert_allclose(vjp(cotangent)[0], from_torch(t.grad), atol=2e-6)
+    np.testing.assert_allclose(gradient, from_torch(t.grad), atol=2e-6)
 
 
 @pytest.mark.parametrize('train', [True, False])
@@ -286,7 +303,8 @@ def test_conv_batch_norm_relu(form, train):
 def test_gradients_of_batch_norm_and_relu_and_what_they_keep(form):
     y, d = random(2, 3, 4, 6, 5) * 2 + 1, random(2, 3, 4, 6, 5, seed=1)
     scale, bias = random(5, seed=2), random(5, seed=3)
-    found, pull = jax.vjp(lambda *a: normalisation.batch_norm_relu(*a)[0], y, scale, bias)
+    unit = lambda *a: normalisation.batch_norm_relu(*a)[0]  # noqa: E731
+    found, (d_y, d_scale, d_bias) = with_gradients(unit, (y, scale, bias), d)
     inputs = [to_torch(y), torch.from_numpy(scale), torch.from_numpy(bias)]
     for tensor in inputs:
         tensor.requires_grad_()
@@ -294,12 +312,12 @@ def test_gradients_of_batch_norm_and_relu_and_what_they_keep(form):
     expected = F.batch_norm(x, None, None, weight, shift, training=True, eps=1e-3).relu()
     expected.backward(to_torch(d))
     np.testing.assert_allclose(found, from_torch(expected), atol=1e-5)
-    d_y, d_scale, d_bias = pull(d)
     np.testing.assert_allclose(d_y, from_torch(x.grad), atol=1e-5)
     np.testing.assert_allclose(d_scale, weight.grad, atol=2e-5)
     np.testing.assert_allclose(d_bias, shift.grad, atol=2e-5)
     # Of the arrays as large as the features, the input alone is kept.
     if form == 'cpu':
+        pull = jax.eval_shape(lambda *a: jax.vjp(unit, *a)[1], y, scale, bias)
         assert sum(kept.size == y.size for kept in jax.tree.leaves(pull)) == 1
 
 

@@ -1,10 +1,8 @@
-"""The real network on one device and on a mesh: the same numbers. `STSA_JAX_LAYOUTS=1` runs it.
+"""The real network on one device and on a mesh: the same numbers.
 
 tests/test_sharding.py shows it of more layouts with a small network, which compiles in a second;
-this takes two minutes, and .ci/run runs it.
+this takes two minutes.
 """
-
-import os
 
 import jax
 import numpy as np
@@ -59,8 +57,7 @@ def run(data, fsdp):
     return *np.array(seen).T, traverse_util.flatten_dict(jax.device_get(state.batch_stats))
 
 
-@pytest.mark.slow
-@pytest.mark.skipif('STSA_JAX_LAYOUTS' not in os.environ, reason='STSA_JAX_LAYOUTS=1 runs it')
+@pytest.mark.long
 def test_the_real_network_does_not_depend_on_the_layout(quick_compilation):
     losses, norms, statistics = run(2, 2)
     expected = run(1, 1)

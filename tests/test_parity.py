@@ -78,6 +78,7 @@ def test_eval_map(golden, evaluated):
 
 
 # The limits are the project's own: how close to float32's maps each dtype is.
+@pytest.mark.long
 @pytest.mark.parametrize('dtype,limit', [('mixed', 0.999), ('bfloat16', 0.99)])
 def test_eval_map_in_fewer_digits(golden, model, dtype, limit):
     _, params, batch_stats = model
@@ -89,6 +90,7 @@ def test_eval_map_in_fewer_digits(golden, model, dtype, limit):
     assert correlation >= limit
 
 
+@pytest.mark.long
 def test_eval_map_with_the_forms_for_cpus(golden, model):
     graphdef, params, batch_stats = model
     with forms.use('cpu'):

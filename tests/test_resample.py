@@ -227,7 +227,7 @@ def test_a_model_of_another_size_runs(tmp_path, weights, monkeypatch):
     assert np.abs(changed - saliency).max() > 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_largest_size_runs(tmp_path):
     """One of the twelve that `python -m benchmarks.sizes` runs."""
     found = sizes.predict(sizes.write_weights(tmp_path), (448, 768), 64)

@@ -1,264 +1,378 @@
-"""Every transformation of JAX goes through the network, in eval and train mode.
+"""The network goes through every transformation of JAX, and they agree with each other.
 
-Numbers are checked on a miniature of the same modules, in float64, against finite differences and
-each other. The whole network and the variants of the paper's tables are traced, not compiled. What
-takes minutes runs with STSA_JAX_TRANSFORMATIONS=1 alone, as in .ci/run.
+Numbers are compared on a network of a few of its layers, which compiles in seconds. The whole
+network, and those of the paper's tables, are traced, lowered and exported, but not compiled: a
+transformation has a rule for each primitive, so it goes through every program of these primitives.
 """
 
 import functools
-import os
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
-from jax import export
+from flax import nnx, traverse_util
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.extend.core import jaxprs_in_params
 
 from configs import ablations
-from stsa_jax import STSANet, STSANetConfig
 from stsa_jax.models import functional
 from stsa_jax.models.amsf import AMSF
-from stsa_jax.models.layers import ConvOfUpsampled
-from stsa_jax.models.s3d import Mixed, SepConv
-from stsa_jax.models.stsa import STSAModule
+from stsa_jax.models.layers import ConvBNReLU, ConvOfUpsampled
+from stsa_jax.models.stsa import STSALayer
+from stsa_jax.models.stsanet import STSANet, STSANetConfig
 from stsa_jax.ops import forms
-from stsa_jax.ops.pooling import max_pool
+from stsa_jax.ops.upsampling import upsample_2x
 from stsa_jax.training import remat
 
-SMALL = {'image_size': (32, 32), 'frames': 16, 'width': 0.03125}
-# Compiled for the numbers, not for speed.
-jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-IN_CI = pytest.mark.skipif(
-    not os.environ.get('STSA_JAX_TRANSFORMATIONS'), reason='takes minutes: .ci/run runs it'
-)
-MODES = pytest.mark.parametrize('train', [False, True], ids=['eval', 'train'])
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+SMALLEST = {'image_size': (32, 32), 'frames': 16, 'width': 1 / 64}
+# A compiler that optimises less takes half the time; the programs are the same.
+FAST = {'xla_backend_optimization_level': 0}
 
 
-class Miniature(nnx.Module):
-    """A clip `(B, 8, 16, 16, 3)` -> `(B, 8, 8)`, through each kind of module of the network."""
-
-    def __init__(self, *, rngs):
-        self.stem = SepConv(3, 6, 3, 2, rngs=rngs)
-        self.mixed = Mixed('3b', 6, 0.02, rngs=rngs)
-        stsa = {'bottleneck': True, 'rngs': rngs}
-        self.stsa = STSAModule((4, 4), (16, 4), (4, 4), **stsa)
-        self.fusion = AMSF(4, 4, rngs=rngs)
-        self.readout = ConvOfUpsampled(4, 1, (4, 3, 3), stride=(4, 1, 1), rngs=rngs)
-
-    def __call__(self, clip, *, train=False):
-        x = self.mixed(self.stem(clip, train=train), train=train)  # 4, 8, 8, 16
-        x = self.stsa(max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1)))  # 4, 4, 4, 4
-        return jax.nn.sigmoid(self.readout(self.fusion(x, x[:, ::-1])))[:, 0, :, :, 0]
+# --- the whole network, and the rows of the tables ---------------------------------------------
 
 
-@pytest.fixture(scope='module')
-def miniature():
-    """(f(params, batch_stats, clip, train) -> maps, params, batch_stats, clips), in float64."""
-    graphdef, params, batch_stats = functional.split(Miniature(rngs=nnx.Rngs(0)))
-    rng = np.random.default_rng(0)
-    with jax.enable_x64(True):
-        wide = lambda x: jnp.asarray(x, x.dtype if x.dtype == np.int32 else np.float64)  # noqa: E731
-        params, batch_stats = jax.tree.map(wide, (params, batch_stats))
-        # No bias of zero: with those some features are at a kink of their ReLU, all alike.
-        shift = direction(params, 5)
-        params = jax.tree.map(lambda p, d: p + 0.1 * d, params, shift)
-        clips = jnp.asarray(rng.normal(size=(3, 8, 16, 16, 3)))
-
-        def f(params, batch_stats, clip, train=False):
-            out = functional.apply(graphdef, params, batch_stats, clip, train=train)
-            return out[0] if train else out
-
-        yield f, params, batch_stats, clips
-
-
-def direction(tree, seed):
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    return structure.unflatten(
-        [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves)]
-    )
-
-
-def inner(a, b):
-    return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
-
-
-@MODES
-def test_first_derivatives(miniature, train):
-    """jvp against finite differences; vjp, linearize, jacfwd and jacrev against jvp."""
-    f, params, batch_stats, clips = miniature
-    v, w = direction(params, 1), direction(jnp.zeros((3, 8, 8)), 2)
-
-    @jit
-    def run(params):
-        g = lambda p: f(p, batch_stats, clips, train)  # noqa: E731
-        out, tangent = jax.jvp(g, (params,), (v,))
-        _, linear = jax.linearize(g, params)
-        (cotangent,) = jax.vjp(g, params)[1](w)
-        along = lambda t: g(jax.tree.map(lambda p, d: p + t * d, params, v))  # noqa: E731
-        forward = jax.jacfwd(along)(0.0)
-        backward = jax.jacrev(lambda t: inner(along(t), w))(0.0)
-        step = 1e-8
-        difference = (along(step) - along(-step)) / (2 * step)
-        return out, tangent, linear(v), cotangent, forward, backward, difference
-
-    out, tangent, linear, cotangent, forward, backward, difference = run(params)
-    assert float(jnp.abs(tangent).max()) > 1e-4 and out.shape == (3, 8, 8)
-    # Central differences in float64 with a step of 1e-8: larger ones cross kinks of the ReLUs.
-    np.testing.assert_allclose(tangent, difference, rtol=1e-4, atol=1e-7)
-    np.testing.assert_allclose(linear, tangent, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(forward, tangent, rtol=1e-9, atol=1e-12)
-    expected = float(inner(tangent, w))
-    assert float(inner(cotangent, v)) == pytest.approx(expected, rel=1e-9)
-    assert float(backward) == pytest.approx(expected, rel=1e-9)
-
-
-@IN_CI
-@MODES
-def test_hessian_vector_products_in_both_orders(miniature, train):
-    f, params, batch_stats, clips = miniature
-    u, v = direction(params, 3), direction(params, 4)
-
-    @jit
-    def run(params):
-        loss = lambda p: jnp.square(f(p, batch_stats, clips, train)).sum()  # noqa: E731
-        forward_over_reverse = jax.jvp(jax.grad(loss), (params,), (v,))[1]
-        reverse_over_forward = jax.grad(lambda p: jax.jvp(loss, (p,), (v,))[1])(params)
-        other = jax.grad(lambda p: inner(jax.grad(loss)(p), u))(params)  # reverse over reverse
-        return forward_over_reverse, reverse_over_forward, other
-
-    first, second, other = run(params)
-    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(first)) > 1e-6
-    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second)):
-        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-10)
-    assert float(inner(u, first)) == pytest.approx(float(inner(v, other)), rel=1e-8), 'symmetric'
-
-
-@IN_CI
-def test_vmap_and_gradients_of_each_example(miniature):
-    f, params, batch_stats, clips = miniature
-    stacked = jax.tree.map(lambda x: jnp.stack([x, 1.1 * x]), params)
-    one = lambda p, clip: f(p, batch_stats, clip[None])[0]  # noqa: E731
-    loss = lambda p, clip: jnp.square(one(p, clip)).sum()  # noqa: E731
-
-    @jit
-    def run(params, clips):
-        batch = f(params, batch_stats, clips)
-        over_clips = jax.vmap(functools.partial(one, params))(clips)
-        over_parameters = jax.vmap(lambda p: f(p, batch_stats, clips))(stacked)
-        each = jax.vmap(jax.grad(loss), (None, 0))(params, clips)
-        whole = jax.grad(lambda p: jnp.square(f(p, batch_stats, clips)).sum())(params)
-        return batch, over_clips, over_parameters, each, whole
-
-    batch, over_clips, over_parameters, each, whole = run(params, clips)
-    np.testing.assert_allclose(over_clips, batch, rtol=1e-10)
-    np.testing.assert_allclose(over_parameters[0], batch, rtol=1e-10)
-    assert np.abs(over_parameters[1] - batch).max() > 1e-4
-    for a, b in zip(jax.tree.leaves(each), jax.tree.leaves(whole)):
-        np.testing.assert_allclose(a.sum(0), b, rtol=1e-7, atol=1e-12)
-
-
-@IN_CI
-@MODES
-def test_scan_checkpoint_and_donation(miniature, train):
-    f, params, batch_stats, clips = miniature
-    loss = lambda p, clip: jnp.square(f(p, batch_stats, clip[None], train)).sum()  # noqa: E731
-
-    def descend(loss, params):
-        def step(p, clip):
-            value, gradient = jax.value_and_grad(loss)(p, clip)
-            return jax.tree.map(lambda a, g: a - 1e-2 * g, p, gradient), value
-
-        return jax.lax.scan(step, params, clips)
-
-    plain = jit(functools.partial(descend, loss))(params)
-    around = functools.partial(descend, jax.checkpoint(loss))
-    given = jax.tree.map(jnp.copy, params)
-    again = jit(around, donate_argnums=0)(given)
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given)), 'donated'
-    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again)):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
-    # The same step by step, without any of them.
-    step, p = jit(jax.value_and_grad(loss)), params
-    for clip, scanned in zip(clips, plain[1]):
-        value, gradient = step(p, clip)
-        assert float(value) == pytest.approx(float(scanned), rel=1e-9)
-        p = jax.tree.map(lambda a, g: a - 1e-2 * g, p, gradient)
-
-
-def every_derivative(config, train):
-    """Traces what uses each transformation of the network of `config` once."""
+def network(row='full'):
+    """`(apply, params, batch_stats, clip)` of a row, with shapes in place of arrays."""
+    config = STSANetConfig(**SMALLEST, **ablations.ROWS[row])
     graphdef, params, batch_stats = functional.abstract(STSANet, config)
     clip = jax.ShapeDtypeStruct((1, config.frames, *config.image_size, 3), jnp.float32)
-
-    def loss(params, batch_stats, clip):
-        out = functional.apply(graphdef, params, batch_stats, clip, train=train)
-        return jnp.square(out[0] if train else out).sum()
-
-    def run(params, batch_stats, clip):
-        g = lambda p: loss(p, batch_stats, clip)  # noqa: E731
-        return jax.jvp(jax.grad(g), (params,), (params,))[1]
-
-    return jax.eval_shape(run, params, batch_stats, clip), params
+    return functools.partial(functional.apply, graphdef), params, batch_stats, clip
 
 
-@MODES
-def test_the_whole_network_forward_over_reverse(train):
-    product, params = every_derivative(STSANetConfig(**SMALL), train)
-    assert jax.tree.map(lambda x: x.shape, product) == jax.tree.map(lambda x: x.shape, params)
+def traced(run, *inputs, train):
+    return jax.jit(functools.partial(run, train=train)).trace(*inputs)
 
 
-@IN_CI
-@MODES
-@pytest.mark.parametrize('row', ablations.ROWS)
-def test_each_variant_forward_over_reverse(row, train):
-    product, params = every_derivative(STSANetConfig(**SMALL, **ablations.ROWS[row]), train)
-    assert jax.tree.map(lambda x: x.shape, product) == jax.tree.map(lambda x: x.shape, params)
+def primitives(jaxpr):
+    found = set()
+    for equation in jaxpr.eqns:
+        found.add(equation.primitive.name)
+        for inner in jaxprs_in_params(equation.params):
+            found |= primitives(inner)
+    return found
 
 
 @pytest.fixture(scope='module')
-def exported():
-    """The eval-mode network exported for three platforms from this machine."""
-    graphdef, *weights = functional.abstract(STSANet, STSANetConfig(**SMALL))
-    clip = jax.ShapeDtypeStruct((1, 16, 32, 32, 3), jnp.float32)
-    run = jax.jit(functools.partial(functional.apply, graphdef))
-    return export.export(run, platforms=('cpu', 'cuda', 'tpu'))(*weights, clip)
+def of_full():
+    """The primitives of the whole network in train mode."""
+    return primitives(traced(*network(), train=True).jaxpr.jaxpr)
 
 
-def test_export_holds_nothing_of_the_cpus_room(exported):
-    text = exported.mlir_module()
-    kernels = re.findall(r'stablehlo.convolution.*?dim_numbers = \[b, 0, 1, 2, f\]', text)
-    assert len(kernels) == text.count('stablehlo.convolution') > 100, 'all are 3-D'
-    assert 'stablehlo.reduce_window' in text
-    assert 'optimization_barrier' not in text and 'platform_index' not in text.split('{')[-1]
-    assert 'stablehlo.while' not in text and 'custom_call' not in text
+def test_products_with_the_hessian_of_the_whole_network_by_clip():
+    """In train mode: `vmap` of `jvp` of `grad`."""
+    run, params, batch_stats, clip = network()
+
+    def product(params, direction, batch_stats, clip):
+        loss = lambda p: run(p, batch_stats, clip, train=True)[0].mean()  # noqa: E731
+        return jax.jvp(jax.grad(loss), (params,), (direction,))[1]
+
+    clips = jax.ShapeDtypeStruct((2, *clip.shape), clip.dtype)
+    by_clip = jax.vmap(product, (None, None, None, 0))
+    products = jax.eval_shape(by_clip, params, params, batch_stats, clips)
+    assert jax.tree.map(jnp.shape, products) == jax.tree.map(lambda p: (2, *p.shape), params)
 
 
-def test_the_forms_for_cpus_are_another_program():
-    graphdef, *weights = functional.abstract(STSANet, STSANetConfig(**SMALL))
-    clip = jax.ShapeDtypeStruct((1, 16, 32, 32, 3), jnp.float32)
+def test_the_few_layers_have_all_operations_of_the_whole_network(of_full):
+    """So what goes through those, with the numbers below, goes through this, in both modes."""
+    clip = jnp.zeros((2, 2, 8, 8, 3))
+    run = functools.partial(functional.apply, GRAPHDEF)
+    of_few = primitives(traced(run, *WEIGHTS, clip, train=True).jaxpr.jaxpr)
+    assert of_full <= of_few
+    assert primitives(traced(*network(), train=False).jaxpr.jaxpr) <= of_full
 
-    def lowered():
-        run = jax.jit(functools.partial(functional.apply, graphdef))
-        return run.trace(*weights, clip).lower(lowering_platforms=('tpu',)).as_text()
 
-    plain = lowered()
+@pytest.mark.parametrize('row', [row for row in ablations.ROWS if 'supervised' not in row])
+def test_a_row_has_no_operations_but_those_of_the_whole_network(of_full, row):
+    """So what goes through that one goes through each; and each is exported for every platform.
+
+    Train mode changes BatchNorm alone, which is in the backbone; no row changes that.
+    """
+    run, params, batch_stats, clip = network(row)
+    assert batch_stats.keys() == {'backbone'}
+    program = jax.jit(functools.partial(run, train=True))
+    assert primitives(program.trace(params, batch_stats, clip).jaxpr.jaxpr) <= of_full
+    exported = jax.export.export(program, platforms=PLATFORMS)(params, batch_stats, clip)
+    assert exported.platforms == PLATFORMS and exported.out_avals[0].shape == (1, 32, 32)
+
+
+def test_no_derivative_rules_of_our_own(of_full):
+    """They would be for reverse mode alone. ReLU's is JAX's own, for both."""
+    assert 'custom_vjp_call' not in of_full and 'optimization_barrier' not in of_full
     with forms.use('cpu'):
-        other = lowered()
-    assert plain == lowered(), 'the choice ends with its context'
-    assert 'dim_numbers = [b, 0, 1, f]' in other and 'dim_numbers = [b, 0, 1, f]' not in plain
-    assert 'reduce_window' not in other
+        of_cpu = primitives(traced(*network(), train=True).jaxpr.jaxpr)
+    assert {'custom_vjp_call', 'optimization_barrier'} <= of_cpu
+
+
+# --- what accelerators are given ---------------------------------------------------------------
+
+
+def convolutions(text):
+    """The dimensions of each: '[b, 0, 1, 2, f]x[0, 1, 2, i, o]->[b, 0, 1, 2, f]'."""
+    return re.findall(r'stablehlo\.convolution\(.*?dim_numbers = (.*?), window', text)
 
 
 @pytest.mark.parametrize('keep', remat.KEEP)
 def test_a_training_gradient_for_tpus_is_plain(keep):
     """Whatever a gradient keeps: the only barriers are those of `jax.checkpoint`."""
-    graphdef, *weights = functional.abstract(STSANet, STSANetConfig(**SMALL))
-    clip = jax.ShapeDtypeStruct((1, 16, 32, 32, 3), jnp.float32)
+    config = STSANetConfig(**SMALLEST)
+    graphdef, *weights = functional.abstract(STSANet, config)
+    clip = jax.ShapeDtypeStruct((1, config.frames, *config.image_size, 3), jnp.float32)
     loss = lambda p, s, c: jnp.sum(remat.apply(graphdef, keep)(p, s, c, train=True)[0])  # noqa: E731
     program = jax.jit(jax.grad(loss)).trace(*weights, clip).lower(lowering_platforms=('tpu',))
     text = program.as_text()
     assert ('optimization_barrier' in text) == (keep != 'everything')
-    assert 'stablehlo.while' not in text and 'dim_numbers = [b, 0, 1, f]' not in text
+    assert 'stablehlo.while' not in text and not any(
+        '[b, 0, 1, f]' in n for n in convolutions(text)
+    )
+
+
+@pytest.mark.parametrize('platform', ['tpu', 'cuda'])
+def test_a_program_for_accelerators_has_nothing_of_a_cpu(platform):
+    run, params, *inputs = network()
+    text = traced(run, params, *inputs, train=False).lower(lowering_platforms=(platform,)).as_text()
+    kernels = [path for path in traverse_util.flatten_dict(params) if path[-1] == 'kernel']
+    assert convolutions(text) == ['[b, 0, 1, 2, f]x[0, 1, 2, i, o]->[b, 0, 1, 2, f]'] * len(kernels)
+    # One in each of nine Mixed blocks and three fusions, four between the backbone's stages.
+    assert text.count('stablehlo.reduce_window') == 9 + 3 + 4
+    assert 'custom_call' not in text and 'optimization_barrier' not in text
+    with forms.use('cpu'):
+        other = traced(run, params, *inputs, train=False).lower(lowering_platforms=(platform,))
+    assert 'optimization_barrier' in other.as_text() and 'reduce_window' not in other.as_text()
+    assert not any('0, 1, 2' in numbers for numbers in convolutions(other.as_text()))
+
+
+def test_the_program_does_not_depend_on_the_devices_of_the_machine(monkeypatch):
+    run, *inputs = network()
+
+    def lowered():
+        return traced(run, *inputs, train=True).lower(lowering_platforms=('tpu',)).as_text()
+
+    before = lowered()
+
+    def asked(*args, **kwargs):
+        raise AssertionError('the program asks which devices there are')
+
+    for name in ('devices', 'local_devices', 'default_backend', 'device_count'):
+        monkeypatch.setattr(jax, name, asked)
+    assert lowered() == before
+    with forms.use('cpu'), pytest.raises(AssertionError, match='which devices'):
+        lowered()
+
+
+# --- numbers -----------------------------------------------------------------------------------
+
+
+class Few(nnx.Module):
+    """BatchNorm, attention in the bottleneck, the fusion and upsampling, of a few channels."""
+
+    def __init__(self, *, rngs):
+        self.backbone = ConvBNReLU(3, 4, (1, 3, 3), stride=(1, 2, 2), rngs=rngs)
+        self.stsa = STSALayer(1, (4, 4, 4, 4), 4, bottleneck=True, rngs=rngs)
+        self.amsf = AMSF(4, 4, rngs=rngs)
+        self.map = ConvOfUpsampled(4, 1, (1, 3, 3), rngs=rngs)
+
+    def __call__(self, clip, *, train=False):
+        x = self.backbone(clip, train=train)[:, np.array([0, 0, 1, 1])]  # as level 3 of 16 frames
+        x = self.map(upsample_2x(self.amsf(self.stsa(x), x)))  # B, 4, 16, 16, 1
+        return jax.nn.sigmoid(x).mean(axis=(1, 4))
+
+
+GRAPHDEF, *WEIGHTS = functional.split(Few(rngs=nnx.Rngs(0)))
+
+
+def random_like(tree, seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), tree)
+
+
+def dot(a, b):
+    return sum((x * y).sum() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def moved(point, direction, by):
+    return jax.tree.map(lambda x, v: x + by * v, point, direction)
+
+
+def assert_close(found, expected, tolerance=1e-9):
+    """Of trees: to `tolerance` of the largest number."""
+    largest = max(np.abs(x).max() for x in jax.tree.leaves(expected))
+    assert largest > 0
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * largest)
+
+
+@pytest.fixture(scope='module')
+def derivatives():
+    """Of the saliency in train mode, by parameters and clip, in float64: all from one program."""
+    with jax.enable_x64(True):
+        params, batch_stats = jax.tree.map(
+            lambda x: np.asarray(x, float if x.dtype == jnp.float32 else x.dtype), WEIGHTS
+        )
+        clip = np.random.default_rng(1).normal(size=(2, 2, 8, 8, 3))
+        # At its first weights LayerNorm leaves repeated steps equal: ties for the max pool.
+        params = moved(params, random_like(params, 0), 0.1)
+        point = {'params': params, 'clip': clip}
+
+        def saliency(point):
+            inputs = point['params'], batch_stats, point['clip']
+            return functional.apply(GRAPHDEF, *inputs, train=True)[0]
+
+        @functools.partial(jax.jit, compiler_options=FAST)
+        def compute(point, v, u):
+            loss = lambda point: (u * saliency(point)).sum()  # noqa: E731
+            value, pull = jax.vjp(saliency, point)
+            gradient, hessian_v = jax.jvp(jax.grad(loss), (point,), (v,))
+            return {
+                'value': value,
+                'jvp': jax.jvp(saliency, (point,), (v,))[1],
+                'linearize': jax.linearize(saliency, point)[1](v),
+                'vjp': pull(u)[0],
+                'grad': gradient,
+                'forward over reverse': hessian_v,
+                'reverse over forward': jax.grad(lambda p: jax.jvp(loss, (p,), (v,))[1])(point),
+            }
+
+        def on_host(*inputs):
+            return jax.tree.map(np.asarray, compute(*inputs))
+
+        # The third way, a gradient of a gradient, is traced: compiling takes as long again.
+        def reverse_over_reverse(point, v):
+            gradient = jax.grad(lambda point: saliency(point).sum())
+            return jax.grad(lambda p: dot(gradient(p), v))(point)
+
+        shapes = jax.tree.map(np.shape, jax.eval_shape(reverse_over_reverse, point, point))
+        assert shapes == jax.tree.map(np.shape, point)
+        yield on_host, point
+
+
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_first_derivatives(derivatives, seed):
+    compute, point = derivatives
+    with jax.enable_x64(True):
+        v, u = random_like(point, seed), random_like(np.zeros((2, 16, 16)), seed + 1)
+        found = compute(point, v, u)
+        assert found['value'].dtype == jnp.float64
+        assert_close(found['linearize'], found['jvp'])
+        assert_close(found['grad'], found['vjp'])
+        # <u, J v> = <J' u, v>
+        assert_close(dot(u, found['jvp']), dot(found['vjp'], v))
+
+
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_second_derivatives(derivatives, seed):
+    compute, point = derivatives
+    with jax.enable_x64(True):
+        v, w = random_like(point, seed), random_like(point, seed + 1)
+        u = random_like(np.zeros((2, 16, 16)), seed + 2)
+        of_v, of_w = compute(point, v, u), compute(point, w, u)
+        product = of_v['forward over reverse']
+        assert_close(of_v['reverse over forward'], product)
+        # <w, H v> = <H w, v>
+        assert_close(dot(w, product), dot(of_w['forward over reverse'], v))
+
+
+def test_derivatives_are_the_limits_of_differences(derivatives):
+    compute, point = derivatives
+    with jax.enable_x64(True):
+        v, u = random_like(point, 3), random_like(np.zeros((2, 16, 16)), 4)
+        step = 1e-7  # too small for the pools' maxima to change places
+        before, after = (compute(moved(point, v, by), v, u) for by in (-step, step))
+        slope = lambda name: jax.tree.map(  # noqa: E731
+            lambda a, b: (b - a) / (2 * step), before[name], after[name]
+        )
+        found = compute(point, v, u)
+        # Rounding: 1e-16 / 1e-7, times the numbers that the network goes through.
+        assert_close(found['jvp'], slope('value'), 1e-6)
+        assert_close(found['forward over reverse'], slope('grad'), 1e-6)
+
+
+def test_jacobians_by_columns_and_by_rows():
+    """Of the means of four quarters of the map, by the clip's brightness and contrast."""
+    clip = np.random.default_rng(1).normal(size=(1, 2, 8, 8, 3)).astype(np.float32)
+
+    def quarters(light):
+        saliency = functional.apply(GRAPHDEF, *WEIGHTS, light[0] + light[1] * clip)
+        return saliency.reshape(2, 8, 2, 8).mean((1, 3)).reshape(4)
+
+    @functools.partial(jax.jit, compiler_options=FAST)
+    def both(light):
+        return jax.jacfwd(quarters)(light), jax.jacrev(quarters)(light)
+
+    columns, rows = both(jnp.array([0.1, 1.2]))
+    assert columns.shape == rows.shape == (4, 2)
+    assert_close(columns, rows, 1e-4)  # float32
+
+
+@pytest.fixture(scope='module')
+def in_one_step():
+    """A step of descent in eval mode, whose parameters are donated, and the same in other ways."""
+    rng = np.random.default_rng(2)
+    clips = jnp.asarray(rng.normal(size=(3, 2, 8, 8, 3)), jnp.float32)
+    target = jnp.asarray(rng.uniform(size=(3, 16, 16)), jnp.float32)
+    params, batch_stats = WEIGHTS
+    run = functools.partial(functional.apply, GRAPHDEF)
+
+    def loss(params, clips, target):
+        return jnp.square(run(params, batch_stats, clips) - target).mean()
+
+    def loss_of_one(params, clip, target):
+        return loss(params, clip[None], target[None])
+
+    @functools.partial(jax.jit, donate_argnums=0, compiler_options=FAST)
+    def step(params):
+        def add(total, example):
+            gradient = jax.grad(jax.checkpoint(loss_of_one))(params, *example)
+            return jax.tree.map(jnp.add, total, gradient), None
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        twice = jax.tree.map(lambda p: 2 * p, params)
+        gradient = jax.grad(loss)(params, clips, target)
+        stacked = jax.tree.map(lambda p, q: jnp.stack([p, q]), params, twice)
+        return {
+            'params': moved(params, gradient, -0.1),
+            'gradient': gradient,
+            'per example': jax.vmap(jax.grad(loss_of_one), (None, 0, 0))(params, clips, target),
+            'scan of checkpoint': jax.lax.scan(add, zeros, (clips, target))[0],
+            'batch': run(params, batch_stats, clips),
+            'vmap over clips': jax.vmap(lambda c: run(params, batch_stats, c[None])[0])(clips),
+            'vmap over parameters': jax.vmap(lambda p: run(p, batch_stats, clips))(stacked),
+            'of twice the parameters': run(twice, batch_stats, clips),
+        }
+
+    donated = jax.tree.map(jnp.copy, params)
+    return donated, jax.tree.map(np.asarray, step(donated))
+
+
+def test_gradients_of_each_example_add_up_to_the_batch(in_one_step):
+    _, found = in_one_step
+    mean = jax.tree.map(lambda g: g.mean(0), found['per example'])
+    assert_close(mean, found['gradient'], 1e-5)  # float32
+
+
+def test_scan_over_clips_with_checkpoint_adds_the_same_gradients(in_one_step):
+    _, found = in_one_step
+    total = jax.tree.map(lambda g: g.sum(0), found['per example'])
+    assert_close(found['scan of checkpoint'], total, 1e-5)
+
+
+def test_vmap_over_clips_and_over_parameters(in_one_step):
+    _, found = in_one_step
+    assert_close(found['vmap over clips'], found['batch'], 1e-5)
+    alone = np.stack([found['batch'], found['of twice the parameters']])
+    assert_close(found['vmap over parameters'], alone, 1e-5)
+    assert np.abs(alone[0] - alone[1]).max() > 1e-3
+
+
+def test_donated_parameters_are_given_up_and_give_the_same(in_one_step):
+    donated, found = in_one_step
+    assert all(array.is_deleted() for array in jax.tree.leaves(donated))
+    assert_close(
+        found['params'], moved(jax.tree.map(np.asarray, WEIGHTS[0]), found['gradient'], -0.1), 1e-6
+    )

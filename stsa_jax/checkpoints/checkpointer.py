@@ -25,6 +25,10 @@ FOLDER = 'checkpoints'
 # So long the background may take to write. Of several processes, those that could write wait until
 # then for one that could not.
 WRITE_SECONDS = 600
+# Devices that hold the same array each write a part of it, if the parts are at least this large.
+# Each part is sliced by a program of its own: with Orbax's default, no limit, the first checkpoint
+# compiles hundreds of programs for small arrays.
+LEAST_PART = 2**20  # bytes
 
 
 class Checkpoint(NamedTuple):
@@ -63,6 +67,8 @@ class Checkpointer:
         )
         if jax.process_index() == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
+        arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=LEAST_PART)
+        ocp.type_handlers.register_type_handler(jax.Array, arrays, override=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
         for step in self.steps():
             with suppress(InputError):
