@@ -81,6 +81,11 @@ def a_folder_each(root: Path, video: str) -> None:
     maps(root / video / 'fixation', video, copies.fixations_of)
 
 
+def film_and_table_each(root: Path, video: str) -> None:
+    film(root / 'recordings' / video / 'video' / 'film.avi', video)
+    gaze_table(root / 'recordings' / video / 'event_data' / 'all.csv', [video])
+
+
 def as_dhf1k(root: Path, video: str) -> None:
     """Also in another case and with other zeros."""
     frames(root / 'data' / 'frames' / video / 'images', video)
@@ -107,6 +112,24 @@ def test_arrangements(tmp_path, arranged, capsys):
     assert 'train: 3 videos' in out
     assert ('3 videos whose annotation' in err) == (arranged is as_dhf1k)
     assert ('nothing says which videos are for testing' in out) == (arranged is not as_shots)
+
+
+def test_videos_in_folders_of_their_sort_keep_their_own_names(tmp_path):
+    for part, videos in (('one', ('walk', 'Sea_2')), ('two', ('sea_11',))):
+        for video in videos:
+            film(tmp_path / 'copy' / part / 'videos' / f'{video}.avi', video)
+            maps(tmp_path / 'copy' / part / 'maps' / video, video)
+    prepare(tmp_path)
+    assert {v.name for v in opened(tmp_path).videos} == {'one_walk', 'one_Sea_2', 'two_sea_11'}
+
+
+def test_a_film_and_its_gaze_in_one_folder_are_named_as_that(tmp_path):
+    for video in VIDEOS:
+        film_and_table_each(tmp_path / 'copy', video)
+    prepare(tmp_path, '--sigma=2')
+    dataset = opened(tmp_path)
+    assert {v.name for v in dataset.videos} == set(VIDEOS)
+    assert copies.check_numbers(dataset, code_of, copies.number_in_points) == 10
 
 
 def test_gaze_alone_becomes_fixations_and_densities(tmp_path, capsys):
@@ -163,6 +186,7 @@ def test_a_dataset_grows_without_preparing_the_rest_anew(tmp_path, capsys):
     assert len(before) == 2 and set(placed) == {'walk', 'Sea_2'}
     prepare(tmp_path, '--split=0.5,0,0.5')
     assert 'is prepared already' in capsys.readouterr().out
+    assert not (out.parents[1] / '.growing').exists()
 
     beside_each_other(root, 'sea_11')
     prepare(tmp_path, '--split=0.5,0,0.5')

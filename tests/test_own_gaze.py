@@ -67,11 +67,16 @@ def test_places_in_pixels_fractions_and_on_screens():
     assert laid([('a', 0, 25 / 240, 70 / 160)], shown)[0] == [(1, 20, 10)]
 
 
-def test_gaze_off_the_picture_is_counted():
-    places, told = laid([('a', 0, -1, 5), ('a', 0, 96, 5), ('a', 0, 5, 48), ('a', 0, 5, 5)])
-    assert places == [(1, 5, 5)]
-    assert '3 of 4 samples are off the picture' in told and '--gaze_screen=WxH' in told
-    assert '--gaze_screen' not in laid([('a', 0, 5, 5), ('a', 0, 96, 5)])[1]
+def test_gaze_off_the_picture_is_counted_and_if_it_is_most_none_is_used():
+    off = [('a', 0, -1, 5), ('a', 0, 96, 5), ('a', 0, 5, 48)]
+    on = [('a', 0, x, 5) for x in range(3)]
+    places, told = laid(off + on)
+    assert places == [(1, 5, 0), (1, 5, 1), (1, 5, 2)]
+    assert '3 of 6 samples are off the picture; left out' in told and '--gaze_' not in told
+    places, told = laid(off + on[1:])
+    assert places == []
+    assert '3 of 5 samples are off the picture; no sample is used' in told
+    assert '--gaze_screen=WxH' in told
 
 
 def test_frames_and_times_that_the_video_does_not_have():
@@ -201,6 +206,7 @@ def test_blinks_saccades_and_lost_samples(tmp_path):
     assert fixated(recordings.videos[0]) == [(1, 6, 5), (4, 8, 8), (4, 9, 9)]
     assert '2 samples are no fixations (1 Saccade, 1 Blink); left out' in told
     assert '4 samples have no place' in told
+    assert 'without a place' not in told  # said once, of all tables
     assert '1 lines without numbers, such as line 10' in told
     assert '1 samples of videos that are not there (z)' in told
 

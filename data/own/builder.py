@@ -60,16 +60,12 @@ class OwnRecordings(SaliencyBuilder, skip_registration=True):  # type: ignore[ca
         return f'{self.how.split} {self.how.seed}'
 
     def plan(self, found: Mapping[str, Sequence[VideoSource]]) -> dict[str, list[shards.ShardTask]]:
-        """As `SaliencyBuilder`'s, cut as it was earlier; what is stored already is handed over."""
-        tasks = {
-            split: _plan(
-                videos, self._parts, split, self.storage, self.earlier.groups.get(split, [])
-            )
+        """As `SaliencyBuilder`'s, with the files cut as they were earlier."""
+        cuts = self.earlier.groups
+        return {
+            split: _plan(videos, self._parts, split, self.storage, cuts.get(split, []))
             for split, videos in found.items()
         }
-        for task in (task for own in tasks.values() for task in own):
-            self.earlier.hand_over(task)
-        return tasks
 
     def note_shards(self, tasks: Sequence[shards.ShardTask], results: Sequence[dict]) -> None:
         """For the next preparation."""
@@ -208,7 +204,10 @@ def prepare_recordings(
 
     builder = built(root)
     folder, growing = Path(builder.data_dir), root / name / '.growing'
-    earlier = None
+    replaced, earlier = folder.with_name(f'.replaced-{folder.name}'), None
+    if replaced.exists() and not folder.exists():  # interrupted between the two, see below
+        replaced.rename(folder)
+        builder = built(root)
     if builder.is_prepared():
         earlier = Earlier(folder)
         builder = built(growing, earlier)
@@ -220,9 +219,11 @@ def prepare_recordings(
         builder = built(root)
         builder.check_prepared()
         return builder
+    if earlier is not None:
+        for task in (task for own in builder.plan(found).values() for task in own):
+            earlier.hand_over(task)
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=source))
     if earlier is not None:
-        replaced = folder.with_name(f'.replaced-{folder.name}')
         shutil.rmtree(replaced, ignore_errors=True)
         folder.rename(replaced)
         Path(builder.data_dir).rename(folder)

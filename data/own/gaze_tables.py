@@ -88,7 +88,15 @@ class Tables:
         by_key = {video.key[-1:]: video for video in videos}
         for place in places:
             rows = numbered_rows(place.path)
-            chosen = choose(place.path, next(rows, (0, []))[1], self.columns)
+            video, viewer = video_in(place.parts, videos)
+            try:
+                chosen = choose(place.path, next(rows, (0, []))[1], self.columns)
+            except InputError as error:
+                if video is not None or len(videos) == 1:
+                    raise
+                report.add(str(place.path), str(error).removeprefix(f'{place.path}: '),
+                           'left out; its name is that of no video')  # fmt: skip
+                continue
             if chosen is None:
                 report.add(
                     str(place.path), 'is no table of gaze (no columns that are plainly x and y)',
@@ -99,7 +107,6 @@ class Tables:
             if chosen.headless:
                 rows = numbered_rows(place.path)
             self._note(place.path, chosen)
-            video, viewer = video_in(place.parts, videos)
             if 'video' not in which and video is None:
                 if len(videos) != 1:
                     report.add(
@@ -180,9 +187,6 @@ class Tables:
             )
         if no_number:
             what = f'{len(no_number)} lines without numbers, such as line {no_number[0]}'
-            report.add(str(path), what, 'left out')
-        if lost:
-            what = f'{lost} samples without a place (empty, NaN, -1, or exactly 0, 0), as in blinks'
             report.add(str(path), what, 'left out')
         self._lost += lost
         self._other += other

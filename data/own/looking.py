@@ -18,7 +18,9 @@ from stsa_jax.errors import InputError, ranges
 
 PIXELS, FRACTIONS = 'pixels', 'fractions'
 UNITS = {'us': 1e-6, 'ms': 1e-3, 's': 1.0}  # seconds
-OFF = 0.5  # of the samples outside of the picture: more, and the screen is likely another
+OFF = (
+    0.5  # of the samples outside of the picture: with more, places are not what they are taken for
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +112,12 @@ def fixations_of(
         frame = np.asarray(numbers)[index.clip(0, len(numbers) - 1)]
     x, y = view.pixels(samples.x, samples.y, size)
     on = (x >= 0) & (x < size[1]) & (y >= 0) & (y < size[0])
-    if off := np.count_nonzero(keep & ~on):
-        known = 'the screen' if view.screen else 'pixels of another screen (--gaze_screen=WxH)'
+    if off := int(np.count_nonzero(keep & ~on)):
+        known = 'that screen' if view.screen else 'pixels of a screen (--gaze_screen=WxH)'
         done = 'left out'
         if off > OFF * np.count_nonzero(keep):
-            done += f'; so many: is it {known}, are x and y in their places?'
+            on[:] = False
+            done = f'no sample is used; is it {known}, are x and y in their places?'
         report.add(path, f'{off} of {np.count_nonzero(keep)} samples are off the picture', done)
     keep &= on
     return Fixations(frame[keep], y[keep], x[keep])

@@ -6,6 +6,7 @@ is guessed beyond that: two videos that differ in nothing else are an error.
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def videos_of(
     """
     found: dict[Key, Files] = {}
     loose = [place for place in places if place.role in (MAPS, FIXATIONS)]
-    for place in _named_by_folder([p for p in places if p.role == FRAMES], loose):
+    for place in _named_by_folder(places):
         _add_frames(found, place, root, report)
     if not framed and not found:
         for place in loose:
@@ -116,18 +117,19 @@ def _files(place: Place, root: Path) -> Files:
     return Files('_'.join(parts), parts, place.split)
 
 
-def _named_by_folder(frames: list[Place], loose: list[Place]) -> list[Place]:
-    """`A/film.mp4` beside `A/maps` is the video `A`, if it is the only one in that folder."""
-    annotated = {key_of(place.parts) for place in loose}
-    inside: dict[Key, int] = {}
-    for place in frames:
-        inside[key_of(place.parts[:-1])] = inside.get(key_of(place.parts[:-1]), 0) + 1
+def _named_by_folder(places: Sequence[Place]) -> list[Place]:
+    """The frames; `A/film.mp4` beside `A/maps` or `A/gaze` is the video `A`, if alone in it."""
+    frames = [place for place in places if place.role == FRAMES]
+    annotated = {key_of(p.parts) for p in places if p.role in (MAPS, FIXATIONS)}
+    folders = annotated | {key_of(place.parts[:-1]) for place in places if place.role == GAZE}
+    inside = Counter(key_of(place.parts[:-1]) for place in frames)
+
+    def alone(folder: Key) -> bool:
+        return bool(folder) and inside[folder] == 1 and folder in folders
+
     return [
         place._replace(parts=place.parts[:-1])
-        if len(place.parts) > 1
-        and inside[key_of(place.parts[:-1])] == 1
-        and key_of(place.parts) not in annotated
-        and key_of(place.parts[:-1]) in annotated
+        if key_of(place.parts) not in annotated and alone(key_of(place.parts[:-1]))
         else place
         for place in frames
     ]

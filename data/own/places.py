@@ -62,17 +62,16 @@ class _Way(NamedTuple):
     parts: tuple[str, ...] = ()
     split: str = ''
     annotated: bool = False
-    role_last: bool = False  # the folder's own name is the word of a role
 
     def down(self, name: str) -> '_Way':
         word = name.lower().replace('-', '_').replace(' ', '_')
         if word in SPLITS and not self.split:
-            return self._replace(split=SPLITS[word], role_last=False)
+            return self._replace(split=SPLITS[word])
         if word in _ROLES:
-            return self._replace(role=max(self.role, _ROLES[word], key=_RANK.index), role_last=True)
+            return self._replace(role=max(self.role, _ROLES[word], key=_RANK.index))
         if word in ANNOTATION:
-            return self._replace(annotated=True, role_last=False)
-        return self._replace(parts=(*self.parts, name), role_last=False)
+            return self._replace(annotated=True)
+        return self._replace(parts=(*self.parts, name))
 
 
 def find_places(root: Path, report: Report, *, without: tuple[Path, ...] = ()) -> list[Place]:
@@ -98,8 +97,7 @@ def _walk(
         elif suffix in tree.MATLAB:
             matrices = matrices or path.name
         elif suffix in tree.VIDEOS and way.role in ('', FRAMES) and not way.annotated:
-            own = way.parts if way.role_last and way.parts else (*way.parts, path.stem)
-            yield Place(FRAMES, path, own, way.split)
+            yield Place(FRAMES, path, (*way.parts, path.stem), way.split)
         elif path.resolve() in without:
             continue
         elif suffix in TABLES or (suffix in RECORDS and way.role == GAZE):
@@ -118,13 +116,19 @@ def _walk(
 
 def _without_wrapping(places: list[Place]) -> list[Place]:
     """Without the folders that everything lies in: `wrapper/videos/a.mp4` is of the video `a`."""
-    tables = [place for place in places if place.role == GAZE]
-    places = [place for place in places if place.role != GAZE]
-    while places and all(len(place.parts) > 1 for place in places):
-        if len({place.parts[0] for place in places}) > 1:
+    named = [place for place in places if place.role != GAZE]  # tables may lie elsewhere
+    while named and all(len(place.parts) > 1 for place in named):
+        around = {place.parts[0] for place in named}
+        if len(around) > 1:
             break
-        places = [place._replace(parts=place.parts[1:]) for place in places]
-    return places + tables
+        places = [
+            place._replace(parts=place.parts[1:])
+            if len(place.parts) > 1 and place.parts[0] in around
+            else place
+            for place in places
+        ]
+        named = [place for place in places if place.role != GAZE]
+    return places
 
 
 def sets_of(root: Path) -> list[str]:
