@@ -280,8 +280,8 @@ def test_metadata_of_another_program(files, tiny, tmp_path):
         assert stsa_jax.load(path).config == TINY
         assert_same(initialise(path, TINY)[0], tiny[0])
     for damaged, words in (
-        ({'model': '{"layers": 12}'}, "none of STSANetConfig: .*'layers'"),
-        ({'model': '{"image_size": 5}'}, 'none of STSANetConfig'),
+        ({'model': '{"layers": 12}'}, "not a valid STSANetConfig: .*'layers'"),
+        ({'model': '{"image_size": 5}'}, 'not a valid STSANetConfig'),
         ({'model': '{"frames": 17}'}, 'config.model.frames is 17'),
         ({'normalisation': '[1, 2]'}, r"'normalisation' is '\[1, 2\]', expected mean and std"),
     ):
@@ -296,7 +296,7 @@ def test_metadata_of_another_program(files, tiny, tmp_path):
     shutil.copytree(files / 'checkpoint', tmp_path / 'c')
     meta.write_text(meta.read_text().replace('"width"', '"depth"'))
     for read in (stsa_jax.load, lambda path: initialise(path, TINY)):
-        with pytest.raises(InputError, match=r"c: the config recorded .*'depth'"):
+        with pytest.raises(InputError, match=r"c: the config stored .*'depth'"):
             read(tmp_path / 'c')
 
 
