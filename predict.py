@@ -69,7 +69,7 @@ flags.DEFINE_float('fps', 30, 'Frame rate of a folder of frames.', lower_bound=0
 flags.DEFINE_bool('overlay', True, 'Write overlay.mp4 too.')
 flags.DEFINE_bool('overwrite', False, 'Replace the maps and overlay of an earlier prediction.')
 flags.DEFINE_bool(
-    'allow_truncated', False, 'Use the good frames of a video that breaks off or is damaged.'
+    'allow_truncated', False, 'Use the undamaged frames of a truncated or damaged video.'
 )
 flags.DEFINE_bool('allow_nonfinite', False, 'Take weights with NaN or infinity too.')
 flags.DEFINE_string('attention', None, 'Picture the attention from this pixel, as x,y.')

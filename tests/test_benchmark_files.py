@@ -24,6 +24,6 @@ def test_a_line_for_each_file(tmp_path, monkeypatch, capsys):
     assert lines['a.mp4'][:2] == ['12', '12']
     if shutil.which('ffmpeg') and shutil.which('ffprobe'):
         assert lines['a.mp4'][2] == '12' and float(lines['a.mp4'][3]) < 2
-    assert 0 < int(lines['b.avi'][1]) < 12 and 'breaks off' in ' '.join(lines['b.avi'])
+    assert 0 < int(lines['b.avi'][1]) < 12 and 'is truncated' in ' '.join(lines['b.avi'])
     assert lines['notes.txt'][:2] == ['-', '-'] and 'cannot read it' in ' '.join(lines['notes.txt'])
     assert lines['v'] == ['2', '2', '-', '-']

@@ -57,11 +57,11 @@ def test_grey_of_more_than_eight_bits(tmp_path, name):
 @pytest.mark.parametrize(
     'values, found',
     [
-        (RAMP.astype(np.int32) * 2, '32-bit integer values go from 0 to 131070'),
-        (RAMP.astype(np.int32) - 5, 'go from -5 to 65530'),
-        (RAMP.astype(np.int32) // 257, 'go from 0 to 255; expected 8 bits'),  # 8 bits in 32
-        (RAMP.astype(np.float32) / 257, '32-bit float values go from 0 to 255'),
-        (RAMP.astype(np.float32) * np.nan, 'go from nan to nan'),
+        (RAMP.astype(np.int32) * 2, '32-bit integer values range from 0 to 131070'),
+        (RAMP.astype(np.int32) - 5, 'range from -5 to 65530'),
+        (RAMP.astype(np.int32) // 257, 'range from 0 to 255; expected 8 bits'),  # 8 bits in 32
+        (RAMP.astype(np.float32) / 257, '32-bit float values range from 0 to 255'),
+        (RAMP.astype(np.float32) * np.nan, 'range from nan to nan'),
     ],
 )
 def test_values_of_an_unknown_range_are_refused(tmp_path, values, found):
@@ -112,9 +112,9 @@ ANIMATIONS = {'a.tif': {}, 'a.webp': {'lossless': True, 'duration': 200}, 'a.png
 @pytest.mark.parametrize('name', ANIMATIONS)
 def test_several_pictures_in_a_file(tmp_path, name):
     path = animation(tmp_path / name, 5, **ANIMATIONS[name])
-    with pytest.raises(InputError, match=r'holds 5 pictures.*name the file itself'):
+    with pytest.raises(InputError, match=r'holds 5 images.*give the file itself'):
         video.read_frames(tmp_path)
-    with pytest.raises(OSError, match='it holds 5 pictures'):
+    with pytest.raises(OSError, match='it holds 5 images'):
         images.decode_frame(path.read_bytes())
     opened = video.open_video(path)  # as it says: all of them
     frames = list(opened.frames)

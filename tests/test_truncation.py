@@ -21,7 +21,7 @@ def film(tmp_path):
 
 def told(path):
     """What the refusal says."""
-    with pytest.raises(InputError, match=r'breaks off after \d+ frames') as error:
+    with pytest.raises(InputError, match=r'is truncated after \d+ frames') as error:
         video.read_frames(path)
     return str(error.value)
 
@@ -31,7 +31,7 @@ def test_a_download_whose_rest_is_zeros(film):
     for name in ('a.mkv', 'a.webm'):
         codec = 'libvpx' if name == 'a.webm' else 'libx264'
         path = film(name, lambda b: b[: len(b) * 2 // 3] + bytes(len(b) - len(b) * 2 // 3), codec)
-        assert 'no element of Matroska' in told(path)
+        assert 'not a Matroska element' in told(path)
 
 
 def test_padding_behind_a_whole_file(film):
@@ -71,7 +71,7 @@ def test_fragments_of_which_the_last_ones_are_missing(film):
 
     dash = {'movflags': 'frag_keyframe+empty_moov+dash+global_sidx'}
     path = film('a.mp4', two_fragments, **dash)
-    assert 'its segment index goes to' in told(path)
+    assert 'its segment index extends to' in told(path)
     assert read(film('b.mp4', bytes, **dash))[1] == list(range(1, 41))
     # Without an index nothing tells that there was more, as of a recording that was stopped.
     path = film('c.mp4', two_fragments, movflags='frag_keyframe+empty_moov')
@@ -86,4 +86,4 @@ def test_an_avi_that_was_never_finished(film):
 def test_a_cut_avi_says_where(film):
     path = film('a.avi', lambda b: b[: b.index(b'idx1') - 500], 'mpeg4')
     size = path.stat().st_size
-    assert f'the file ends at byte {size}, but its header says that it goes to' in told(path)
+    assert f'the file ends at byte {size}, but its header says that it extends to' in told(path)

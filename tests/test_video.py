@@ -114,14 +114,14 @@ def test_a_video_that_breaks_off(tmp_path, caplog, name, share):
     path = write(tmp_path / name, noise(40), CODECS.get(name, 'libx264'), **options)
     whole = list(video.read_frames(path)[1])
     path = cut(path, share)
-    with pytest.raises(InputError, match=r'breaks off after \d+ frames .*--allow_truncated') as e:
+    with pytest.raises(InputError, match=r'is truncated after \d+ frames .*--allow_truncated') as e:
         video.read_frames(path)
     assert str(path) in str(e.value)
     info, frames = video.read_frames(path, allow_truncated=True)
     frames = list(frames)
     assert 1 < len(frames) == info.num_frames < 40
     np.testing.assert_array_equal(frames, whole[: len(frames)])
-    assert 'breaks off' in caplog.text
+    assert 'is truncated' in caplog.text
 
 
 def test_damage_inside_a_video(tmp_path, caplog):

@@ -122,7 +122,7 @@ def test_an_angle_that_is_no_quarter_turn(tmp_path, caplog):
     except AttributeError:
         pytest.skip('this PyAV writes no rotation')
     assert read(path)[1] == [1, 2, 3]
-    message = 'turned by -10.0 degrees, which is no quarter turn; its frames are used as stored'
+    message = 'rotated by -10.0 degrees, which is not a quarter turn; its frames are used as stored'
     assert caplog.text.count(message) == 1
     assert turn_of_matrix(3, 4, -4, 3) == pytest.approx(53.13, abs=0.01)
     assert turn_of_matrix(0, 0, 0, 0) == turn_of_matrix(1, 0, 0, 1)
@@ -167,7 +167,7 @@ def test_sound_may_outlast_the_picture(tmp_path, name, late):
     whole = path.read_bytes()
     for share in (0.4, 0.9):  # cut, it is told
         path.write_bytes(whole[: int(len(whole) * share)])
-        with pytest.raises(InputError, match=r'breaks off after \d+ frames|none of its frames'):
+        with pytest.raises(InputError, match=r'is truncated after \d+ frames|none of its frames'):
             video.read_frames(path)
 
 
@@ -176,7 +176,7 @@ def test_a_live_stream_states_no_length(tmp_path):
     assert read(path)[1] == list(range(1, 41))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 2 // 3])  # its last block goes beyond the end
-    with pytest.raises(InputError, match='breaks off'):
+    with pytest.raises(InputError, match='is truncated'):
         video.read_frames(path)
 
 
@@ -185,7 +185,7 @@ def test_a_fragmented_file(tmp_path):
     assert read(path)[1] == list(range(1, 41))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 2 // 3])
-    with pytest.raises(InputError, match=r'breaks off after \d+ frames'):
+    with pytest.raises(InputError, match=r'is truncated after \d+ frames'):
         video.read_frames(path)
     _, found = read(path, allow_truncated=True)
     assert 10 < len(found) < 30  # each with its own number, as `read` makes sure
@@ -292,7 +292,7 @@ def test_the_best_of_several_streams(tmp_path, caplog):
         best = file.streams.best('video').index
     opened, found = read(path)
     assert found == [1, 2, 3, 4, 5] and opened.info.height == copies.HEIGHT * (1, 2)[best]
-    assert f'has 2 video streams; stream {best} (' in caplog.text
+    assert f'has 2 video streams; using stream {best} (' in caplog.text
     assert 'has 2 video streams' in in_dataset(path)[1].problems[0].what
 
 
@@ -377,7 +377,7 @@ def test_a_segment_that_is_missing(tmp_path, caplog):
     (tmp_path / 'a.ts').write_bytes(b''.join(parts))
     opened, found = read(tmp_path / 'a.ts')
     assert found == [*range(1, 21), *range(31, 41)] and opened.info.num_frames == 30
-    assert '10 places have no frame of their own: 21-30' in caplog.text
+    assert '10 positions have no frame of their own: 21-30' in caplog.text
 
 
 def test_a_change_of_size_names_the_frame(tmp_path):

@@ -68,12 +68,12 @@ def test_what_is_passed_over_is_counted_with_the_reason(tmp_path, caplog):
     opened = video.open_video(folder)
     assert opened.info.num_frames == 3
     for words in (
-        '6 of 9 entries passed over',
-        'no image by its ending: 2 (notes.txt, Thumbs.db)',
+        '6 of 9 entries skipped',
+        'not an image by its extension: 2 (notes.txt, Thumbs.db)',
         'hidden: 1 (._1.png)',
         'a folder: 1 (maps)',
         'no number in its name: 1 (poster.png)',
-        'a link to nothing: 1 (4.png)',
+        'a broken link: 1 (4.png)',
     ):
         assert words in caplog.text
 

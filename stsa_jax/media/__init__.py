@@ -1,1 +1,1 @@
-"""Video files, frames and pictures: reading, writing, preparing, drawing. No model, no JAX."""
+"""Video files, frames and images: reading, writing, preprocessing, drawing. No model, no JAX."""

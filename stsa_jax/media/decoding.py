@@ -1,7 +1,7 @@
-"""The frames of a video file, one after another, each with its number, time and pixels.
+"""The frames of a video file in order, each with its number, time and pixels.
 
-What is damaged costs no more than what is built upon it: those frames are left out, up to the next
-key frame, and all others come. Decoding is FFmpeg's, through PyAV.
+Damaged frames, and those predicted from them, up to the next key frame, are left out; all others
+are decoded. Decoding uses FFmpeg, through PyAV.
 """
 
 import logging
@@ -24,9 +24,9 @@ _log = logging.getLogger(__name__)
 class Frame(NamedTuple):
     """One frame of a video.
 
-    `number` is its place in the video, from 1, or the one in its file's name; `name` is how a map
-    of it is called, such as '0021'. `time` is in seconds from the beginning of the video. `pixels`
-    are uint8 RGB `(h, w, 3)`, as displayed.
+    `number` is its position in the video, from 1, or the number in its file's name; `name` is the
+    name of its map, such as '0021'. `time` is in seconds from the start of the video. `pixels` are
+    uint8 RGB `(h, w, 3)`, as displayed.
     """
 
     number: int
@@ -40,10 +40,10 @@ class Lost:
 
     def __init__(self, packets: Packets) -> None:
         self._packets = packets
-        self.undecodable = 0  # packets that give no frame
+        self.undecodable = 0  # packets that yield no frame
         self.damaged: set[int] = set()
-        self.spoilt: set[int] = set()  # built upon a damaged one
-        self.reason = ''  # of the first
+        self.spoilt: set[int] = set()  # predicted from a damaged one
+        self.reason = ''  # of the first one
         for number in packets.damaged:
             self.add(number, 'its data are incomplete')
 
@@ -51,7 +51,7 @@ class Lost:
         return number in self.damaged or number in self.spoilt
 
     def add(self, number: int, why: str) -> None:
-        """Notes that this frame is damaged."""
+        """Records that this frame is damaged."""
         self.damaged.add(number)
         self.spoilt.update(self._packets.spoilt_by(number))
         self.spoilt -= self.damaged
@@ -59,14 +59,14 @@ class Lost:
 
 
 class FileFrames:
-    """Iterates over the usable frames of a video file, in the order they are shown in.
+    """Iterates over the usable frames of a video file in display order.
 
     Attributes:
-        packets: what is known without decoding.
+        packets: the file's packets, read without decoding.
         lost: the frames that are left out; complete when the iteration has ended.
-        missing: places without a frame, likewise.
-        last: the number of the last frame that was met, usable or not.
-        stopped: why decoding ended before the file did, or ''.
+        missing: positions without a frame, likewise.
+        last: the number of the last frame seen, usable or not.
+        stopped: why decoding ended before the end of the file, or ''.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,12 +84,12 @@ class FileFrames:
 
     @property
     def turn(self) -> Turn:
-        """How pictures are turned to be displayed; known from the first frame on."""
+        """How frames are rotated for display; known from the first frame on."""
         return self._turn or AS_STORED
 
     @property
     def missing(self) -> set[int]:
-        """The numbers up to the last one that no frame has, damaged or not."""
+        """The numbers up to the last one that have no frame, damaged or not."""
         last = max([self.last, *self.lost.damaged])
         return set(range(1, last + 1)) - self._seen - self.lost.damaged - self.lost.spoilt
 
@@ -99,7 +99,7 @@ class FileFrames:
 
     def _frames(self) -> Iterator[Frame]:
         pixels, packets = Pixels(), self.packets
-        held: deque[tuple[int, av.VideoFrame]] = deque()  # not known to be good yet
+        held: deque[tuple[int, av.VideoFrame]] = deque()  # not yet known to be undamaged
         numbered: Iterator[tuple[int, av.VideoFrame]] | None = self._numbered()
         while held or numbered is not None:
             found = next(numbered, None) if numbered is not None else None
@@ -114,13 +114,13 @@ class FileFrames:
                     yield Frame(number, f'{number:04d}', packets.time(number, frame.pts), picture)
 
     def _turned(self, frame: av.VideoFrame, pixels: np.ndarray) -> np.ndarray:
-        # A frame that is asked for its side data is part of a circle of references, and is not
-        # freed at once: so the first one is, and others if their angle is another.
+        # Reading a frame's side data creates a reference cycle, which delays freeing the frame. So
+        # it is read only for the first frame, and when the angle changes.
         if self._turn is None or frame.rotation != self._angle:
             self._angle, turn = frame.rotation, turn_of(frame)
             if not isinstance(turn, Turn):
                 _log.warning(
-                    '%s: is marked to be turned by %.1f degrees, which is no quarter turn; its '
+                    '%s: is marked to be rotated by %.1f degrees, which is not a quarter turn; its '
                     'frames are used as stored',
                     self.path,
                     turn,
@@ -130,13 +130,13 @@ class FileFrames:
         return self._turn.apply(pixels)
 
     def _numbered(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        """All frames in the order they are shown in; those decoded in part are noted as lost."""
+        """All frames in display order; partly decoded ones are recorded as lost."""
         for count, frame in enumerate(self._decoded(), 1):
             number = self.packets.number(frame.pts)
             if number is None:
                 number = max(self.last + 1, count + self.lost.undecodable)
             if number <= self.last:
-                continue  # after damage some decoders give a frame too late
+                continue  # after damage some decoders output a frame too late
             self.last = number
             self._seen.add(number)
             if frame.is_corrupt:
@@ -144,19 +144,19 @@ class FileFrames:
             yield number, frame
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
-        """What the decoder gives; packets that do not decode go to `lost`."""
-        ffmpeg_error = FFmpegError  # a generator left unfinished ends when modules are gone
+        """The decoder's output; packets that do not decode go to `lost`."""
+        ffmpeg_error = FFmpegError  # an unfinished generator may end after modules are unloaded
         numbers = iter(self.packets.numbers)
         try:
             with opened(self.path) as (container, stream):
-                # With several, FFmpeg at times does not say that a frame is damaged.
+                # With several threads, FFmpeg sometimes does not report that a frame is damaged.
                 stream.codec_context.thread_count = 1
                 for packet in container.demux(stream):
                     if not packet.size:
-                        continue  # "as before"; to the decoder it would mean the end
+                        continue  # a repeated frame; to the decoder it would mean the end
                     number = None if packet.is_discard else next(numbers, None)
                     if number in self.packets.headless:
-                        continue  # some decoders make grey pictures of it
+                        continue  # some decoders output grey frames for it
                     try:
                         yield from stream.decode(packet)
                     except ffmpeg_error as error:

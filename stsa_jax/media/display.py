@@ -1,9 +1,9 @@
-"""How a decoded picture is to be shown: a video's display matrix, and pixels as uint8 RGB.
+"""Display of decoded frames: a video's display matrix, and pixels as uint8 RGB.
 
-A camera stores the picture as its sensor lies, with a matrix that says how to turn or mirror it.
-The matrix maps a place (x, y) of the stored picture to (a x + c y, b x + d y) of the displayed one
-(ISO 14496-12, 8.3.2; FFmpeg's libavutil/display.h). Eight of them move whole pixels: the quarter
-turns, mirrored or not.
+A camera stores the picture in its sensor's orientation, with a matrix that rotates or mirrors it
+for display. The matrix maps a position (x, y) of the stored picture to (a x + c y, b x + d y) of
+the displayed one (ISO 14496-12, 8.3.2; FFmpeg's libavutil/display.h). Eight matrices move whole
+pixels: the quarter turns, mirrored or not.
 """
 
 import math
@@ -15,7 +15,7 @@ from av.video.reformatter import VideoReformatter
 
 
 class Turn(NamedTuple):
-    """Rows and columns exchanged or not, and then mirrored left to right and top to bottom."""
+    """Transposes or not, then mirrors left to right and top to bottom."""
 
     transposed: bool = False
     left_right: bool = False
@@ -32,13 +32,13 @@ class Turn(NamedTuple):
 
 
 AS_STORED = Turn()
-_NEARLY = 0.02  # of a matrix's largest entry: what rounding leaves; one degree is 0.017
+_NEARLY = 0.02  # of a matrix's largest entry: rounding error; one degree is 0.017
 
 
 def turn_of(frame: av.VideoFrame) -> Turn | float:
-    """How `frame` is to be turned; in degrees if that is no quarter turn."""
+    """The rotation of `frame`; in degrees if it is not a quarter turn."""
     try:
-        # PyAV's annotations know fewer kinds of side data than it gives.
+        # PyAV's annotations list fewer kinds of side data than it provides.
         matrix = np.frombuffer(cast(Any, frame.side_data)['DISPLAYMATRIX'], np.int32)
     except KeyError:
         return AS_STORED
@@ -46,13 +46,13 @@ def turn_of(frame: av.VideoFrame) -> Turn | float:
 
 
 def turn_of_matrix(a: float, b: float, c: float, d: float) -> Turn | float:
-    """The turn of a display matrix whose first two rows are (a, b) and (c, d); a scale is ignored.
+    """The rotation of a display matrix with first two rows (a, b) and (c, d); scale is ignored.
 
-    If it is no quarter turn, mirrored or not: its angle in degrees, to the right.
+    If it is not a quarter turn, mirrored or not: its angle in degrees, clockwise.
     """
     nearly_zero = _NEARLY * max(abs(a), abs(b), abs(c), abs(d))
     if not nearly_zero:
-        return AS_STORED  # a matrix of zeros, as some programs write, says nothing
+        return AS_STORED  # some programs write a zero matrix, which has no meaning
     if max(abs(b), abs(c)) <= nearly_zero < min(abs(a), abs(d)):
         return Turn(False, a < 0, d < 0)
     if max(abs(a), abs(d)) <= nearly_zero < min(abs(b), abs(c)):

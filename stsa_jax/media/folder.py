@@ -1,8 +1,8 @@
-"""A folder of frames, or a file of several pictures, as a video.
+"""A folder of frames, or a multi-image file, as a video.
 
-Frames come in natural order (`frame2` before `frame10`). A frame's number is the last one in its
-file's name, as `data.prepare` takes it, if these numbers rise in that order; else frames are
-numbered from 1 and are called by their files' names.
+Frames are in natural order (`frame2` before `frame10`). A frame's number is the last one in its
+file's name, as in `data.prepare`, if these numbers increase in that order; otherwise frames are
+numbered from 1 and take their files' names.
 """
 
 import itertools
@@ -17,28 +17,28 @@ from stsa_jax.media import pictures
 from stsa_jax.media.decoding import Frame
 from stsa_jax.media.info import Video, VideoInfo, size_text
 
-_INNER = 'images'  # where datasets keep the frames of a shot, beside its maps
+_INNER = 'images'  # where datasets store the frames of a shot, beside its maps
 _log = logging.getLogger(__name__)
 
 
 def natural_key(name: str) -> list[tuple[int, str] | str]:
-    """Sorts as a person would: `frame2` before `frame10`."""
+    """Sort key for natural order: `frame2` before `frame10`."""
     parts = re.split(r'(\d+)', name)
     return [(int(p), p) if p.isdecimal() else p.casefold() for p in parts]
 
 
 def open_folder(path: Path, fps: Fraction) -> Video:
-    """The frames in a folder, or in its folder `images` if it has none itself.
+    """The frames in a folder, or in its subfolder `images` if it has none itself.
 
-    What else is there is passed over, with a line in the log that counts it and says why.
+    Other files are skipped; a log line gives their number and the reason.
 
     Raises:
-        InputError: no frames, two files for one frame, frames of different sizes, several pictures
+        InputError: no frames, two files for one frame, frames of different sizes, several images
             in one file.
     """
     path, names = _images(path)
     _check_doubles(path, names)
-    # The headers of all frames are read first: a misfit is told before the work, not after it.
+    # Read the headers of all frames first, to report a mismatch before the work, not after it.
     sizes = [_single(path / name) for name in names]
     for name, size in zip(names, sizes):
         if size != sizes[0]:
@@ -60,9 +60,9 @@ def open_folder(path: Path, fps: Fraction) -> Video:
 
 
 def open_pictures(path: Path, fps: Fraction) -> Video:
-    """The pictures of one file: the pages of a TIFF, an animated WebP or PNG, or a single picture.
+    """The images of one file: the pages of a TIFF, an animated WebP or PNG, or a single image.
 
-    Raises InputError if the file cannot be read or its pictures differ in size.
+    Raises InputError if the file cannot be read or its images differ in size.
     """
     try:
         height, width, count = pictures.read_header(path)
@@ -75,7 +75,7 @@ def open_pictures(path: Path, fps: Fraction) -> Video:
             for number, (pixels, seconds) in enumerate(pictures.read_pictures(path), 1):
                 if pixels.shape[:2] != (height, width):
                     raise InputError(
-                        f'{path}: picture {number} is {size_text(pixels.shape)} pixels, but the '
+                        f'{path}: image {number} is {size_text(pixels.shape)} pixels, but the '
                         f'first is {width}x{height}; all frames of a video must have one size'
                     )
                 yield Frame(number, f'{number:04d}', time, pixels)
@@ -88,7 +88,7 @@ def open_pictures(path: Path, fps: Fraction) -> Video:
 
 
 def _images(path: Path) -> tuple[Path, list[str]]:
-    """The folder that the frames are in, and their names in order."""
+    """The folder with the frames, and their names in order."""
     names = sorted((p.name for p in path.iterdir()), key=natural_key)
     images = [n for n in names if _is_frame(path / n)]
     if images:
@@ -125,7 +125,7 @@ def _tell_passed_over(path: Path, names: list[str], images: list[str]) -> None:
     for name in others:
         reasons.setdefault(_why_not(path / name), []).append(name)
     told = '; '.join(f'{why}: {len(of)} ({_list(of)})' for why, of in reasons.items())
-    _log.warning('%s: %d of %d entries passed over. %s', path, len(others), len(names), told)
+    _log.warning('%s: %d of %d entries skipped. %s', path, len(others), len(names), told)
 
 
 def _why_not(path: Path) -> str:
@@ -134,8 +134,8 @@ def _why_not(path: Path) -> str:
     if path.is_dir():
         return 'a folder'
     if path.suffix.lower() not in pictures.SUFFIXES:
-        return 'no image by its ending'
-    return 'no number in its name' if path.is_file() else 'a link to nothing'
+        return 'not an image by its extension'
+    return 'no number in its name' if path.is_file() else 'a broken link'
 
 
 def _check_doubles(path: Path, names: list[str]) -> None:
@@ -144,7 +144,8 @@ def _check_doubles(path: Path, names: list[str]) -> None:
     seen: dict[tuple[int, ...] | str, str] = {}
     for name in names:
         stem = Path(name).stem.casefold()
-        # As file managers call a copy; where all are called so, the number in brackets counts.
+        # File managers' names for a copy; if all names are like this, the number in brackets
+        # counts.
         original = re.sub(r'\s*(\(\d+\)|\s\d+|[-_ ]+copy(\s*\(?\d+\)?)?)$', '', stem)
         first = by_stem[original] if original != stem and original in by_stem else None
         numbers = tuple(int(run) for run in re.findall(r'\d+', stem))
@@ -152,12 +153,12 @@ def _check_doubles(path: Path, names: list[str]) -> None:
         if first != name:
             raise InputError(
                 f'{path}: {first} and {name} are two files for one frame; remove one of each such '
-                'pair, or put them into folders of their own'
+                'pair, or move them to separate folders'
             )
 
 
 def _numbers(names: list[str]) -> tuple[list[int], list[str]]:
-    """Frames' numbers, and what their maps are called."""
+    """The numbers of the frames, and the names of their maps."""
     runs = [re.findall(r'\d+', Path(name).stem) for name in names]
     numbers = [int(found[-1]) for found in runs if found]
     if len(numbers) == len(names) and all(a < b for a, b in itertools.pairwise(numbers)):
@@ -166,15 +167,15 @@ def _numbers(names: list[str]) -> tuple[list[int], list[str]]:
 
 
 def _single(path: Path) -> tuple[int, int]:
-    """(h, w) of a file with one picture."""
+    """(h, w) of a file with one image."""
     try:
         header = pictures.read_header(path)
     except OSError as error:
         raise _unreadable(path, error) from error
     if header.pictures > 1:
         raise InputError(
-            f'{path}: holds {header.pictures} pictures, but a file in a folder of frames is one '
-            'frame; name the file itself to use all of them'
+            f'{path}: holds {header.pictures} images, but a file in a folder of frames is one '
+            'frame; give the file itself to use all of them'
         )
     return header.height, header.width
 

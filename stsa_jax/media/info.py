@@ -1,4 +1,4 @@
-"""What is known of a video before and while its frames are read."""
+"""Properties of a video before and while its frames are read."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -10,10 +10,10 @@ from stsa_jax.media.decoding import Frame
 
 
 class VideoInfo(NamedTuple):
-    """What is known before decoding: size in pixels as displayed, frames per second, frame count.
+    """Known before decoding: size in pixels as displayed, frames per second, frame count.
 
-    `num_frames` is counted from the packets of a file, without hidden ones, and exact for a folder;
-    a rare codec may decode to a few more or fewer.
+    `num_frames` is the number of a file's packets, without hidden ones, and exact for a folder;
+    some rare codecs decode to a few more or fewer.
     """
 
     path: Path
@@ -28,12 +28,12 @@ class Video:
     """An open video: `frames` may be iterated over once.
 
     Attributes:
-        info: see there.
+        info: see `VideoInfo`.
         frames: yields each frame with its number, name and time.
-        numbers: those of the frames, as far as they are known before decoding.
-        constant_rate: whether frames are evenly spaced; else their times count.
-        pixel_aspect: width of a pixel by its height, as displayed.
-        last_duration: for how many seconds the last frame is shown; 0: as long as the others.
+        numbers: the frame numbers, as far as they are known before decoding.
+        constant_rate: whether frames are evenly spaced; if not, use their times.
+        pixel_aspect: pixel width divided by height, as displayed.
+        last_duration: seconds for which the last frame is shown; 0: as long as the others.
         left_out: the numbers of damaged frames; filled in when `frames` has ended.
     """
 
@@ -47,5 +47,5 @@ class Video:
 
 
 def size_text(shape: Sequence[int]) -> str:
-    """'640x360' of an array's shape (360, 640, ...)."""
+    """'640x360' for an array's shape (360, 640, ...)."""
     return f'{shape[1]}x{shape[0]}'

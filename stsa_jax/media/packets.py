@@ -1,10 +1,10 @@
-"""What a video file's packets tell before any is decoded: frames' numbers, times, what is damaged.
+"""Frame numbers, times and damage from a video file's packets, without decoding.
 
-A frame's number is its place in time, from 1. Where a frame repeats the one before, an AVI or Ogg
-file has an empty packet, and other files nothing: that place has no frame, and those after it keep
-their numbers. If times are on no grid of frames (a variable rate), frames are numbered in the order
-they are shown in; if times are missing, they are counted. Packets that a file marks as hidden, as
-those before a cut, are no frames.
+A frame's number is its position in time, from 1. Where a frame repeats the previous one, an AVI or
+Ogg file has an empty packet, and other files nothing: that position has no frame, and later frames
+keep their numbers. If times do not lie on a regular grid (variable rate), frames are numbered in
+display order; if times are missing, they are counted. Packets that a file marks as hidden, such as
+those before a cut, are not frames.
 """
 
 import itertools
@@ -22,21 +22,21 @@ from av.stream import Disposition
 from stsa_jax.media import truncation
 
 DEFAULT_FPS = Fraction(30)
-OFF_GRID = Fraction(1, 8)  # of a frame: how far from the grid a time may be; containers round it
-# In formats whose clock may be set anew within a file, a step of more seconds than this is taken
-# for that, as FFmpeg's command does.
+OFF_GRID = Fraction(1, 8)  # of a frame: largest offset from the grid; containers round times
+# In formats whose timestamps may restart within a file, a jump of more seconds than this counts as
+# a restart, as in FFmpeg's command.
 _CLOCK_STEP = 10
 _CLOCK_CHANGES = 0x0200  # AVFMT_TS_DISCONT
-_EMPTIEST = 4  # places for a frame: with more, the rate is a variable one
-_FASTEST = 1000  # frames a second: a rate above is a clock's, not a picture's
+_EMPTIEST = 4  # positions per frame; above this the rate is variable
+_FASTEST = 1000  # frames per second; a higher rate is that of a clock, not of frames
 
 
 class NotAVideo(OSError):
-    """FFmpeg reads the file, but there is no video in it."""
+    """FFmpeg reads the file, but it has no video."""
 
 
 class Packet(NamedTuple):
-    """One picture, compressed. Times are in units of the stream's time base."""
+    """One compressed frame. Times are in units of the stream's time base."""
 
     pts: int | None  # when it is shown
     dts: int | None  # when it is decoded
@@ -47,11 +47,11 @@ class Packet(NamedTuple):
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-    """The file and its video stream: the one that FFmpeg calls the best, no cover picture.
+    """The file and its video stream: FFmpeg's best one, not a cover picture.
 
-    Raises FFmpegError or OSError, NotAVideo where there is none.
+    Raises FFmpegError or OSError, NotAVideo if there is none.
     """
-    # Absolute, so that no part of the name is taken for a protocol ("a:b.mp4").
+    # Absolute, so that no part of the name is mistaken for a protocol ("a:b.mp4").
     with av.open(str(path.absolute())) as container:
         pictures = _pictures(container)
         if not pictures:
@@ -70,16 +70,16 @@ class Packets:
     """The packets of a file's video stream, in the file's order, read once without decoding.
 
     Attributes:
-        numbers: the frame's number of each packet; no two have the same.
-        damaged: those of packets that the container calls incomplete.
-        rate: frames per second, on average where it varies.
-        constant: whether frames are evenly spaced, apart from places without one.
-        pixel_aspect: width of a pixel by its height, as stored.
-        choice: a line about the stream that was chosen of several, or ''.
-        headless: those before the first key frame, which nothing can decode.
+        numbers: the frame number of each packet; all are different.
+        damaged: numbers of packets that the container marks as incomplete.
+        rate: frames per second, the average if it varies.
+        constant: whether frames are evenly spaced, apart from empty positions.
+        pixel_aspect: pixel width divided by height, as stored.
+        choice: a line about the stream chosen among several, or ''.
+        headless: numbers before the first key frame, which cannot be decoded.
         stopped: why reading ended early, or ''.
         cut: how the file shows that its end is missing, or ''.
-        stated: how many frames the header says there are, 0 if it does not.
+        stated: the number of frames in the header, 0 if it has none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,7 +101,7 @@ class Packets:
             self.stated = stream.frames
             self.pixel_aspect = Fraction(stream.sample_aspect_ratio or 1)
             self._time_base = stream.time_base or Fraction(1, av.time_base)
-            # A damaged packet does not look like a key frame, but the file's index knows.
+            # A damaged packet does not look like a key frame, but the file's index lists it.
             keys = {entry.timestamp for entry in stream.index_entries if entry.is_keyframe}
             self._is_key = [p.is_key or p.dts in keys for p in packets]
             sections = _sections(container, packets, self._time_base)
@@ -110,7 +110,7 @@ class Packets:
             self._lag = _lag(container, packets, self._time_base)
             self._set_numbers(packets, sections)
             self.rate = self._grid.rate if self._grid else self._average_rate(stream, packets)
-            # In an AVI, an index tells key frames, which many programs write carelessly.
+            # In an AVI key frames are marked by the index, which many programs write incorrectly.
             told = not hidden_key and container.format.name != 'avi'
             self.headless = self._before_first_key() if told else set()
         self.constant = self._grid is not None or not self._rank
@@ -121,7 +121,7 @@ class Packets:
         self._settled_by = self._dependence()
 
     def _set_numbers(self, packets: list[Packet], sections: list[int]) -> None:
-        """Sets `numbers`, and the rank of times where they are on no grid."""
+        """Sets `numbers`, and the rank of times if they are not on a grid."""
         times = [(section, p.pts) for section, p in zip(_repeat(sections), packets)]
         order = sorted(times, key=lambda at: (at[0], at[1] or 0))
         whole = bool(packets) and None not in [t for _, t in times] and len({*times}) == len(times)
@@ -134,20 +134,20 @@ class Packets:
             if len(sections) == 1:
                 self._rank = {pts: number for (_, pts), number in rank.items() if pts is not None}
         else:
-            # The order of packets serves, though B-frames change it a little.
+            # Use the order of packets, though B-frames change it slightly.
             self.numbers = list(range(1, len(packets) + 1))
 
     def number(self, pts: int | None) -> int | None:
-        """The number of the frame shown at `pts`; None if times do not tell."""
+        """The number of the frame shown at `pts`; None if times are missing."""
         if pts is None:
             return None
         return self._grid.number(pts) if self._grid else self._rank.get(pts)
 
     def time(self, number: int, pts: int | None) -> Fraction:
-        """When this frame is shown, in seconds from the beginning of the file."""
+        """When this frame is shown, in seconds from the start of the file."""
         if self._rank and pts is not None:
             return self._lag + (pts - min(self._rank)) * self._time_base
-        # A picture that begins late begins with a whole frame, so that the rate stays exact.
+        # A late start is rounded to whole frames, so that the rate stays exact.
         return (int(self._lag * self.rate) + number - 1) / self.rate
 
     def times(self) -> list[Fraction]:
@@ -157,13 +157,13 @@ class Packets:
         return [self.time(number, None) for number in sorted(self.numbers)]
 
     def last_duration(self) -> Fraction:
-        """For how many seconds the last frame is shown; if that is not said, as an average one."""
+        """Seconds for which the last frame is shown; the average if the file does not say."""
         return self._last_duration * self._time_base or 1 / self.rate
 
     def settled_by(self, number: int) -> int:
-        """The number up to which frames must be out before it is clear that this one is good.
+        """The number up to which frames must be decoded to know that this one is undamaged.
 
-        A frame between two others may be built upon the later one, which is decoded first.
+        A frame between two others may be predicted from the later one, which is decoded first.
         """
         return self._settled_by.get(number, number)
 
@@ -173,13 +173,13 @@ class Packets:
             return range(number, number + 1)
         at, count = self._index[number], len(self.numbers)
         stop = next((i for i in range(at + 1, count) if self._is_key[i]), count)
-        # Frames shown earlier, but built upon this one, come after it in the file.
+        # Frames shown earlier, but predicted from this one, come after it in the file.
         group = self.numbers[at:stop]
         end = self.numbers[stop] if stop < count else max(group) + 1
         return range(min(group), end)
 
     def _before_first_key(self) -> set[int]:
-        """Of a recording that begins between two key frames, or with frames built upon none."""
+        """The frames before the first key frame, as in a recording that starts between two."""
         if True not in self._is_key:
             return set()
         first = self._is_key.index(True)
@@ -187,10 +187,10 @@ class Packets:
         return {n for i, n in enumerate(self.numbers) if i < first or n < key}
 
     def _damaged(self, packets: list[Packet], transport: bool) -> list[int]:
-        """Of a transport stream, FFmpeg marks the picture before, as its parser is one behind.
+        """The damaged packets. In a transport stream FFmpeg's parser marks one packet too early.
 
-        It also marks a joint, where the next picture but one is a key frame and begins anew; there
-        the decoder shows whether the one between is good.
+        It also marks splices, where the packet after the next is a key frame; there the decoder
+        shows whether the one between is undamaged.
         """
         places = [i for i, packet in enumerate(packets) if packet.is_corrupt]
         if transport:
@@ -215,7 +215,7 @@ class Packets:
 
 
 def reason(error: Exception) -> str:
-    """What an error of FFmpeg or of the operating system says, without numbers and names."""
+    """The text of an FFmpeg or operating-system error, without numbers and names."""
     return getattr(error, 'strerror', None) or str(error)
 
 
@@ -230,13 +230,13 @@ def _choice(container: InputContainer, stream: av.VideoStream) -> str:
     if count == 1:
         return ''
     return (
-        f'has {count} video streams; stream {stream.index} ({stream.width}x{stream.height}) is '
-        'used, which FFmpeg calls the best'
+        f'has {count} video streams; using stream {stream.index} '
+        f'({stream.width}x{stream.height}), which FFmpeg considers best'
     )
 
 
 def _sections(container: InputContainer, packets: list[Packet], time_base: Fraction) -> list[int]:
-    """The lengths, in packets, of the parts of the file in which one clock runs."""
+    """The lengths, in packets, of the parts of the file with continuous timestamps."""
     starts = [0]
     changes = container.format.flags & _CLOCK_CHANGES
     times = [(i, p.dts) for i, p in enumerate(packets) if p.dts is not None]
@@ -251,7 +251,7 @@ def _repeat(sections: list[int]) -> Iterator[int]:
 
 
 def _lag(container: InputContainer, packets: list[Packet], time_base: Fraction) -> Fraction:
-    """How many seconds after the file's beginning its picture begins."""
+    """Seconds from the start of the file to its first frame."""
     times = [p.pts for p in packets if p.pts is not None]
     if not times or container.start_time is None:
         return Fraction(0)
@@ -261,7 +261,7 @@ def _lag(container: InputContainer, packets: list[Packet], time_base: Fraction) 
 class _Grid(NamedTuple):
     """Times of evenly spaced frames."""
 
-    origin: int  # of frame 1
+    origin: int  # the time of frame 1
     rate: Fraction  # frames per second
     frames_per_tick: Fraction
 
@@ -272,7 +272,7 @@ class _Grid(NamedTuple):
 def _grid(
     container: InputContainer, stream: av.VideoStream, packets: list[Packet], repeated: int
 ) -> _Grid | None:
-    """The grid that times are on; None if times are missing or on no grid."""
+    """The grid of the times; None if times are missing or not on a grid."""
     times = [p.pts for p in packets if p.pts is not None]
     if not times or len(times) < len(packets):
         return None
@@ -280,16 +280,16 @@ def _grid(
     avi = container.format.name == 'avi'
     if avi:
         if stream.codec_context.has_b_frames and times == sorted(times):
-            return None  # times of decoding, which is all that AVI has
-        # They count from 0, so that a first frame that is not there is noticed.
+            return None  # decoding times, the only ones in an AVI
+        # They start at 0, which reveals a missing first frame.
         origin -= min((p.dts for p in packets if p.dts is not None), default=0)
     rates = {stream.average_rate, stream.guessed_rate, stream.base_rate}
     for rate in sorted(Fraction(r) for r in rates if r):
         frames_per_tick = rate * (stream.time_base or 0)
         places = [(time - origin) * frames_per_tick for time in times]
         distinct = len({round(place) for place in places}) == len(places)
-        # Pictures of a variable rate fit a fine grid, too, on which most places are empty. In an
-        # AVI each place has a packet, though FFmpeg does not give the empty ones.
+        # Frames at a variable rate also fit a fine grid, on which most positions are empty. In an
+        # AVI each position has a packet, though FFmpeg does not return the empty ones.
         dense = avi or max(places) < _EMPTIEST * (len(places) + repeated)
         if distinct and dense and all(abs(place - round(place)) < OFF_GRID for place in places):
             return _Grid(origin, rate, frames_per_tick)

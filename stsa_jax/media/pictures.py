@@ -1,8 +1,8 @@
-"""Picture files to frames: uint8 RGB `(h, w, 3)`, as they are displayed; Pillow only.
+"""Reads image files as frames: uint8 RGB `(h, w, 3)`, as displayed; Pillow only.
 
-Pillow's own conversion cuts grey values of more than 8 bits off at 255. Here 16 bits, 0 to 65535,
-are divided by 257, and floats in [0, 1] multiplied by 255. EXIF's orientation is applied, of any
-format.
+Pillow's own conversion clips grey values of more than 8 bits at 255. Here 16-bit values, 0 to
+65535, are divided by 257, and floats in [0, 1] multiplied by 255. The EXIF orientation is applied
+for every format.
 """
 
 import io
@@ -23,7 +23,7 @@ _PNG = b'\x89PNG\r\n\x1a\n'
 
 
 class Header(NamedTuple):
-    """Size in pixels, as displayed, and how many pictures the file holds."""
+    """Size in pixels, as displayed, and the number of images in the file."""
 
     height: int
     width: int
@@ -31,35 +31,35 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """Without decoding. Raises OSError if the file is no picture that Pillow reads."""
+    """Reads the header only. Raises OSError if Pillow cannot read the file."""
     with _opened(path) as image:
         width, height = image.size
-        # 5 to 8 exchange the sides; Pillow has done so for TIFF.
+        # 5 to 8 swap the sides; Pillow has already done so for TIFF.
         if image.format != 'TIFF' and _exif(image).get(_ORIENTATION, 1) >= 5:
             width, height = height, width
         return Header(height, width, len(_pages(image)))
 
 
 def read_picture(source: Path | bytes) -> np.ndarray:
-    """The only picture of a file, or of the bytes of one: uint8 RGB `(h, w, 3)`.
+    """The only image of a file, or of a file's bytes: uint8 RGB `(h, w, 3)`.
 
-    Raises OSError if it is damaged, holds several pictures, or values of an unknown range.
+    Raises OSError if it is damaged, holds several images, or values of an unknown range.
     """
     with _opened(source) as image:
         if (count := len(_pages(image))) > 1:
-            raise OSError(f'it holds {count} pictures, where one is expected')
+            raise OSError(f'it holds {count} images, but one was expected')
         return _pixels(image)
 
 
 def read_pictures(path: Path) -> Iterator[tuple[np.ndarray, float]]:
-    """Each picture of a file, with the seconds for which it is shown; 0 if the file says nothing.
+    """Each image of a file, with its duration in seconds, 0 if the file does not state it.
 
-    Raises OSError as `read_picture`.
+    Raises OSError like `read_picture`.
     """
     with _opened(path) as image:
         for page in _pages(image):
             image.seek(page)
-            image.load()  # an animation's durations are known after that
+            image.load()  # an animation's durations are known only after this
             yield _pixels(image), float(image.info.get('duration') or 0) / 1000
 
 
@@ -76,7 +76,7 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
 
 
 def _pages(image: Image.Image) -> list[int]:
-    """The places of a file's pictures; smaller copies in a TIFF, and what phones add, left out."""
+    """The indices of a file's images, without a TIFF's thumbnails and what phones add."""
     count = getattr(image, 'n_frames', 1) if image.format in ('TIFF', 'WEBP', 'PNG') else 1
     if image.format != 'TIFF' or count == 1:
         return list(range(count))
@@ -91,14 +91,14 @@ def _pages(image: Image.Image) -> list[int]:
 
 
 def _exif(image: Image.Image) -> Image.Exif:
-    """EXIF, of a PNG without decoding it, although it may stand behind the pixels."""
+    """The EXIF data; for a PNG without decoding, although it may come after the pixels."""
     if image.format == 'PNG' and 'exif' not in image.info and (data := _png_exif(image)):
         image.info['exif'] = data
     return Image.Image.getexif(image)
 
 
 def _png_exif(image: Image.Image) -> bytes:
-    """The chunk eXIf of a PNG file, b'' without."""
+    """The eXIf chunk of a PNG file, b'' if it has none."""
     file = image.fp if isinstance(image, ImageFile.ImageFile) else None
     if file is None:
         return b''
@@ -133,11 +133,11 @@ def _to_8bit(values: np.ndarray, wide: bool) -> np.ndarray:
     if values.dtype.kind == 'f':
         if low >= 0 and high <= 1:
             return np.rint(values * 255).astype(np.uint8)
-    # Of 32 bits, values up to 255 are 8 bits rather than the darkest of 16.
+    # In 32 bits, values up to 255 are 8-bit values rather than very dark 16-bit ones.
     elif low >= 0 and high <= 65535 and not (wide and 0 < high <= 255):
         return np.rint(values / 257).astype(np.uint8)
     kind = f'{values.dtype.itemsize * 8}-bit {"float" if values.dtype.kind == "f" else "integer"}'
     raise OSError(
-        f'its {kind} values go from {low:g} to {high:g}; expected 8 bits, 16 bits from 0 to 65535, '
-        'or floats from 0 to 1'
+        f'its {kind} values range from {low:g} to {high:g}; expected 8 bits, 16 bits from 0 to '
+        '65535, or floats from 0 to 1'
     )

@@ -1,9 +1,9 @@
-"""Frames and maps to the network's size and range; numpy and Pillow only.
+"""Converts frames and maps to the network's size and range; numpy and Pillow only.
 
-Frames are uint8 RGB `(h, w, 3)`. The network takes `(H, W, 3)` float32: resized with Pillow's
-antialiased bilinear filter, scaled to [0, 1], then ImageNet's mean and standard deviation, as the
-released STSA-Net does. The S3D checkpoints trained for Kinetics expect other ranges, so the
-normalisation is recorded with the weights.
+Frames are uint8 RGB `(h, w, 3)`. The network's input is `(H, W, 3)` float32: resized with Pillow's
+antialiased bilinear filter, scaled to [0, 1], then normalised with ImageNet's mean and standard
+deviation, as in the released STSA-Net. The S3D checkpoints trained on Kinetics expect other ranges,
+so the normalisation is stored with the weights.
 """
 
 import functools
@@ -38,7 +38,7 @@ def normalise(
     """uint8 `(..., w, 3)` in 0..255 -> float32, (x / 255 - mean) / std; into `out` if given."""
     if out is None:
         out = np.empty(frames.shape, np.float32)
-    # Over whole rows: a loop over three channels at a time would take ten times as long.
+    # Over whole rows: looping over three channels at a time would take ten times as long.
     width = frames.shape[-2]
     scale, shift = _row_of(normalisation, width)
     rows, result = (x.reshape(*frames.shape[:-2], width * 3) for x in (frames, out))

@@ -1,7 +1,7 @@
-"""Whether a file ends before its own structure does: what its boxes, chunks and index say.
+"""Detects truncated files from their own structure: boxes, chunks and index.
 
-How long the streams are is no evidence. Sound may outlast the picture, a subtitle may outlast both,
-and a picture may begin late, in files that are whole.
+The length of the streams is no evidence: in complete files audio may outlast the video, subtitles
+may outlast both, and the video may start late.
 """
 
 import os
@@ -12,17 +12,18 @@ from pathlib import Path
 
 import av
 
-Read = Callable[[int, int], bytes]  # (place in the file, number of bytes); fewer at its end
+Read = Callable[[int, int], bytes]  # (offset, number of bytes); fewer at the end of the file
 
 
 def breaks_off(path: Path, stream: av.VideoStream) -> str:
     """How the file shows that its end is missing; '' if it does not.
 
-    Matroska and WebM, MP4 and MOV, AVI, FLV and Ogg can be told; other files state nothing.
+    Supports Matroska and WebM, MP4 and MOV, AVI, FLV and Ogg; other formats do not state their
+    size.
 
     Args:
         path: the file.
-        stream: of this file, open, whose packets have all been read: its index is then complete.
+        stream: the file's open stream, with all packets read, so that its index is complete.
     """
     size = path.stat().st_size
     with open(path, 'rb') as file:
@@ -45,11 +46,11 @@ def breaks_off(path: Path, stream: av.VideoStream) -> str:
 
 
 def _ends_at(size: int, stated: int, where: str) -> str:
-    return f'the file ends at byte {size}, but {where} goes to {stated}'
+    return f'the file ends at byte {size}, but {where} extends to {stated}'
 
 
 def _matroska(read: Read, size: int) -> str:
-    """Element by element (RFC 8794, RFC 9559); of segments and clusters also what is in them."""
+    """Element by element (RFC 8794, RFC 9559), also inside segments and clusters."""
     segment, cluster = b'\x18\x53\x80\x67', b'\x1f\x43\xb6\x75'
     at, end = 0, size
     while at < min(end, size):
@@ -57,16 +58,16 @@ def _matroska(read: Read, size: int) -> str:
         id_length = 9 - head[0].bit_length()
         if id_length > 4 or (length := _vint(head[id_length:])) is None:
             if at + 12 > size:
-                return f'the file ends within the head of an element, at byte {size}'
-            return f'its data at byte {at} are no element of Matroska'
+                return f'the file ends within the header of an element, at byte {size}'
+            return f'its data at byte {at} are not a Matroska element'
         content, value = length
         inside = at + id_length + content
-        known = value != (1 << 7 * content) - 1  # all ones: of unknown length, as live streams have
+        known = value != (1 << 7 * content) - 1  # all ones: unknown length, as in live streams
         if known and inside + value > size:
             what = 'a segment' if head[:4] == segment else 'an element'
             return _ends_at(size, inside + value, what)
         if head[:4] == segment:
-            end = inside + value if known else size  # what follows may be padding
+            end = inside + value if known else size  # the rest may be padding
         if head[:4] in (segment, cluster):
             at = inside
         elif known:
@@ -77,7 +78,7 @@ def _matroska(read: Read, size: int) -> str:
 
 
 def _vint(content: bytes) -> tuple[int, int] | None:
-    """(bytes, value) of a number of variable length; None if it is none or cut."""
+    """(bytes, value) of a variable-length number; None if it is invalid or cut off."""
     length = 9 - content[0].bit_length() if content else 9
     if length > 8 or len(content) < length:
         return None
@@ -85,20 +86,20 @@ def _vint(content: bytes) -> tuple[int, int] | None:
 
 
 def _riff(read: Read, size: int) -> str:
-    """AVI: one chunk RIFF, and further ones in large files (OpenDML)."""
+    """AVI: one RIFF chunk, and more in large files (OpenDML)."""
     at = 0
     while len(head := read(at, 8)) == 8 and head[:4] == b'RIFF':
         length = int.from_bytes(head[4:], 'little')
         if length in (0, 0xFFFFFFFF):  # a recording that was never finished
             return ''
-        if at + length > size:  # not 8 more: some programs count the head, too
+        if at + length > size:  # not 8 more: some programs include the header
             return _ends_at(size, at + 8 + length, 'its header says that it')
         at += 8 + length + length % 2
     return ''
 
 
 def _flv(read: Read, size: int) -> str:
-    """Tag by tag; at the end of a tag, the header's own statements of size and length."""
+    """Tag by tag; at the end of a tag, checks the size and length that the header states."""
     at = int.from_bytes(read(5, 4), 'big') + 4
     stated_size, stated_seconds, milliseconds = 0.0, 0.0, 0
     while len(head := read(at, 11)) == 11 and head[0] & 0x1F in (8, 9, 18):
@@ -111,15 +112,15 @@ def _flv(read: Read, size: int) -> str:
         milliseconds = int.from_bytes(head[7:8] + head[4:7], 'big')
         at += 15 + length
     if at < size and len(head) < 11:
-        return f'the file ends within the head of a tag, at byte {size}'
-    # All tags together, of sound and picture; a last one may be shown for a while.
+        return f'the file ends within the header of a tag, at byte {size}'
+    # Over all audio and video tags; the last frame may be shown for a while.
     if milliseconds / 1000 + 1 < stated_seconds and not 0 < stated_size <= size:
         return f'at {milliseconds / 1000:.2f} s, but its header says {stated_seconds:.2f} s'
     return ''
 
 
 def _amf(content: bytes, name: bytes) -> float:
-    """The number `name` in an FLV's metadata, 0 without."""
+    """The number `name` in an FLV's metadata, 0 if missing."""
     found = re.search(re.escape(name) + rb'\x00(.{8})', content, re.DOTALL)
     value: float = struct.unpack('>d', found[1])[0] if found else 0.0
     return value if 0 < value < 1e15 else 0.0
@@ -138,7 +139,7 @@ def _ogg(read: Read, size: int) -> str:
 
 
 def _mp4(read: Read, size: int, stream: av.VideoStream) -> str:
-    """By the index; of a file in fragments, which index themselves, also by its boxes."""
+    """From the index; for a fragmented file, with an index per fragment, also from its boxes."""
     last = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if last > size:
         return _ends_at(size, last, 'its index')
@@ -154,7 +155,7 @@ def _mp4(read: Read, size: int, stream: av.VideoStream) -> str:
 
 
 def _boxes(read: Read, size: int) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start, end) of the boxes of an MP4 file, outermost alone; the last may be cut."""
+    """(kind, start, end) of the top-level boxes of an MP4 file; the last may be cut off."""
     at = 0
     while at < size and len(head := read(at, 16)) >= 8:
         length = int.from_bytes(head[:4], 'big')
@@ -167,7 +168,7 @@ def _boxes(read: Read, size: int) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _referenced(box: bytes) -> int:
-    """Bytes after a box sidx, ISO 14496-12 8.16.3, that it refers to."""
+    """Bytes after a sidx box, ISO 14496-12 8.16.3, that it references."""
     wide = 8 if box[8:9] != b'\0' else 4
     at = 20 + 2 * wide
     offset = int.from_bytes(box[at - wide : at], 'big')

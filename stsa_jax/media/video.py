@@ -1,8 +1,8 @@
-"""Frames from video files and folders, as they are displayed; in constant memory.
+"""Frames from video files and folders, as displayed; in constant memory.
 
-A frame is uint8 RGB `(h, w, 3)`, turned and mirrored as the file is marked. Every frame that
-decodes counts once, whatever its time stamp, so a video of variable frame rate gives as many frames
-as it holds. Decoding and encoding are FFmpeg's, through PyAV.
+A frame is uint8 RGB `(h, w, 3)`, rotated and mirrored as the file specifies. Every decoded frame
+counts once, whatever its timestamp, so a video with a variable frame rate yields exactly the frames
+it stores. Decoding and encoding use FFmpeg, through PyAV.
 """
 
 import logging
@@ -36,8 +36,8 @@ __all__ = [
     'write_video',
 ]
 _ALLOW = (
-    'get a whole copy of it, or allow a truncated video (--allow_truncated) to use the frames that '
-    'are there'
+    'get a complete copy, or allow a truncated video (--allow_truncated) to use the frames that '
+    'can be decoded'
 )
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def read_frames(
     folder_fps: float | Fraction = DEFAULT_FPS,
     allow_truncated: bool = False,
 ) -> tuple[VideoInfo, Iterator[np.ndarray]]:
-    """`open_video` for its pictures alone: `(info, frames)`, frames uint8 `(h, w, 3)`."""
+    """Like `open_video`, but only `(info, frames)`, frames uint8 `(h, w, 3)`."""
     video = open_video(path, folder_fps=folder_fps, allow_truncated=allow_truncated)
     return video.info, (frame.pixels for frame in video.frames)
 
@@ -59,15 +59,14 @@ def open_video(
     folder_fps: float | Fraction = DEFAULT_FPS,
     allow_truncated: bool = False,
 ) -> Video:
-    """Opens a video file that FFmpeg reads, a folder of frames, or a file of several pictures.
+    """Opens a video file that FFmpeg reads, a folder of frames, or a multi-image file.
 
-    A folder's frames come in natural order, at the rate `folder_fps`; if it holds none, but a
-    folder `images` that does, that one is meant. What in it is no frame is passed over, with a
-    warning in the log.
+    A folder's frames are in natural order, at the rate `folder_fps`; if it has none but a subfolder
+    `images` does, that one is used. Other files are skipped, with a warning in the log.
 
-    A file that breaks off or is damaged is refused before the first frame, as far as its packets
-    show it, and else when the damaged frame is reached. With `allow_truncated` every frame that
-    decodes and is not built upon a damaged one is yielded; the others are counted in the log.
+    A truncated or damaged file is refused before the first frame if its packets show it, otherwise
+    when the damaged frame is reached. With `allow_truncated` every frame that decodes and is not
+    predicted from a damaged one is yielded; the others are counted in the log.
 
     Raises:
         InputError: nothing at `path`, not a video, no frames, damaged, or frames of different
@@ -78,7 +77,7 @@ def open_video(
     if path.is_dir():
         return folder.open_folder(path, fps)
     if not path.exists():
-        raise InputError(f'{path}: no such video; name a video file or a folder of frames')
+        raise InputError(f'{path}: no such video; give a video file or a folder of frames')
     if path.suffix.lower() in pictures.SUFFIXES:
         return folder.open_pictures(path, fps)
     return _open_file(path, allow_truncated)
@@ -88,11 +87,11 @@ def _open_file(path: Path, allow_truncated: bool) -> Video:
     try:
         decoded = FileFrames(path)
     except NotAVideo as error:
-        raise InputError(f'{path}: {error}; name a video file or a folder of frames') from error
+        raise InputError(f'{path}: {error}; give a video file or a folder of frames') from error
     except (FFmpegError, OSError) as error:
         raise InputError(
             f'{path}: FFmpeg cannot read it as a video ({reason(error)}); check that the file '
-            'is a whole video, or convert it with ffmpeg'
+            'is complete, or convert it with ffmpeg'
         ) from error
     packets = decoded.packets
     usable = [n for n in sorted({*packets.numbers} - packets.headless) if n not in decoded.lost]
@@ -102,13 +101,13 @@ def _open_file(path: Path, allow_truncated: bool) -> Video:
     if problem and usable:
         if not allow_truncated:
             raise InputError(f'{path}: {problem}; {_ALLOW}')
-        _log.warning('%s: %s; the frames that are there are used', path, problem)
+        _log.warning('%s: %s; using the frames that can be decoded', path, problem)
     left_out: list[int] = []
     frames = _frames_of_one_size(path, _checked(path, decoded, allow_truncated, left_out))
     first = next(frames, None)
     if first is None:
         raise InputError(
-            f'{path}: none of its frames decodes; is it a whole video? '
+            f'{path}: none of its frames can be decoded; is it a complete video? '
             'Check that a player shows it, or convert it with ffmpeg'
         )
 
@@ -130,10 +129,10 @@ def _open_file(path: Path, allow_truncated: bool) -> Video:
 
 
 def _problem(packets: Packets, usable: int) -> str:
-    """What is wrong with a file, as far as its packets show it."""
+    """The damage to a file, as far as its packets show it."""
     end = packets.damaged and packets.damaged[-1] == max(packets.numbers)
     if why := packets.cut or packets.stopped or (end and 'the data of the next one is incomplete'):
-        return f'breaks off after {usable} frames ({why})'
+        return f'is truncated after {usable} frames ({why})'
     if packets.damaged:
         count, which = len(packets.damaged), ranges(packets.damaged)
         return f'{count} of its frames are damaged: {which} (their data are incomplete)'
@@ -143,7 +142,7 @@ def _problem(packets: Packets, usable: int) -> str:
 def _checked(
     path: Path, decoded: FileFrames, allow_truncated: bool, left_out: list[int]
 ) -> Iterator[Frame]:
-    """The frames; damage that shows in decoding is an error, or is told at the end."""
+    """The frames; damage found in decoding is an error, or is reported at the end."""
     count, known = 0, len(decoded.lost.damaged)
 
     def check() -> None:
@@ -164,7 +163,8 @@ def _checked(
     if gone := lost.damaged | lost.spoilt:
         left_out.extend(sorted(gone))
         _log.warning(
-            '%s: %d frames are left out, damaged or built upon a damaged one: %s (%s); %d are used',
+            '%s: %d frames are left out, damaged or predicted from damaged ones: %s (%s); '
+            '%d are used',
             path, len(gone), ranges(gone), lost.reason, count,
         )  # fmt: skip
     if decoded.stopped:
@@ -174,7 +174,7 @@ def _checked(
         )  # fmt: skip
     if missing := decoded.missing:
         _log.warning(
-            '%s: %d places have no frame of their own: %s; frames keep their numbers',
+            '%s: %d positions have no frame of their own: %s; frames keep their numbers',
             path, len(missing), ranges(missing),
         )  # fmt: skip
 

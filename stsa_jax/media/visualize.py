@@ -1,7 +1,7 @@
-"""Saliency as pictures: heat maps over frames, prediction beside ground truth, training curves.
+"""Visualises saliency: heat maps over frames, prediction beside ground truth, training curves.
 
-A picture is uint8 RGB `(h, w, 3)`. Maps are `(h, w)` of any size and non-negative scale: each is
-divided by its maximum and resized (bilinear) to the frame it is laid over.
+Images are uint8 RGB `(h, w, 3)`. Maps are `(h, w)` of any size and non-negative scale: each is
+divided by its maximum and resized (bilinear) to the frame below it.
 """
 
 import functools
@@ -14,12 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 from stsa_jax.files import atomic_path
 from stsa_jax.media.preprocess import resize_density, resize_frame
 
-COLOUR_MAP = 'turbo'  # jet's order of colours, as the field is used to, but even in lightness steps
-_GAP = 6  # pixels between the pictures of a row
+COLOUR_MAP = 'turbo'  # jet's order of colours, usual in the field, but perceptually smoother
+_GAP = 6  # pixels between the images of a row
 
 
 def scale_to_max(saliency: np.ndarray) -> np.ndarray:
-    """float32 map divided by its maximum, so in [0, 1]; a map without any saliency stays zero."""
+    """float32 map divided by its maximum, so in [0, 1]; an all-zero map stays zero."""
     saliency = np.maximum(np.asarray(saliency, np.float32), 0)
     peak = saliency.max()
     return saliency / peak if peak > 0 else saliency
@@ -28,9 +28,9 @@ def scale_to_max(saliency: np.ndarray) -> np.ndarray:
 def to_8bit(saliency: np.ndarray, size: tuple[int, int], peak: float | None = None) -> np.ndarray:
     """Map `(h, w)` -> uint8 `size` = (H, W): resized (bilinear), then scaled so its maximum is 255.
 
-    Scaling each map by its own maximum makes the best use of 8 bits. CC, SIM, NSS, KL and AUC do
-    not change with the scale of a map; only its relation to the maps of other frames is lost. With
-    `peak`, that value becomes 255, and larger ones too.
+    Scaling each map by its own maximum makes the best use of 8 bits. CC, SIM, NSS, KL and AUC are
+    invariant to the scale of a map; only its relation to the maps of other frames is lost. With
+    `peak`, values from there on become 255.
     """
     resized = resize_density(saliency, size)
     scaled = resized / peak if peak else scale_to_max(resized)
@@ -38,17 +38,17 @@ def to_8bit(saliency: np.ndarray, size: tuple[int, int], peak: float | None = No
 
 
 def heat_map(saliency: np.ndarray) -> np.ndarray:
-    """Map `(h, w)` -> colours, uint8 `(h, w, 3)`: dark blue for nothing, dark red for the most."""
+    """Map `(h, w)` -> colours, uint8 `(h, w, 3)`: dark blue for zero, dark red for the maximum."""
     return _colours()[to_8bit(saliency, saliency.shape)]
 
 
 def overlay(
     frame: np.ndarray, saliency: np.ndarray, opacity: float = 0.75, peak: float | None = None
 ) -> np.ndarray:
-    """Frame uint8 `(h, w, 3)` with the map's colours over it, the more opaque the more salient.
+    """Frame uint8 `(h, w, 3)` with the map's colours over it, more opaque where more salient.
 
-    `opacity` is that of the colour where the map is largest; where it is zero the frame shows
-    unchanged. `peak` as in `to_8bit`, for maps that are to be compared.
+    `opacity` is that of the colour at the map's maximum; where the map is zero the frame is
+    unchanged. `peak` as in `to_8bit`, for maps to be compared.
     """
     weight, coloured = _blend_tables(opacity)
     level = to_8bit(saliency, frame.shape[:2], peak)
@@ -86,12 +86,12 @@ def side_by_side(
     fixations: np.ndarray | None = None,
     min_height: int = 240,
 ) -> np.ndarray:
-    """One picture: the frame, the prediction over it, the ground truth over it, each with a label.
+    """One image: the frame, the prediction over it, the ground truth over it, each with a label.
 
     Args:
         frame: uint8 `(h, w, 3)`; enlarged to `min_height` rows if it has fewer.
         prediction: map, any size.
-        density: ground-truth density map, any size; None: no third picture.
+        density: ground-truth density map, any size; None: no third image.
         fixations: bool map, any size: dots on the ground truth; None: no dots.
         min_height: in pixels.
 
@@ -109,7 +109,7 @@ def side_by_side(
 
 
 def row(pictures: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Pictures uint8 `(h, w, 3)` of one height beside each other, each under its label."""
+    """Images uint8 `(h, w, 3)` of one height side by side, each under its label."""
     height = next(iter(pictures.values())).shape[0]
     size = max(12, height // 16)
     font = ImageFont.load_default(size)
@@ -133,10 +133,11 @@ def frames_figure(
     """Saves a figure: the frames in the first row, then one row of overlays for each of `rows`.
 
     Args:
-        path: `.png`, `.pdf`, ... Written whole or not at all.
-        frames: uint8 `(h, w, 3)` of one shape, one a column.
-        rows: the label of a row, such as 'ground truth' or 'prediction', and its maps, one a frame.
-        titles: one a column, such as 'frame 17'; may be left out.
+        path: `.png`, `.pdf`, ... Written atomically.
+        frames: uint8 `(h, w, 3)` of one shape, one per column.
+        rows: the label of a row, such as 'ground truth' or 'prediction', and its maps, one per
+            frame.
+        titles: one per column, such as 'frame 17'; optional.
     """
     pictures = {'frame': frames} | {
         label: [overlay(frame, saliency) for frame, saliency in zip(frames, maps, strict=True)]
@@ -150,7 +151,7 @@ def grid_figure(
     rows: Mapping[str, Sequence[np.ndarray]],
     titles: Sequence[str] = (),
 ) -> None:
-    """Saves rows of pictures, uint8 `(h, w, 3)` of one shape, with their labels and titles."""
+    """Saves rows of images, uint8 `(h, w, 3)` of one shape, with their labels and titles."""
     first = next(iter(rows.values()))
     aspect = first[0].shape[0] / first[0].shape[1]
     figure = _figure((2.4 * len(first), 2.4 * aspect * len(rows) + 0.3))
@@ -174,8 +175,8 @@ def training_curves(
     """Saves loss, KL and CC against the training step, as lines with a running mean.
 
     Args:
-        path: `.png`, `.pdf`, ... Written whole or not at all.
-        history: in order of 'step', with 'loss', 'kl' and 'cc' beside it.
+        path: `.png`, `.pdf`, ... Written atomically.
+        history: in order of 'step', with 'loss', 'kl' and 'cc'.
         validation: the same on held-out videos, fewer steps, drawn as points; may be empty.
         title: above the plots.
     """
@@ -199,10 +200,10 @@ def training_curves(
 def dot_figure(
     path: str | os.PathLike, values: Mapping[str, Mapping[str, Sequence[float]]], label: str
 ) -> None:
-    """Saves a plot of repeated measurements: a line a row, a dot each, a bar at their mean.
+    """Saves a plot of repeated measurements: one line per row, a dot each, a bar at their mean.
 
     Args:
-        path: `.png`, `.pdf`, ... Written whole or not at all.
+        path: `.png`, `.pdf`, ... Written atomically.
         values: group (a colour) -> row -> the measurements; the rows are those of the first group.
         label: of the axis of values.
     """
@@ -222,7 +223,7 @@ def dot_figure(
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
-    """Centred mean over a twentieth of the values, over fewer near the ends."""
+    """Centred mean over a twentieth of the values, fewer near the ends."""
     half = len(values) // 40
     sums = np.concatenate([[0], np.cumsum(values, dtype=np.float64)])
     at = np.arange(len(values))
@@ -233,7 +234,7 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
 @functools.cache
 def _colours() -> np.ndarray:
     """uint8 `(256, 3)`."""
-    from matplotlib import colormaps  # here, since it takes half a second
+    from matplotlib import colormaps  # here, because importing it takes half a second
 
     return colormaps[COLOUR_MAP](np.arange(256), bytes=True)[:, :3]
 

@@ -1,4 +1,4 @@
-"""H.264 video from frames, as browsers play it; in constant memory, whole or not at all."""
+"""Writes H.264 video that browsers play; in constant memory, atomically."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -12,20 +12,20 @@ from av.codec.context import Flags
 
 from stsa_jax.files import atomic_path
 
-_CLOCK = 90000  # ticks a second of a variable rate: whole for the usual rates and for milliseconds
+_CLOCK = 90000  # ticks per second at a variable rate: a multiple of the usual rates and of 1000
 
 
 class WriteFrame(Protocol):
     """Appends a uint8 `(h, w, 3)` frame; `time` in seconds, by default right after the last."""
 
     def __call__(self, frame: np.ndarray, time: Fraction | None = None) -> None:
-        """Raises ValueError if it is not like the first."""
+        """Raises ValueError if shape or type differ from the first frame."""
 
 
 def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], fps: float) -> int:
-    """Writes uint8 `(h, w, 3)` frames of one size as an H.264 file; returns how many.
+    """Writes uint8 `(h, w, 3)` frames of one size as an H.264 file; returns their number.
 
-    As `video_writer`.
+    See `video_writer`.
     """
     count = 0
     with video_writer(path, fps) as write:
@@ -46,16 +46,16 @@ def video_writer(
 ) -> Iterator[WriteFrame]:
     """Yields a function that appends one uint8 `(h, w, 3)` frame to an H.264 video, `path`.
 
-    The file is one that browsers play: yuv420p with BT.709 colours, its index in front. An odd
-    height or width is made even by repeating the last row or column. `path` appears when the
-    context ends without an error, whole or not at all.
+    Browsers play the file: yuv420p with BT.709 colours, the index first. An odd height or width is
+    made even by repeating the last row or column. The complete file appears at `path` only when the
+    context ends without an error.
 
     Args:
         path: the file.
         fps: frames per second.
-        constant_rate: times are rounded to whole frames of `fps`; without, to 1/90000 s.
-        pixel_aspect: width of a pixel by its height, for players to stretch the picture.
-        last_duration: for how many seconds the last frame is shown; 0: for 1/fps.
+        constant_rate: round times to whole frames of `fps`; otherwise to 1/90000 s.
+        pixel_aspect: pixel width divided by height, by which players stretch the picture.
+        last_duration: seconds for which the last frame is shown; 0 for 1/fps.
 
     Raises:
         ValueError: frames of different shapes or types, or none at all.
@@ -82,7 +82,7 @@ def video_writer(
         )
         at = following if time is None else max(earliest, round(time / tick))
         picture.pts, picture.time_base = at, tick
-        picture.duration = last  # counts for the last one alone: others end where the next begins
+        picture.duration = last  # used only for the last one: others end where the next begins
         earliest, following = at + 1, at + max(1, round(1 / (fps * tick)))
         file.mux(stream.encode(picture))
 
@@ -92,7 +92,7 @@ def video_writer(
     ):
         options = {'crf': '20', 'preset': 'fast'}
         if not constant_rate:
-            options['bf'] = '0'  # with B-frames MP4's durations are those of other frames
+            options['bf'] = '0'  # with B-frames MP4 assigns durations to the wrong frames
         stream = file.add_stream('libx264', rate=fps, options=options)
         stream.pix_fmt = 'yuv420p'
         context = stream.codec_context

@@ -1,4 +1,4 @@
-"""The field's saliency metrics and the training loss; conventions in `stsa_jax.metrics.scores`."""
+"""Saliency metrics and the training loss; conventions in `stsa_jax.metrics.scores`."""
 
 from stsa_jax.metrics.auc import auc_judd, auc_shuffled
 from stsa_jax.metrics.scores import EPS, cc, information_gain, kl, nss, sim

@@ -1,8 +1,8 @@
-"""The two ROC areas of the saliency metrics, exact and without a threshold for every pixel.
+"""The two AUC metrics, exact and without a threshold for every pixel.
 
-Only the values at the fixations matter as thresholds, and there are few of them: they are taken out
-and sorted, and every pixel is put between two of them. See `metrics` for the
-conventions; both functions are part of its interface.
+Only the values at the few fixations matter as thresholds: they are extracted and sorted, and every
+pixel is located between two of them. See `metrics` for the conventions; both functions are part of
+its interface.
 """
 
 from functools import partial
@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from stsa_jax.errors import InputError
 from stsa_jax.metrics.maps import as_fixations, as_maps, as_positions, values_at, varies
 
-_UNROLLED = 128  # thresholds up to which they are compared with one by one
+_UNROLLED = 128  # largest number of thresholds that are compared one by one
 
 
 def auc_judd(
@@ -28,20 +28,20 @@ def auc_judd(
 ) -> jax.Array:
     """Area under the ROC curve of fixated against other pixels `(B, H, W)` -> `(B,)` in [0, 1].
 
-    Exact, whatever the number of values. With thresholds t_i, the fixated values in descending
-    order, the curve joins (0, 0), (fp_i, tp_i = i / Nf) and (1, 1) by straight lines, where
-    `fp_i = (#{P >= t_i} - i) / (N - Nf)`. `ties` says what equal values do:
+    Exact for any number of values. With thresholds t_i, the fixated values in descending order, the
+    curve joins (0, 0), (fp_i, tp_i = i / Nf) and (1, 1) by straight lines, where `fp_i = (#{P >=
+    t_i} - i) / (N - Nf)`. `ties` defines the handling of equal values:
 
-    - 'order': the definition as it stands. Pixels equal to a fixated one all count as false alarms.
+    - 'order': the literal definition. All pixels equal to a fixated one count as false alarms.
     - 'expected': the mean over random orders of equal values, in closed form. This is the
       expectation of what the MATLAB code computes when it first adds noise of 1e-7 to an 8-bit map
       ("jitter"): the same score without its randomness.
     - 'half': the probability that a fixated pixel exceeds another one, equal ones counting one half
       (Mann-Whitney; pysaliency's AUC with `nonfixations='unfixated'`). Unlike the two above it does
-      not gain from joining few points by straight lines, which adds up to 1 / (2 Nf).
+      not gain from joining few points by straight lines, an effect of up to 1 / (2 Nf).
 
-    `max_fixations` is a static upper bound on Nf for maps of fixations, taken from the data when it
-    is None and they are concrete; under `jit` without it the call is right but ten times slower.
+    `max_fixations` is a static upper bound on Nf for maps of fixations. If None, it is taken from
+    the data if they are concrete; under `jit` without it the result is right but ten times slower.
     An example with more fixations than the bound is undefined. Raises InputError on shapes or an
     unknown `ties`.
     """
@@ -66,14 +66,14 @@ def auc_shuffled(
 ) -> jax.Array:
     """AUC of the fixations against `other_fixations` of other frames `(B, H, W)` -> `(B,)`.
 
-    As the benchmark: P scaled to [0, 1]; thresholds 0 : step : 1; the mean over `num_subsets`
+    As in the benchmark: P scaled to [0, 1]; thresholds 0 : step : 1; the mean over `num_subsets`
     random subsets of min(Nf, No) of the No other fixations, drawn with the PRNG keys `key` `(B,)`.
-    A draw depends on its example's key and fixations alone, not on the batch or the bounds. Or the
-    caller gives the draw, `subsets` `(B, S, n)`: indices into the row-major list of the other
-    fixations, negative ones standing for none.
+    A draw depends only on its example's key and fixations, not on the batch or the bounds.
+    Alternatively the caller gives the draw, `subsets` `(B, S, n)`: indices into the row-major list
+    of the other fixations, negative for none.
 
-    `step=None` is exact instead and draws nothing: every other fixation is a negative, every value
-    a threshold, ties count one half (pysaliency).
+    `step=None` is exact and draws nothing: every other fixation is a negative, every value a
+    threshold, ties count one half (pysaliency).
 
     `max_fixations`, `max_other`: static bounds as in `auc_judd`. Raises InputError on shapes, or if
     a draw is needed and neither `key` nor `subsets` is given.
@@ -109,7 +109,7 @@ def _auc_judd_one(prediction, thresholds, count, *, ties):
     if ties == 'half':
         return jnp.where(ok, _mann_whitney_area(prediction, ascending, count), jnp.nan)
     thresholds = ascending[::-1]
-    # A histogram of where each pixel lies gives #{P > t} and #{P = t} for all t in one pass.
+    # A histogram of the pixels' places gives #{P > t} and #{P = t} for all t in one pass.
     histogram = jnp.zeros(2 * bound + 1, jnp.int32).at[_place(values, ascending)].add(1)
     at_or_above = jnp.cumsum(histogram[::-1])[::-1]
     # The place of a threshold itself, and of the values just above it.
@@ -139,7 +139,7 @@ def _place(values, ascending):
 
 
 def _judd_area_order(thresholds, count, above, tied, pixels):
-    """The trapezoids through (fp_i, tp_i), equal values all counted at each of them."""
+    """The trapezoids through (fp_i, tp_i), with all equal values counted at each of them."""
     i = jnp.arange(1, thresholds.size + 1)
     real = i <= count
     tp = i / jnp.maximum(count, 1)
@@ -169,13 +169,13 @@ def _judd_area_expected(thresholds, count, above, tied, pixels):
 
 
 def _mann_whitney_area(prediction, ascending, count):
-    """Ties half, which needs no histogram: the sum of the places says it all.
+    """Ties count half, which needs no histogram: the sum of the places suffices.
 
-    Over all pixels a place sums #{P >= t} + #{P > t} over the thresholds, of which those that pad
-    are below every pixel. The fixated pixels compare with each other as count^2 / 2 wins.
+    Over all pixels a place sums #{P >= t} + #{P > t} over the thresholds; padding thresholds are
+    below every pixel. The fixated pixels compare with each other as count^2 / 2 wins.
     """
     pixels, padding = prediction.size, ascending.size - count
-    # Without the padding, as integers: beside many of it a float would lose the rest.
+    # Subtract the padding as integers: a float would lose precision with much padding.
     places = (_place(prediction, ascending) - 2 * padding).astype(prediction.dtype)
     # A product with ones sums a row exactly, and fast.
     rows = places @ jnp.ones(places.shape[-1], places.dtype)
@@ -191,10 +191,10 @@ _JUDD_AREA = {
 
 
 def _groups(thresholds, count, above, tied):
-    """Equal thresholds as groups, told at the first of each.
+    """Groups of equal thresholds; values are valid at the first of each.
 
-    Returns: whether it is one; its size f; how many fixations are higher; the non-fixated pixels
-    equal to it; and those between it and the next higher group.
+    Returns: whether it is the first; the group's size f; the number of higher fixations; the
+    non-fixated pixels equal to it; and those between it and the next higher group.
     """
     i = jnp.arange(thresholds.size)
     before = jnp.concatenate([jnp.full(1, jnp.inf, thresholds.dtype), thresholds[:-1]])
@@ -220,7 +220,7 @@ def _auc_shuffled(prediction, fixations, other, key, subsets, **static):
     (positions, count), (other_positions, other_count) = fixations, other
     positives = jnp.where(positions >= 0, values_at(prediction, positions), -jnp.inf)
     negatives = jnp.where(other_positions >= 0, values_at(prediction, other_positions), -jnp.inf)
-    # An argument that is None has no batch axis and is passed on as None.
+    # A None argument has no batch axis and is passed on.
     return jax.vmap(partial(_auc_shuffled_one, **static))(
         prediction, positives, count, negatives, other_count, key, subsets
     )
@@ -266,10 +266,10 @@ def _draw(key, count, other_count, num_subsets, bound, other_bound):
 
 
 def _threshold_grid(step, dtype):
-    """1 ... 2 step, step, 0, comparing in `dtype` with a map of 8-bit levels as in float64.
+    """1 ... 2 step, step, 0 in `dtype`; comparisons with 8-bit levels give the same as in float64.
 
-    The double 6 * 0.1 lies just above 153 / 255, so that this level is below it; rounded to float32
-    they are equal, and the threshold is moved up by one unit.
+    The double 6 * 0.1 is just above 153 / 255, so this level is below it. Rounded to float32 they
+    are equal, so the threshold is raised by one unit.
     """
     grid = np.arange(int(np.floor(1 / step + 1e-9)), -1, -1, dtype=np.float64) * step
     rounded = grid.astype(dtype)

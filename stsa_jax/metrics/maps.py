@@ -1,4 +1,4 @@
-"""What all metrics do to their maps `(B, H, W)` first: checking, scaling, summing."""
+"""Operations on maps `(B, H, W)` shared by all metrics: checks, scaling, sums."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ PIXELS = (-2, -1)
 
 
 def as_maps(**maps: ArrayLike) -> list[jax.Array]:
-    """Float arrays `(B, H, W)` of one shape, or InputError naming the argument that is not."""
+    """Float arrays `(B, H, W)` of one shape; raises InputError that names an invalid argument."""
     first_name, first = None, None
     result = []
     for name, value in maps.items():
@@ -29,7 +29,7 @@ def as_maps(**maps: ArrayLike) -> list[jax.Array]:
         elif shape != first:
             raise InputError(
                 f'{name} has shape {shape}, {first_name} has {first}: they must be equal; '
-                'resize the prediction to the size of the ground truth, never the other way'
+                'resize the prediction to the size of the ground truth, never the reverse'
             )
         if np.issubdtype(getattr(value, 'dtype', np.float32), np.complexfloating):
             raise InputError(f'{name} is complex, expected real values')
@@ -54,7 +54,7 @@ def varies(values: jax.Array) -> jax.Array:
 
 
 def minmax_scaled(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """x scaled to [0, 1] and whether it could be, (B, 1, 1): finite and not constant."""
+    """x scaled to [0, 1], and whether that is possible, (B, 1, 1): finite and not constant."""
     low = x.min(axis=PIXELS, keepdims=True)
     high = x.max(axis=PIXELS, keepdims=True)
     ok = jnp.isfinite(low) & jnp.isfinite(high) & (high > low) & jnp.isfinite(high - low)
@@ -62,20 +62,20 @@ def minmax_scaled(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def distribution(x: jax.Array, minmax: bool = False) -> tuple[jax.Array, jax.Array]:
-    """x divided by its sum and whether it could be: finite, not negative, not all zero."""
+    """x divided by its sum, and whether that is possible: finite, not negative, not all zero."""
     if minmax:
         x, ok = minmax_scaled(x)
     else:
         low = x.min(axis=PIXELS, keepdims=True)
         high = x.max(axis=PIXELS, keepdims=True)
         ok = (low >= 0) & (high > 0) & jnp.isfinite(high)
-        # By the maximum first: sums of very small or large maps stay within the type's range.
+        # By the maximum first, so that sums of very small or large maps stay in range.
         x = jnp.where(ok, x, 1) / jnp.where(ok, high, 1)
     return x / jnp.where(ok, total(x), 1), ok
 
 
 def as_fixations(shape: tuple[int, ...], **fixations: ArrayLike) -> list[jax.Array]:
-    """Each as bool `(B, H, W)` or int32 `(B, n)`, or InputError naming the argument that is not."""
+    """Each as bool `(B, H, W)` or int32 `(B, n)`; InputError that names an invalid argument."""
     result = []
     for name, value in fixations.items():
         value = value if isinstance(value, jax.Array) else np.asarray(value)
@@ -102,15 +102,15 @@ def fixated_sum(x: jax.Array, fixations: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def values_at(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Values of maps x at row-major `positions` (B, n); anything where they are negative."""
+    """Values of maps x at row-major `positions` (B, n); undefined where they are negative."""
     return jnp.take_along_axis(x.reshape(len(x), -1), jnp.maximum(positions, 0), axis=1)
 
 
 def as_positions(fixations: jax.Array, bound: int | None) -> tuple[ArrayLike, ArrayLike]:
     """Fixations as ascending positions (B, n), -1 beyond their number, and their number (B,).
 
-    A map's are found on the host while its values are known: then n is `bound`, or as large as it
-    must be. Under a trace they are found on the device, and n is `bound` or the number of pixels.
+    For a concrete map they are found on the host, and n is `bound` or as large as needed. Under a
+    trace they are found on the device, and n is `bound` or the number of pixels.
     """
     if fixations.ndim == 2:
         last = jnp.iinfo(jnp.int32).max
@@ -132,7 +132,7 @@ def as_positions(fixations: jax.Array, bound: int | None) -> tuple[ArrayLike, Ar
 def pad_positions(listed: Sequence[np.ndarray], bound: int | None = None) -> np.ndarray:
     """Lists of positions as int32 (B, n): n is `bound`, or the next power of two, at least 16.
 
-    Negative ones fill what is left. Powers of two keep the number of compilations small.
+    Padded with negative values. Powers of two keep the number of compilations small.
     """
     n = bound or power_of_two(max(map(len, listed)))
     result = np.full((len(listed), n), -1, np.int32)
@@ -142,5 +142,5 @@ def pad_positions(listed: Sequence[np.ndarray], bound: int | None = None) -> np.
 
 
 def power_of_two(number: int) -> int:
-    """The next one, at least 16."""
+    """The next power of two, at least 16."""
     return 1 << (max(number, 16) - 1).bit_length()

@@ -1,13 +1,13 @@
-"""The field's saliency metrics: pure, batched, exact JAX functions of whole maps.
+"""Saliency metrics: pure, batched, exact JAX functions of whole maps.
 
 Shapes: `prediction` P, `density` G, `fixations` F and `other_fixations` O are `(B, H, W)`, of one
-size; every function returns `(B,)`. Any real type is taken and computed in JAX's default float
+size; every function returns `(B,)`. Any real type is accepted and computed in JAX's default float
 (float32, or float64 under `jax.enable_x64`). Maps may have any positive scale (0..1, 0..255): every
-score is invariant to it. A pixel of F or O counts as fixated where it is > 0, once. F and O may
-also be lists of the fixated pixels, integer `(B, n)`: distinct row-major positions, negative ones
-for none. That is faster and needs no static bound under `jax.jit`.
+score is invariant to it. A pixel of F or O is fixated, once, where it is > 0. F and O may also be
+lists of the fixated pixels, integer `(B, n)`: distinct row-major positions, negative for none. This
+is faster and needs no static bound under `jax.jit`.
 
-The defaults are what the DHF1K benchmark's MATLAB code computes (N pixels, Nf fixated):
+The defaults match the DHF1K benchmark's MATLAB code (N pixels, Nf fixated):
 
     cc                Pearson correlation of P and G
     sim               sum of min(P', G'), each scaled to [0, 1], then divided by its sum
@@ -17,11 +17,11 @@ The defaults are what the DHF1K benchmark's MATLAB code computes (N pixels, Nf f
     auc_shuffled      the same against fixations of other frames, thresholds 0 : 0.1 : 1
     information_gain  mean over F of log2 of P' against a baseline's, in bit
 
-All but the two areas, which depend on the order of values alone, are differentiable in P (sim
-almost everywhere).
+All but the two AUCs, which depend only on the order of values, are differentiable in P (sim almost
+everywhere).
 
-Undefined scores are NaN, for that example alone, to be dropped and counted by the caller; no score
-is made up for them:
+Undefined scores are NaN, for that example only, for the caller to drop and count; they are never
+replaced by a value:
 
     any NaN or infinity in a map                     every score that uses the map
     constant prediction (one pixel is constant)      cc, sim, nss, auc_judd, auc_shuffled
@@ -31,7 +31,7 @@ is made up for them:
     every pixel fixated                              auc_judd
     no fixation in the other frames                  auc_shuffled
 
-Gradients of an undefined score are zero, so that one such example does not spoil a batch's.
+Gradients of an undefined score are zero, so that one such example does not spoil the batch.
 
 Sources: Bylinskii et al., "What do different evaluation metrics tell us about saliency models?",
 TPAMI 2019, and its MATLAB code, which the DHF1K benchmark (Wang et al., TPAMI 2021) uses.
@@ -78,8 +78,8 @@ def cc(prediction: ArrayLike, density: ArrayLike) -> jax.Array:
 def sim(prediction: ArrayLike, density: ArrayLike, *, minmax: bool = True) -> jax.Array:
     """Similarity (histogram intersection) of two maps `(B, H, W)` -> `(B,)` in [0, 1].
 
-    `minmax=True` scales each map to [0, 1] before dividing by its sum, as the benchmark does;
-    False divides only, as pysaliency does. Higher is better. Raises InputError on shapes.
+    `minmax=True` scales each map to [0, 1] before dividing by its sum, as in the benchmark; False
+    only divides, as in pysaliency. Higher is better. Raises InputError on shapes.
     """
     prediction, density = as_maps(prediction=prediction, density=density)
     p, p_ok = distribution(prediction, minmax)
@@ -91,8 +91,8 @@ def sim(prediction: ArrayLike, density: ArrayLike, *, minmax: bool = True) -> ja
 def nss(prediction: ArrayLike, fixations: ArrayLike, *, ddof: int = 1) -> jax.Array:
     """Normalised scanpath saliency: mean standardised prediction over the fixations -> `(B,)`.
 
-    `ddof=1` takes the standard deviation with N - 1 (benchmark), 0 with N (pysaliency); the ratio
-    is sqrt(N / (N - 1)). Higher is better, 0 is chance. Raises InputError on shapes.
+    `ddof=1` uses the standard deviation with N - 1 (benchmark), 0 with N (pysaliency); the ratio is
+    sqrt(N / (N - 1)). Higher is better, 0 is chance. Raises InputError on shapes.
     """
     (prediction,) = as_maps(prediction=prediction)
     (fixations,) = as_fixations(prediction.shape, fixations=fixations)
@@ -130,7 +130,7 @@ def information_gain(
     """Mean log-likelihood gain over `baseline` at the fixations `(B, H, W)` -> `(B,)`, bit.
 
     Prediction and baseline are divided by their sums; `minmax=True` first scales each to [0, 1], as
-    the MATLAB code does (then a map's minimum has probability 0 and a fixation there costs 52 bit).
+    in the MATLAB code (then a map's minimum has probability 0 and a fixation there costs 52 bit).
     Higher is better, 0 is the baseline. Raises InputError on shapes.
     """
     prediction, baseline = as_maps(prediction=prediction, baseline=baseline)
