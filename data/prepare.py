@@ -1,7 +1,8 @@
 """Prepares a dataset for training: `python -m data.prepare dhf1k --source=/where/it/is`.
 
 Your own recordings become one by `python -m data.prepare folder --name=mine --source=DIR`, with all
-that docs/your_data.md says.
+that docs/your_data.md says; videos without annotation by what another model makes of them:
+`python -m data.prepare videos --name=mine --source=DIR --teacher=WEIGHTS`.
 
 Says how the copy is arranged and what is wrong with it, then stores it as TFDS does, on all cores.
 Interrupted, it goes on where it stopped when it is run again.
@@ -21,7 +22,9 @@ from stsa_jax.errors import InputError, exit_cleanly
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-FOLDER = 'folder'
+    from data.own.recordings import How
+
+FOLDER, VIDEOS = 'folder', 'videos'
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -32,9 +35,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='python -m data.prepare', description=__doc__.splitlines()[0]
     )
-    parser.add_argument('dataset', choices=[*sorted(BUILDERS), FOLDER])
+    parser.add_argument('dataset', choices=[*sorted(BUILDERS), FOLDER, VIDEOS])
     parser.add_argument('--source', help='folder of your copy (none for stsa_synthetic)')
-    parser.add_argument('--name', help=f'of the dataset that {FOLDER} makes, such as mine')
+    parser.add_argument('--name', help=f'of the dataset that {FOLDER} or {VIDEOS} makes')
     parser.add_argument(
         '--split', default='', metavar='FILE|SHARES',
         help=f'of {FOLDER}: a table of video and split, or 0.8,0.1,0.1; else by folders',
@@ -48,6 +51,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--lossless', action='store_true', help='frames as PNG instead of JPEG')
     parser.add_argument('--strict', action='store_true', help='anything wrong is an error')
     parser.add_argument('--num_workers', type=int, help='processes; by default one a core')
+    parser.add_argument(
+        '--teacher', metavar='WEIGHTS',
+        help=f'of {VIDEOS}: the model whose maps are the densities; whatever stsa_jax.load takes',
+    )  # fmt: skip
+    parser.add_argument('--batch_size', type=int, default=1, help='frames that it predicts at once')
     add_options(parser)
     return parser.parse_args(arguments)
 
@@ -65,11 +73,14 @@ def main(arguments: list[str] | None = None) -> None:
         'num_workers': options.num_workers,
         'strict': options.strict,
     }
-    if options.dataset == FOLDER:
+    if options.dataset in (FOLDER, VIDEOS):
         print(summary(prepare_folder(options, settings)))
         return
-    if options.name or options.split:
-        raise InputError(f'--name, --split: are of {FOLDER}; {options.dataset} has its own')
+    if options.name or options.split or options.teacher:
+        raise InputError(
+            f'--name, --split, --teacher: are of {FOLDER} and {VIDEOS}; {options.dataset} is as '
+            'it is published'
+        )
     builder = load_builder(options.dataset, options.data_dir, **settings)
     if builder.is_prepared():
         builder.check_prepared()
@@ -99,11 +110,20 @@ def prepare_folder(options: argparse.Namespace, settings: dict) -> 'tfds.core.Da
     """Prepares somebody's own recordings, or adds what is new; says what was found."""
     from data.own.builder import prepare_recordings
     from data.own.options import how_of
+    from data.preparation.registry import check_name
 
     if not options.name or not options.source:
-        raise InputError(f'{FOLDER}: --name=NAME and --source=DIR were expected')
+        raise InputError(f'{options.dataset}: --name=NAME and --source=DIR were expected')
+    if bool(options.teacher) != (options.dataset == VIDEOS):
+        raise InputError(
+            f"--teacher: belongs to {VIDEOS}, whose densities are a model's maps; {FOLDER} takes "
+            'the annotation that is there'
+        )
+    check_name(options.name)
     how = how_of(options, split=options.split, seed=options.seed)
     source = Path(options.source).expanduser().absolute()
+    if options.dataset == VIDEOS:
+        settings = {**settings, 'maps_in': teach(options, how, source)}
     told: list = []
 
     def say(builder, found, problems, news: str) -> None:
@@ -122,6 +142,31 @@ def prepare_folder(options: argparse.Namespace, settings: dict) -> 'tfds.core.Da
     builder = prepare_recordings(options.name, how, source, options.data_dir, tell=say, **settings)
     tell(builder.problems[len(told) :])
     return builder
+
+
+def teach(options: argparse.Namespace, how: 'How', source: Path) -> Path:
+    """Has the teacher write its maps of all videos; returns the folder that they are in."""
+    # This command alone reaches up to the models: what prepares a dataset knows files of maps.
+    import stsa_jax
+    from data.copies.folders import FolderVideo
+    from data.copies.sources import Report
+    from data.own.recordings import find_recordings
+    from data.preparation.registry import default_data_dir
+    from stsa_jax.inference import teacher
+    from stsa_jax.ops import cpu
+
+    folder = Path(options.data_dir or default_data_dir()).expanduser() / options.name / 'teacher'
+    videos = find_recordings(source, how, Report(), maps_in=folder).videos
+    cpu.set_up()
+    model = stsa_jax.load(options.teacher)
+    films = [FolderVideo(video.name, video.root, video.frames_from) for video in videos]
+    lessons = [teacher.Lesson(f.name, Path(f.frames_from), f.identity()) for f in films]
+    print(f'{options.source}: {len(lessons)} videos, maps by {options.teacher} in {folder}')
+    for line in teacher.write_maps(
+        model, lessons, folder, batch_size=options.batch_size, fps=how.fps
+    ):
+        print(f'  note: {line}; no maps of it', file=sys.stderr)
+    return folder
 
 
 def size_of(text: str) -> tuple[int, int] | str | None:

@@ -30,9 +30,20 @@ class OwnRecordings(SaliencyBuilder, skip_registration=True):  # type: ignore[ca
     SUMMARY = "Somebody's own recordings."
     MANUAL_DOWNLOAD_INSTRUCTIONS = 'See docs/your_data.md.'
 
-    def __init__(self, name: str, how: How, *args, earlier: 'Earlier | None' = None, **kwargs):
-        """As `SaliencyBuilder`; `how` the folder is to be understood, `earlier` what was stored."""
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        how: How,
+        *args,
+        earlier: 'Earlier | None' = None,
+        maps_in: Path | None = None,
+        **kwargs,
+    ):
+        """As `SaliencyBuilder`; `how` the folder is to be understood, `earlier` what was stored.
+
+        `maps_in`: holds a teacher's maps, see `recordings.find_recordings`.
+        """
+        self.name, self.maps_in = name, maps_in
         self.how, self.earlier = how, earlier or Earlier()
         self.recordings: Recordings | None = None
         self._problems_found: list = []
@@ -47,7 +58,9 @@ class OwnRecordings(SaliencyBuilder, skip_registration=True):  # type: ignore[ca
         if self.recordings is None:  # tables of gaze are read once
             own, same = Report(), self.earlier.settings == self._settings
             kept = self.earlier.splits if same else {}
-            self.recordings = find_recordings(manual_dir, self.how, own, earlier=kept)
+            self.recordings = find_recordings(
+                manual_dir, self.how, own, earlier=kept, maps_in=self.maps_in
+            )
             self._problems_found = own.problems
         report.problems += self._problems_found
         self.info.metadata['subsets'] = self.recordings.subsets
@@ -192,7 +205,9 @@ def prepare_recordings(
     """Prepares the dataset `name` from the folder `source`, or brings it up to date.
 
     `tell(builder, videos by split, problems, what is new)` is called before the work; the rest is
-    as of `registry.load_builder`. Raises InputError for a folder that cannot be used.
+    as of `registry.load_builder` and OwnRecordings.
+
+    Raises InputError for a folder that cannot be used.
     """
     check_name(name)
     root = Path(data_dir).expanduser() if data_dir else default_data_dir()

@@ -12,7 +12,7 @@ from data.own import splits
 from data.own.gaze_tables import Samples, Tables
 from data.own.looking import View, guess_second, guess_units
 from data.own.names import Files, tables_of, videos_of
-from data.own.places import FIXATIONS, MAPS, find_places, sets_of
+from data.own.places import FIXATIONS, FRAMES, MAPS, find_places, sets_of
 from data.own.video import BY_WIDTH, OwnVideo, Sigma
 from stsa_jax.errors import InputError
 
@@ -72,10 +72,12 @@ def find_recordings(
     *,
     earlier: Mapping[str, str] | None = None,
     framed: bool = True,
+    maps_in: Path | None = None,
 ) -> Recordings:
     """Understands the folder `root`. Tables of gaze are read; no frame is.
 
     Args:
+        maps_in: holds <video>/maps, which are then the density maps, whatever else there is.
         earlier: {video: split} of an earlier preparation, which shares keep.
         framed: whether a video must have frames.
 
@@ -89,6 +91,8 @@ def find_recordings(
     listed = own_list is not None and own_list.is_file()
     places = find_places(root, report, without=(own_list,) if listed and own_list else ())
     places, chosen = _of_one_set(root, places, how.chosen_set)
+    if maps_in is not None:
+        places = [place for place in places if place.role == FRAMES]
     files = videos_of(root, places, report, framed=framed)
     if not files:
         what = 'video or folder of frames' if framed else 'video, frames or maps'
@@ -106,6 +110,14 @@ def find_recordings(
         )
         for video in files
     ]  # fmt: skip
+    if maps_in is not None:
+        made = {video.name: maps_in / video.name / 'maps' for video in videos}
+        videos = [
+            dataclasses.replace(video, maps=str(made[video.name]))
+            if made[video.name].is_dir()
+            else video
+            for video in videos
+        ]
     _note_annotation(root, videos, samples, report, notes)
     subsets: dict[str, dict] = {}
     if listed and own_list is not None:

@@ -16,6 +16,7 @@ from stsa_jax import inference
 from stsa_jax.distribution import sharding
 from stsa_jax.evaluation.selection import Dataset, Selected
 from stsa_jax.evaluation.truth import GroundTruth
+from stsa_jax.inference.identity import identity_of
 from stsa_jax.inference.windows import windows
 from stsa_jax.media.preprocess import resize_density
 
@@ -78,10 +79,7 @@ class ModelMaps:
 
     def identity(self) -> str:
         """A digest of config and weights."""
-        digest = hashlib.sha256(repr(self.model.config).encode())
-        for leaf in jax.tree.leaves((self.model.params, self.model.batch_stats)):
-            digest.update(np.asarray(leaf).tobytes())
-        return f'model {digest.hexdigest()[:24]}'
+        return f'model {identity_of(self.model)}'
 
 
 class FixedMap:
