@@ -1,22 +1,22 @@
 """STSA-Net video saliency prediction in JAX.
 
-Importing the package does no work: names are loaded on first use.
+Importing the package is cheap: names are loaded on first use.
 
     model = stsa_jax.load('STSANet_DHF1K.pth')   # or .safetensors, or a checkpoint directory
     saliency = model(clip)                       # (B, 32, 224, 384, 3) -> (B, 224, 384) in [0, 1]
 
-The rooms, from the ground up; each imports only from those above it in this list. `make lint`
-checks that, and docs/architecture.md has the rooms of the whole project.
+The packages, bottom up; each imports only from those above it in this list. `make lint` checks
+this, and docs/architecture.md lists the packages of the whole project.
 
-    errors, files, configuration   what everything stands on
-    ops            operations in plain JAX that give PyTorch's numbers; ops.cpu, their CPU forms
+    errors, files, configuration   the basis of all others
+    ops            operations in plain JAX that match PyTorch's numbers; ops.cpu, their CPU forms
     models         the networks, as pure functions of parameters
-    metrics        the field's scores, and the training loss
-    media          video files, frames and pictures; no model
-    distribution   the mesh of devices, and several processes
+    metrics        saliency scores, and the training loss
+    media          video files, frames and images; no model
+    distribution   the device mesh, and several processes
     checkpoints    what training saves
     weights        PyTorch's names and files -> parameters -> a model ready to use
-    training       a run: the step, the optimizer, validation, reports
+    training       the run: step, optimizer, validation, reports
     inference      windows over a video, attention maps, classification, cost
     evaluation     protocols, scoring, tables
 """

@@ -1,10 +1,10 @@
-"""Reads a config file and the changes to it given on the command line; compares two configs.
+"""Reads a config file with overrides from the command line; compares two configs.
 
     config = load_config('configs/dhf1k.py', ['--config.batch_size=8', '--config.data.weights=1,2'])
 
 A config file is Python with a function `get_config()` that returns an ml_collections ConfigDict. In
-`configs/ablations.py:NAME` what follows the colon is its argument.
-A field that it does not have, or a value of another type, is an InputError.
+`configs/ablations.py:NAME` the text after the colon is its argument. An unknown field or a value of
+another type is an InputError.
 """
 
 import ast
@@ -26,14 +26,14 @@ _BOOLS = {'true': True, '1': True, 'false': False, '0': False}
 def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The config of `path` or `path:argument`, with overrides `--config.field=value` applied.
 
-    Raises InputError, naming the field and the known ones, for an override that does not fit.
+    Raises InputError that names the field and the known ones for an invalid override.
     """
     config = _get_config(str(path))
     for override in overrides:
         name, equals, text = override.removeprefix(_PREFIX).partition('=')
         if not override.startswith(_PREFIX) or not equals or not name:
             raise InputError(
-                f'{override}: not an option of this command; a config field is set by '
+                f'{override}: not an option of this command; set a config field with '
                 '--config.field=value'
             )
         _set(config, name, text)
@@ -45,12 +45,14 @@ def parse_size(text: str) -> tuple[int, int]:
     try:
         height, width = map(int, text.split(','))
     except ValueError:
-        raise InputError(f'--image_size={text}: expected height and width, as 288,512') from None
+        raise InputError(
+            f'--image_size={text}: expected height and width, such as 288,512'
+        ) from None
     return height, width
 
 
 def differences(old: Mapping, new: Mapping, prefix: str = '') -> list[str]:
-    """The fields in which two nested configs differ, a line each."""
+    """The fields in which two nested configs differ, one line each."""
     lines = []
     for key in sorted({*old, *new}):
         name, a, b = prefix + key, old.get(key, 'absent'), new.get(key, 'absent')
@@ -62,7 +64,7 @@ def differences(old: Mapping, new: Mapping, prefix: str = '') -> list[str]:
 
 
 def to_json(config: Mapping) -> dict:
-    """A nested config as JSON sees it: dicts, lists, strings, numbers."""
+    """A nested config as JSON values: dicts, lists, strings, numbers."""
     return json.loads(json.dumps(config, default=lambda x: x.to_dict()))
 
 
@@ -74,14 +76,14 @@ def _get_config(name: str) -> ConfigDict:
     if not path.is_file():
         beside = sorted(str(p) for p in Path('configs').glob('*.py') if p.stem != '__init__')
         raise InputError(
-            f'{path}: there is no such config file; there are: {", ".join(beside) or "none here"}'
+            f'{path}: there is no such config file; available: {", ".join(beside) or "none here"}'
         )
-    root = str(Path(__file__).resolve().parents[1])  # where the package `configs` is
+    root = str(Path(__file__).resolve().parents[1])  # the parent of the package `configs`
     if root not in sys.path:
         sys.path.append(root)
     spec = importlib.util.spec_from_file_location(f'_config_{path.stem}', path)
     if spec is None or spec.loader is None:
-        raise InputError(f'{path}: expected a Python file, as configs/dhf1k.py')
+        raise InputError(f'{path}: expected a Python file, such as configs/dhf1k.py')
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -91,7 +93,7 @@ def _get_config(name: str) -> ConfigDict:
     except Exception as error:  # whatever the user's file raises
         raise InputError(
             f'{path}: cannot be used as a config: {type(error).__name__}: {error}; it must define '
-            'get_config(), as configs/dhf1k.py does'
+            'get_config(), like configs/dhf1k.py'
         ) from error
     if not isinstance(config, ConfigDict):
         raise InputError(f'{path}: its get_config() must return an ml_collections ConfigDict')
@@ -107,7 +109,7 @@ def _set(config: ConfigDict, name: str, text: str) -> None:
 
 
 def _get(group, key: str, name: str, where: str):
-    """Field `key` of `group`, which is called `where`, on the way to field `name`."""
+    """Field `key` of `group`, named `where`, on the path to field `name`."""
     known = list(group.keys()) if isinstance(group, ConfigDict) else []
     if key in known:
         return group[key]
@@ -134,7 +136,7 @@ def _parse(name: str, current, text: str):
             return _parse_tuple(text, current)
     except (ValueError, KeyError, SyntaxError):
         pass
-    expected = {bool: 'true or false', int: 'a whole number', float: 'a number'}
+    expected = {bool: 'true or false', int: 'an integer', float: 'a number'}
     raise InputError(
         f'{name}: expected {expected.get(type(current), "values separated by commas")} '
         f'such as {current!r}, found {text!r}'

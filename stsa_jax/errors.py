@@ -1,8 +1,8 @@
-"""Errors that are the user's to mend, and the one place where every command starts and ends.
+"""Errors that the user can fix, and the entry point of every command.
 
-A message names the thing, what was expected, what was found and what to do. Library code raises
+A message names the object, what was expected, what was found and what to do. Library code raises
 `InputError`; a script passes its main function to `exit_cleanly`, which prints the message without
-a traceback and ends with exit code 2. Before, `~` becomes the user's folder in all arguments.
+a traceback and exits with code 2. It also expands `~` in all arguments.
 """
 
 import errno
@@ -13,24 +13,24 @@ from collections.abc import Callable, Iterable
 
 
 class InputError(ValueError):
-    """Something that the user gave cannot be used; the text says what, why and what to do."""
+    """Unusable user input; the message says what, why and what to do."""
 
 
 _ADVICE = {
-    errno.ENOSPC: 'the disk is full: free some space, or write to another place',
-    errno.EROFS: 'the file system is read-only: write to another place',
-    errno.EACCES: 'permission denied: check who may read or write there',
-    errno.EPERM: 'operation not permitted: check who may read or write there',
+    errno.ENOSPC: 'the disk is full: free some space, or write elsewhere',
+    errno.EROFS: 'the file system is read-only: write elsewhere',
+    errno.EACCES: 'permission denied: check the permissions',
+    errno.EPERM: 'operation not permitted: check the permissions',
     errno.ENOENT: 'there is no such file or folder: check the path',
-    errno.ENOTDIR: 'a part of the path is a file, not a folder: choose another path',
+    errno.ENOTDIR: 'part of the path is a file, not a folder: choose another path',
     errno.EISDIR: 'it is a folder where a file was expected',
-    errno.EDQUOT: 'the disk quota is used up: free some space, or write to another place',
+    errno.EDQUOT: 'the disk quota is exceeded: free some space, or write elsewhere',
     errno.EFBIG: 'the file would be larger than the system allows',
 }
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """'1-3, 7' of 1, 2, 3, 7, for messages; at most six ranges are spelt out."""
+    """'1-3, 7' for 1, 2, 3, 7, for messages; lists at most six ranges."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:
@@ -48,17 +48,17 @@ def explain_os_error(error: OSError) -> str:
 
 
 def with_home(argument: str) -> str:
-    """`--video=~/clip.mp4` with `~` as the user's folder, which the shell leaves after a `=`."""
+    """Expands `~` in `--video=~/clip.mp4`, which the shell does not do after a `=`."""
     return re.sub(r'(?:^|(?<==))~.*', lambda path: os.path.expanduser(path[0]), argument)
 
 
 def exit_cleanly(main: Callable[[], int | None]) -> None:
     """Runs `main` and ends the process: 0 (or main's own code) on success, 2 on bad input.
 
-    In the arguments `sys.argv` that `main` reads, `~` becomes the user's folder (`with_home`).
+    Expands `~` in `sys.argv` first (`with_home`).
 
     `InputError` and operating-system errors become one message on standard error. Anything else is
-    a defect of ours and keeps its traceback.
+    a bug and keeps its traceback.
     """
     sys.argv[1:] = map(with_home, sys.argv[1:])
     try:

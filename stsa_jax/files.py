@@ -1,4 +1,4 @@
-"""Atomic file writing: a reader sees the old file or the whole new one, never a part."""
+"""Atomic file writing: a reader sees the old file or the complete new one, never a part."""
 
 import os
 import shutil
@@ -14,9 +14,9 @@ from stsa_jax.errors import InputError
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path`, with the same suffix, to write to.
 
-    On a clean exit the temporary file takes the place of `path`; on an error it is removed and
-    `path` is as it was. For writers that want a file name (video encoders, safetensors). An
-    `OSError` on the way, such as a full disk, names `path`, not the temporary file.
+    On a clean exit the temporary file replaces `path`; on an error it is removed and `path` is
+    unchanged. For writers that need a file name (video encoders, safetensors). An `OSError` inside,
+    such as a full disk, names `path`, not the temporary file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def writer_errors(path: str | os.PathLike, *errors: type[Exception]) -> Iterator[None]:
-    """Turns `errors`, as a library raises where it cannot write, into InputError that names `path`.
+    """Turns `errors` of a library that cannot write into an InputError that names `path`.
 
     For writers that do not raise `OSError` on a full disk.
     """
@@ -46,13 +46,13 @@ def writer_errors(path: str | os.PathLike, *errors: type[Exception]) -> Iterator
     except errors as error:
         reason = str(error).strip().split('\n')[0].split(';')[0] or repr(error)
         raise InputError(
-            f'{path}: could not be written whole ({reason}); free some space on the disk, or write '
-            'to another place'
+            f'{path}: could not be written completely ({reason}); free some space on the disk, or '
+            'write elsewhere'
         ) from error
 
 
 def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
-    """Writes `content` to `path` (text as UTF-8), whole or not at all."""
+    """Writes `content` to `path` (text as UTF-8) atomically."""
     content = content.encode() if isinstance(content, str) else content
     with atomic_path(path) as temporary, open(temporary, 'wb') as file:
         file.write(content)
@@ -66,7 +66,7 @@ def output_folder(path: str | os.PathLike) -> Path:
     if path.exists() and not path.is_dir():
         raise InputError(
             f'{path}: is a file, but a folder for the output was expected; '
-            'remove the file or name another folder'
+            'remove the file or use another folder'
         )
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path):
@@ -76,7 +76,7 @@ def output_folder(path: str | os.PathLike) -> Path:
 
 @contextmanager
 def folder_if_used(path: str | os.PathLike) -> Iterator[Path]:
-    """Makes the folder `path`; in the end, what was made of it and is empty goes again."""
+    """Makes the folder `path`; on exit, removes the folders it made that are empty."""
     made = [folder for folder in (Path(path), *Path(path).parents) if not folder.exists()]
     try:
         yield output_folder(path)
@@ -93,12 +93,11 @@ def staged_folder(
     """Yields a temporary folder; what is written there appears in the folder `path` at the end.
 
     `names` are the files and folders that may be written. On a clean exit they are moved into
-    `path`, in place of what has these names there; anything else there stays. On an error, Ctrl-C
-    included, they are removed, and `path` is as it was. An `OSError` on the way names the place in
-    `path`.
+    `path`, where they replace entries of the same names; other entries stay. On an error, including
+    Ctrl-C, they are removed, and `path` is unchanged. An `OSError` inside names the path in `path`.
 
     Raises:
-        InputError: `path` is a file, or holds one of `names` already and not `overwrite`.
+        InputError: `path` is a file, or already holds one of `names` and `overwrite` is false.
     """
     path = Path(path)
     if not overwrite:
@@ -131,7 +130,7 @@ def check_free(path: str | os.PathLike, names: Sequence[str]) -> None:
     taken = [name for name in names if os.path.lexists(Path(path) / name)]
     if taken:
         raise InputError(
-            f'{path}: holds {" and ".join(taken)} already; name another folder for the output, or '
+            f'{path}: already holds {" and ".join(taken)}; use another folder for the output, or '
             'replace them (--overwrite)'
         )
 

@@ -81,7 +81,7 @@ def test_weights_come_back_bit_for_bit(tmp_path):
 
 def test_weights_do_not_replace_other_files(tmp_path):
     (tmp_path / 'thesis.tex').write_text('years of work')
-    with pytest.raises(InputError, match=r'holds other files already \(thesis.tex\)'):
+    with pytest.raises(InputError, match=r'already holds other files \(thesis.tex\)'):
         save_weights(tmp_path, 'stsanet', MODEL, *weights())
     with pytest.raises(InputError, match='is a file'):
         save_weights(tmp_path / 'thesis.tex', 'stsanet', MODEL, *weights())

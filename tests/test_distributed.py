@@ -156,5 +156,5 @@ def test_sigterm_to_one_process_saves_and_ends_all(config_file, tmp_path):  # no
 def test_options_that_do_not_belong_together():
     with pytest.raises(InputError, match='belong together'):
         processes.initialise('10.0.0.1:1234')
-    with pytest.raises(InputError, match=r'process_id=2: must be from 0 to below'):
+    with pytest.raises(InputError, match=r'process_id=2: must be in 0 to 1'):
         processes.initialise('10.0.0.1:1234', 2, 2)

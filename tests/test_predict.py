@@ -151,7 +151,7 @@ def test_another_size_of_the_weights(tmp_path, film, model, monkeypatch, capsys)
     assert asked == {'image_size': (288, 512), 'frames': 64}
     capsys.readouterr()
     for wrong, words in {
-        '--image_size=288': 'expected height and width, as 288,512',
+        '--image_size=288': 'expected height and width, such as 288,512',
         '--clip_frames=8': 'not integer >= 16',
     }.items():
         assert run_main(*flags, wrong, '--overwrite') == 2
@@ -165,7 +165,7 @@ def test_an_earlier_prediction_is_replaced_only_on_demand(tmp_path, film, model,
     (out / 'notes.txt').write_text('mine')
     flags = ['--checkpoint=c', f'--video={film}', f'--output={out}']
     assert run_main(*flags) == 2
-    assert 'holds maps already' in capsys.readouterr().err and model.calls == 0
+    assert 'already holds maps' in capsys.readouterr().err and model.calls == 0
     assert tree(out) == ['maps', 'maps/9999.png', 'notes.txt']
     assert run_main(*flags, '--overwrite') == 0
     assert len(tree(out / 'maps')) == 17 and (out / 'notes.txt').read_text() == 'mine'
@@ -369,7 +369,7 @@ def test_attention_of_a_pixel(tmp_path, film, monkeypatch, capsys):
         '--attention=20,-1': 'outside the video',
         '--attention=1,1 --frame=18': 'frames 1 to 17',
         '--attention=1,1 --frame=0': 'frames 1 to 17',  # a folder may count from 0
-        '--attention=20,24 --frame=9': 'attention-0009-20-24.png already',
+        '--attention=20,24 --frame=9': 'already holds attention-0009-20-24.png',
     }.items():
         assert run_main(*flags, *wrong.split()) == 2
         assert words in capsys.readouterr().err
@@ -405,7 +405,7 @@ def test_gradient_of_a_pixel_and_of_the_map(tmp_path, film, monkeypatch, capsys)
         '--gradient=20': '--gradient=20: expected two whole numbers',
         '--gradient=80,24': 'x below 80 and y below 48',
         '--gradient --attention=1,1': 'give one of them',
-        '--gradient --frame=9': 'gradient-0009.png already',
+        '--gradient --frame=9': 'already holds gradient-0009.png',
     }.items():
         assert run_main(*flags, *wrong.split()) == 2
         assert words in capsys.readouterr().err

@@ -143,7 +143,7 @@ def test_a_damaged_latest_checkpoint_costs_only_the_steps_since_the_one_before(
     monkeypatch.setattr(sys, 'argv', ['train.py', *arguments])
     assert train.main() == 0
     told = capsys.readouterr().err
-    assert f'warning: {copy}/checkpoints/6: not a whole checkpoint' in told
+    assert f'warning: {copy}/checkpoints/6: damaged, incomplete' in told
     assert 'continuing at step 4 of 6' in told
     assert_same_weights(load_weights(copy), load_weights(workdir))
     losses = [[e['loss'] for e in log] for log in (history, read_log(copy))]

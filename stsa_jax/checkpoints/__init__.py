@@ -1,4 +1,4 @@
-"""What training saves, and reading it again: see `weights` for the layout of a folder."""
+"""Saving and loading training checkpoints; `weights` documents the layout of a folder."""
 
 from stsa_jax.checkpoints.checkpointer import FOLDER, Checkpointer
 from stsa_jax.checkpoints.meta import describe

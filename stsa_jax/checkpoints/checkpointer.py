@@ -1,4 +1,4 @@
-"""Saving and restoring a training run with Orbax, and the record kept with each checkpoint."""
+"""Saves and restores a training run with Orbax, with a metadata record for each checkpoint."""
 
 import base64
 import json
@@ -22,8 +22,8 @@ from stsa_jax.distribution import processes
 from stsa_jax.errors import InputError
 
 FOLDER = 'checkpoints'
-# So long the background may take to write. Of several processes, those that could write wait until
-# then for one that could not.
+# Timeout of background writes. With several processes, those that could write wait this long for
+# one that could not.
 WRITE_SECONDS = 600
 # Devices that hold the same array each write a part of it, if the parts are at least this large.
 # Each part is sliced by a program of its own: with Orbax's default, no limit, the first checkpoint
@@ -32,19 +32,20 @@ LEAST_PART = 2**20  # bytes
 
 
 class Checkpoint(NamedTuple):
-    """What a training run goes on from."""
+    """What a training run resumes from."""
 
     step: int
-    items: dict[str, Any]  # 'params', 'batch_stats', 'optimizer' and, if kept, 'ema'
+    items: dict[str, Any]  # 'params', 'batch_stats', 'optimizer' and, if used, 'ema'
     data_state: Any  # of this process's data iterator
-    metrics: dict[str, float]  # of the validation at this step; empty without one
+    metrics: dict[str, float]  # of the validation at this step; empty if there was none
 
 
 class Checkpointer:
-    """Saves and restores a training run in `workdir`; a context manager that ends with the saving.
+    """Saves and restores a training run in `workdir`; a context manager that finishes saving.
 
-    Saving is asynchronous: `save` returns once the arrays are copied, and the files follow in the
-    background, in a temporary folder that is renamed when complete. All processes call together.
+    Saving is asynchronous: `save` returns once the arrays are copied, and the files are written in
+    the background to a temporary folder that is renamed when complete. All processes must call its
+    methods together.
     """
 
     def __init__(
@@ -82,15 +83,17 @@ class Checkpointer:
         for end in (self._manager.wait_until_finished, self._manager.close):
             try:
                 end()
-            except Exception as error:  # Orbax and TensorStore raise all kinds
+            except Exception as error:  # Orbax and TensorStore raise many types
                 problems.append(error)
         if problems and kind is None:
             raise _not_written(problems[0]) from problems[0]
         if problems:
-            _warn(_not_written(problems[0]))  # what ended the run matters more
+            _warn(
+                _not_written(problems[0])
+            )  # only a warning, so as not to hide the error that ended the run
 
     def steps(self) -> list[int]:
-        """The steps that are there, complete ones only, in order."""
+        """The steps with complete checkpoints, in order."""
         return sorted(self._manager.all_steps())
 
     def save(
@@ -100,12 +103,12 @@ class Checkpointer:
         data_state: Any = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Starts to write checkpoint `step`; waits first for the one before to be finished.
+        """Starts writing checkpoint `step`, after waiting for the previous one to finish.
 
-        `items` maps names to pytrees of arrays; `data_state` is this process's iterator state
-        (JSON or bytes). Raises InputError if this one or the one before could not be written, as on
-        a full disk of one process: on all processes, so that they go on alike. Those before stay as
-        they are, and saving can be tried again later.
+        `items` maps names to pytrees of arrays; `data_state` is this process's iterator state (JSON
+        or bytes). Raises InputError if this or the previous one could not be written, for example
+        if the disk of one process is full: on all processes, so that they stay in step. Earlier
+        checkpoints are unchanged, and saving can be retried later.
         """
         self.wait()
         meta = self._description | {
@@ -125,7 +128,7 @@ class Checkpointer:
         )
 
     def amend(self, step: int, data_state: Any, metrics: Mapping[str, float]) -> None:
-        """Replaces what the checkpoint of `step` says of the data and of validation."""
+        """Replaces the data state and validation metrics in the checkpoint of `step`."""
         self.wait()
         path = self._folder / str(step) / 'meta' / 'metadata'
         new = {'data': processes.gather_json(_as_json(data_state)), 'metrics': dict(metrics)}
@@ -135,9 +138,9 @@ class Checkpointer:
         processes.barrier(f'amend checkpoint {step}')
 
     def wait(self) -> None:
-        """Returns when what was saved is on the disk; raises InputError if it could not be.
+        """Returns when all saves are on disk; raises InputError if one failed.
 
-        All processes call together, and it is raised on all.
+        All processes must call it together, and it is raised on all.
         """
         self._together(self._manager.wait_until_finished)
 
@@ -145,7 +148,7 @@ class Checkpointer:
         problem = None
         try:
             act(*args, **kwargs)
-        except Exception as error:  # Orbax and TensorStore raise all kinds
+        except Exception as error:  # Orbax and TensorStore raise many types
             problem = error
         if processes.all_agree(problem is None):
             return
@@ -153,11 +156,11 @@ class Checkpointer:
         raise _not_written(next(text for text in told if text is not None)) from problem
 
     def restore(self, like: Mapping[str, Any]) -> Checkpoint | None:
-        """The newest checkpoint that is whole, laid out like `like`; None where there is none.
+        """The newest undamaged checkpoint, sharded like `like`; None if there is none.
 
         `like` maps the items' names to pytrees of arrays or ShapeDtypeStructs with shardings. A
-        damaged checkpoint is named on standard error, set aside as `damaged-<step>`, and the one
-        before is tried. Raises InputError if none of them can be read, or if one is of another run.
+        damaged checkpoint is reported on standard error and renamed to `damaged-<step>`, and the
+        previous one is tried. Raises InputError if none can be read, or if one is of another run.
         """
         bad: list[int] = []
         for step in self.steps()[::-1]:
@@ -171,7 +174,7 @@ class Checkpointer:
                     found = self._restore(step, like, meta)
             except OtherRunError:
                 raise
-            except Exception as error:  # Orbax and TensorStore raise all kinds
+            except Exception as error:  # Orbax and TensorStore raise many types
                 problem = damaged(folder, error)
             if processes.all_agree(found is not None) and found is not None:
                 problem = mismatch(found.items, meta, folder)  # the same on all processes
@@ -183,7 +186,7 @@ class Checkpointer:
         if bad:
             raise InputError(
                 f'{self._folder}: none of its checkpoints ({bad}) can be read; restore the '
-                f'folder from a copy, or start anew in another workdir. The oldest: {problem}'
+                f'folder from a copy, or start over in another workdir. The oldest: {problem}'
             )
         return None
 
@@ -199,7 +202,7 @@ class Checkpointer:
         return Checkpoint(step, items, _own(meta['data']), meta['metrics'])
 
     def _set_aside(self, steps: list[int]) -> None:
-        """Moves damaged steps out of the way of the steps that will be saved again."""
+        """Renames damaged steps, so that these steps can be saved again."""
         for step in steps:
             if jax.process_index() == 0:
                 aside = self._folder.parent / f'damaged-{step}'
@@ -225,18 +228,18 @@ class _TheBest:
 def _not_written(error: Exception | str) -> InputError:
     reason = (str(error).strip() or 'no reason given').splitlines()[0][:300]
     return InputError(
-        f'a checkpoint could not be written ({reason}); the ones before '
-        'are whole. Is the disk full or read-only? Free some space: the same command then continues'
+        f'a checkpoint could not be written ({reason}); earlier ones '
+        'are intact. Is the disk full or read-only? Free some space and run the same command again'
     )
 
 
 def mismatch(items: Mapping[str, Any], meta: dict, folder: Path) -> str | None:
-    """What is wrong with arrays that were read, or None; all processes call together."""
+    """The problem with the arrays that were read, or None; all processes must call it together."""
     for name, found in checksums.of_tree(items).items():
         expected = meta['checksums'].get(name)
         if found != expected:
             return (
-                f'{folder}: {name} is not as it was written (checksum {found}, expected '
+                f'{folder}: {name} differs from what was written (checksum {found}, expected '
                 f'{expected}): the file is damaged; copy it again, or use an earlier step'
             )
     return None
@@ -262,10 +265,10 @@ def _own(states: list):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps off the screen what Orbax says besides the error that it raises.
+    """Suppresses Orbax's output other than the error that it raises.
 
-    It warns of items that are read one by one, which is what we want, and a damaged file leaves
-    unfinished reads behind that are reported as unraisable.
+    It warns about reading items one by one, which is intended, and a damaged file leaves unfinished
+    reads that are reported as unraisable.
     """
     verbosity, hook = logging.get_verbosity(), sys.unraisablehook
     logging.set_verbosity(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Checksums of arrays that do not depend on how the arrays are laid out over devices."""
+"""Checksums of arrays that do not depend on their sharding."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 def of_tree(items: Mapping[str, Any]) -> dict[str, int]:
     """Name -> checksum of every array, over all processes; names are the keys joined by '/'."""
     leaves = jax.tree.leaves(dict(items))
-    with ThreadPoolExecutor() as pool:  # numpy lets others run while it sums
+    with ThreadPoolExecutor() as pool:  # numpy releases Python's lock while it sums
         own = np.array(list(pool.map(of_array, leaves)), np.uint32)
     if jax.process_count() > 1:
         own = multihost_utils.process_allgather(own).reshape(-1, len(leaves))
@@ -21,7 +21,7 @@ def of_tree(items: Mapping[str, Any]) -> dict[str, int]:
 
 
 def names(items: Mapping[str, Any]) -> list[str]:
-    """The names that `of_tree` gives to the arrays, in the order of the tree's leaves."""
+    """The names that `of_tree` uses for the arrays, in the order of the tree's leaves."""
     leaves = jax.tree_util.tree_leaves_with_path(dict(items))
     return [jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in leaves]
 
@@ -30,7 +30,7 @@ def of_array(array: jax.Array | np.ndarray) -> int:
     """A 32-bit checksum of the part of `array` that this process holds.
 
     It is a sum modulo 2**32 over the elements' bits, weighted by an odd number per column: the sum
-    over all processes is the same for any sharding, and no change of a single element goes unseen.
+    over all processes is the same for any sharding, and any change of a single element is detected.
     """
     if not isinstance(array, jax.Array):
         return _of_values(np.asarray(array), 0)

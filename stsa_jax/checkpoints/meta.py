@@ -1,4 +1,4 @@
-"""The record kept with each checkpoint: which model it is of, and how good it was."""
+"""The metadata of each checkpoint: its model and its validation metrics."""
 
 import json
 import math
@@ -16,7 +16,7 @@ _FORMAT = 'stsa-jax checkpoint 1'
 
 
 def describe(kind: str, model_config: Mapping, normalisation: Normalisation = IMAGENET) -> dict:
-    """The part of a checkpoint's `meta` that says which model its arrays belong to."""
+    """The part of a checkpoint's `meta` that identifies the model of its arrays."""
     if kind not in KINDS:
         raise ValueError(f'kind must be one of {KINDS}, found {kind!r}')
     return {
@@ -28,7 +28,7 @@ def describe(kind: str, model_config: Mapping, normalisation: Normalisation = IM
 
 
 def read_meta(folder: Path) -> dict:
-    """The record of one step; raises InputError if it is not one of this project."""
+    """The metadata of one step; raises InputError if it is not one of this project."""
     path = folder / 'meta' / 'metadata'
     try:
         meta = json.loads(path.read_text())
@@ -46,27 +46,27 @@ def damaged(path: Path, error: Exception | str) -> str:
     """The message about a checkpoint that cannot be read."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
     return (
-        f'{path}: not a whole checkpoint of this project ({reason}); '
+        f'{path}: damaged, incomplete or not a checkpoint of this project ({reason}); '
         'copy it again, or use an earlier step'
     )
 
 
 class OtherRunError(InputError):
-    """The checkpoint is whole, but not of this run."""
+    """The checkpoint is intact, but of another run."""
 
 
 def check_run(description: dict, like: Mapping[str, Any], meta: dict, folder: Path) -> None:
-    """Raises OtherRunError if the checkpoint in `folder` is not of the run described.
+    """Raises OtherRunError if the checkpoint in `folder` is not of the described run.
 
-    `meta` is the checkpoint's record, and `like` are the arrays of the run.
+    `meta` is the checkpoint's metadata, and `like` are the arrays of the run.
     """
     old, new = ({k: d[k] for k in ('kind', 'model', 'normalisation')} for d in (meta, description))
     lines = differences(old, new)
     if lines:
         listed = '\n  '.join(lines)
         raise OtherRunError(
-            f'{folder}: was written by a run of another config; continue it with that one, or name '
-            f'another workdir:\n  {listed}'
+            f'{folder}: was written by a run with another config; continue it with that config, or '
+            f'use another workdir:\n  {listed}'
         )
     here, there = set(checksums.names(like)), set(meta['checksums'])
     if here != there:
@@ -74,14 +74,14 @@ def check_run(description: dict, like: Mapping[str, Any], meta: dict, folder: Pa
         raise OtherRunError(
             f'{folder}: holds other arrays than this run ({len(there - here)} more, '
             f'{len(here - there)} fewer: {", ".join(some)}, ...): it was written by another config '
-            'or version; continue it with that one, or name another workdir'
+            'or version; continue it with that one, or use another workdir'
         )
 
 
 def best_step(metas: Mapping[int, dict]) -> int | None:
-    """The step with the best value, the latest such, of the metric that its run selected by.
+    """The latest step with the best value of the run's selection metric.
 
-    None if there was no validation, or none whose value is a number.
+    None if there was no validation, or only NaN values.
     """
     scored = {}
     for step, meta in metas.items():

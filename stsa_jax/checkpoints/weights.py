@@ -1,16 +1,16 @@
-"""Checkpoints: the training state and the data iterator's state together, written by Orbax.
+"""Checkpoints: the training state with the data iterator's state, written by Orbax.
 
-A folder with checkpoints, whether of a training run or of converted weights, looks like this:
+Layout of a folder with checkpoints, of a training run or of converted weights:
 
-    config.json                  the run's whole config (training runs only)
+    config.json                  the run's config (training runs only)
     checkpoints/<step>/params        nested dicts of arrays
     checkpoints/<step>/batch_stats   likewise
-    checkpoints/<step>/ema           likewise: the averaged parameters, where the run keeps them
-    checkpoints/<step>/optimizer     what else a training step needs
+    checkpoints/<step>/ema           likewise: the averaged parameters, if the run has them
+    checkpoints/<step>/optimizer     the rest of the training state
     checkpoints/<step>/meta          JSON: model, normalisation, data iterator, checksums
 
-Every array has a checksum that does not depend on how it is laid out over devices, so that a
-damaged file is noticed, and the step named, on any number of devices.
+Every array has a checksum that does not depend on its sharding, so that a damaged file is detected
+on any number of devices.
 """
 
 import os
@@ -38,7 +38,7 @@ class Weights(NamedTuple):
     model_config: dict[str, Any]  # the fields of STSANetConfig or S3DConfig that were set
     params: dict[str, Any]  # nested dicts of numpy arrays
     batch_stats: dict[str, Any]
-    normalisation: Normalisation  # of the clips that the weights were trained on
+    normalisation: Normalisation  # of the clips in training
 
 
 def save_weights(
@@ -51,18 +51,18 @@ def save_weights(
 ) -> None:
     """Writes weights that do not come from a training run, as step 0 of `directory`.
 
-    `params` and `batch_stats` are nested dicts of arrays with string keys. The folder appears
-    whole or not at all. Weights written there before are replaced; a folder with anything else in
-    it raises InputError.
+    `params` and `batch_stats` are nested dicts of arrays with string keys. The folder is written
+    atomically. Weights written there before are replaced; a folder with anything else in it raises
+    InputError.
     """
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
-        raise InputError(f'{directory}: is a file, but a folder was expected; name another')
+        raise InputError(f'{directory}: is a file, but a folder was expected; choose another name')
     others = sorted(p.name for p in directory.iterdir()) if directory.is_dir() else []
     if others not in ([], [FOLDER]):
         raise InputError(
-            f'{directory}: holds other files already ({", ".join(others[:3])}); '
-            'name a new folder for the weights'
+            f'{directory}: already holds other files ({", ".join(others[:3])}); '
+            'use a new folder for the weights'
         )
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f'.{directory.name}-') as scratch:
@@ -78,8 +78,8 @@ def load_weights(path: str | os.PathLike, step: int | str | None = None) -> Weig
     """Reads the weights of a training run or of a converted model, as numpy arrays.
 
     `path` is the folder that holds `checkpoints/`, or one step of it; `step` is as for
-    `step_folder`. Where the run averaged its parameters (EMA), these are the ones read. Raises
-    InputError, naming the file, if there is nothing, or nothing readable.
+    `step_folder`. If the run averaged its parameters (EMA), the averages are read. Raises
+    InputError that names the file if there is nothing readable.
     """
     folder = step_folder(Path(path), step)
     meta = read_meta(folder)
@@ -87,7 +87,7 @@ def load_weights(path: str | os.PathLike, step: int | str | None = None) -> Weig
     for item in ('ema' if (folder / 'ema').is_dir() else 'params', 'batch_stats'):
         try:
             read[item] = _read_arrays(folder / item, meta)
-        except Exception as error:  # Orbax and TensorStore raise all kinds
+        except Exception as error:  # Orbax and TensorStore raise many types
             raise InputError(damaged(folder / item, error)) from error
     if problem := mismatch(read, meta, folder):
         raise InputError(problem)
@@ -100,14 +100,14 @@ def step_folder(path: Path, step: int | str | None = None) -> Path:
     """The folder of one checkpoint in `path`, as for `load_weights`.
 
     `step` is a number, 'best' (by validation), 'best if any' (else the latest) or None for the
-    latest. Raises InputError if there is none such.
+    latest. Raises InputError if there is no such checkpoint.
     """
     if not path.exists():
         raise InputError(f'{path}: there is no such folder; check the path of the checkpoint')
     if not path.is_dir():
         raise InputError(
-            f'{path}: is a file, but a checkpoint of this project is a folder; a PyTorch or '
-            'safetensors file is converted by `python -m stsa_jax.port SOURCE DEST`'
+            f'{path}: is a file, but a checkpoint of this project is a folder; convert a PyTorch '
+            'or safetensors file with `python -m stsa_jax.port SOURCE DEST`'
         )
     if (path / 'meta').is_dir() and path.name.isdecimal():
         return path
@@ -115,8 +115,8 @@ def step_folder(path: Path, step: int | str | None = None) -> Path:
     steps = sorted(int(p.name) for p in root.glob('*') if p.name.isdecimal())
     if not steps:
         raise InputError(
-            f'{path}: holds no checkpoint (expected {FOLDER}/<step> in it); give the folder that '
-            'was the --workdir of train.py, or one written by `python -m stsa_jax.port`'
+            f'{path}: holds no checkpoint (expected {FOLDER}/<step> in it); give the --workdir of '
+            'a train.py run, or a folder written by `python -m stsa_jax.port`'
         )
     if step in ('best', 'best if any'):
         best = best_step({s: read_meta(root / str(s)) for s in steps})

@@ -1,1 +1,1 @@
-"""Many devices and many processes: the mesh, what lies where, who launched whom."""
+"""Multiple devices and processes: the mesh, shardings, and detection of the launcher."""

@@ -1,4 +1,4 @@
-"""What the launcher of a job tells each of its processes, in environment variables."""
+"""Reads the environment variables that a job's launcher sets for each process."""
 
 import re
 from collections.abc import Mapping
@@ -6,20 +6,20 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """The place of this process among those of the job."""
+    """The position of this process in the job."""
 
     launcher: str
-    coordinator: str | None  # 'host:port' of process 0; None if the launcher does not tell
+    coordinator: str | None  # 'host:port' of process 0; None if the launcher does not provide it
     num_processes: int
     process_id: int
-    devices: list[int] | None  # the host's GPUs that are this process's; None for all it sees
+    devices: list[int] | None  # the host's GPUs of this process; None for all visible ones
 
 
 def find_place(environment: Mapping[str, str]) -> Place | None:
-    """The place in a job of SLURM or Open MPI; None if the process is of neither, or alone.
+    """The place in a SLURM or Open MPI job; None outside of one, or for a single process.
 
-    The only task of a node has all the GPUs that it sees. One of several has the GPU with the
-    number of the task, as is JAX's rule, unless the launcher shows each task its own.
+    The only task on a node uses all visible GPUs. One of several uses the GPU with its local rank,
+    which is JAX's rule, unless the launcher makes only its own visible to each task.
     """
     place = _open_mpi(environment) or _slurm(environment)
     return place if place and place.num_processes > 1 else None
@@ -28,13 +28,13 @@ def find_place(environment: Mapping[str, str]) -> Place | None:
 def _open_mpi(environment: Mapping[str, str]) -> Place | None:
     if 'OMPI_COMM_WORLD_SIZE' not in environment:
         return None
-    # As '1531576320.0;tcp://10.96.0.1,10.148.0.1:34911', of the host that runs mpirun; since
-    # version 5 there is nothing like it.
+    # Such as '1531576320.0;tcp://10.96.0.1,10.148.0.1:34911', for the host that runs mpirun;
+    # version 5 has no equivalent.
     uri = environment.get('OMPI_MCA_orte_hnp_uri', '')
     host = re.search(r'tcp://([^,:]+)|tcp6://\[([^,\]]+)', uri)
     coordinator = None
     if host:
-        number = int(uri.split('.')[0]) // 4096  # the last digits are always the same
+        number = int(uri.split('.')[0]) // 4096  # the low bits are always the same
         coordinator = f'{host[1] or f"[{host[2]}]"}:{_port(environment, number)}'
     return Place(
         'Open MPI',
@@ -50,14 +50,14 @@ def _open_mpi(environment: Mapping[str, str]) -> Place | None:
 
 
 def _slurm(environment: Mapping[str, str]) -> Place | None:
-    # The script of sbatch has all of them but the step's nodes: it is no task of the job.
+    # The sbatch script has all of them except the step's nodes: it is not a task of the job.
     needed = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_NTASKS', 'SLURM_PROCID')
     if not all(name in environment for name in needed):
         return None
-    # As 'node[001,007-015]-ib,host2', whose first is 'node001-ib'.
+    # Such as 'node[001,007-015]-ib,host2', whose first node is 'node001-ib'.
     nodes = environment['SLURM_STEP_NODELIST']
     host = re.sub(r'\[(\w+)[^\]]*\]', r'\1', nodes).split(',')[0]
-    tasks = environment.get('SLURM_STEP_TASKS_PER_NODE', '1')  # as '8(x3),4'
+    tasks = environment.get('SLURM_STEP_TASKS_PER_NODE', '1')  # such as '8(x3),4'
     counts = [
         int(count)
         for count, times in re.findall(r'(\d+)(?:\(x(\d+)\))?', tasks)
@@ -81,14 +81,14 @@ def _own_devices(environment, local_id: int, tasks_on_node: int) -> list[int] | 
 
 
 def _port(environment, job: int) -> str:
-    """One of the last 4096 ports, so that two jobs rarely have the same."""
+    """One of the last 4096 ports, so that two jobs rarely use the same."""
     return environment.get('JAX_COORDINATOR_PORT', str(61440 + job % 4096))
 
 
 def has_other_tpu_hosts(environment: Mapping[str, str]) -> bool | None:
-    """Whether this host of TPUs is one of several; None if the environment does not tell.
+    """Whether this TPU host is one of several; None if the environment does not say.
 
-    GKE tells it. On Compute Engine the metadata server does, which JAX asks.
+    GKE sets it in the environment. On Compute Engine JAX asks the metadata server.
     """
     hosts = environment.get('TPU_PROCESS_ADDRESSES', environment.get('TPU_WORKER_HOSTNAMES'))
     if int(environment.get('MEGASCALE_NUM_SLICES', 1)) > 1:

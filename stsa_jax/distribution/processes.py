@@ -1,4 +1,4 @@
-"""Several processes as one: what they tell each other besides the arrays of a step."""
+"""Coordination of several processes, apart from the arrays of a step."""
 
 import json
 import os
@@ -13,16 +13,16 @@ from jax.experimental import multihost_utils
 from stsa_jax.distribution import launcher
 from stsa_jax.errors import InputError
 
-_HEARTBEAT_SECONDS = 30  # a process that is gone for so long ends the others
-_SHUTDOWN_SECONDS = 20  # so long one that ends waits for the others; then it ends them
+_HEARTBEAT_SECONDS = 30  # a process silent for this long ends the others
+_SHUTDOWN_SECONDS = 20  # how long an exiting process waits for the others before it ends them
 
 
 def initialise(coordinator: str = '', num_processes: int = 0, process_id: int = -1) -> None:
-    """Joins this process with the others of the job; without others it does nothing.
+    """Connects this process with the others of the job; does nothing if there are none.
 
-    With `coordinator` ('host:port' of process 0) the two numbers are needed too, unless a launcher
-    tells them. Without, several tasks of SLURM or Open MPI are noticed by their environment, and
-    the hosts of a TPU slice, or of several, by JAX. Call it before anything else of JAX. Raises
+    With `coordinator` ('host:port' of process 0) the two numbers are required too, unless a
+    launcher provides them. Without it, SLURM or Open MPI tasks are detected from their environment,
+    and the hosts of one or more TPU slices by JAX. Call it before anything else of JAX. Raises
     InputError if the options are incomplete, or the processes do not find each other within five
     minutes.
     """
@@ -37,7 +37,8 @@ def initialise(coordinator: str = '', num_processes: int = 0, process_id: int = 
         )
     if all(given) and not process_id < num_processes:
         raise InputError(
-            f'--process_id={process_id}: must be from 0 to below --num_processes={num_processes}'
+            f'--process_id={process_id}: must be in 0 to {num_processes - 1} '
+            f'(--num_processes={num_processes})'
         )
     if all(given):
         options = _by_hand(coordinator, num_processes, process_id, place and place.devices)
@@ -46,8 +47,8 @@ def initialise(coordinator: str = '', num_processes: int = 0, process_id: int = 
         if not first:
             raise InputError(
                 f'{place.launcher} started {place.num_processes} processes, but this version of it '
-                'does not tell where process 0 runs: add --coordinator=HOST:PORT, the host of '
-                'process 0 and any free port of it'
+                'does not provide the address of process 0: add --coordinator=HOST:PORT, the host '
+                'of process 0 and any free port on it'
             )
         options = _by_hand(first, place.num_processes, place.process_id, place.devices)
     elif 'tpu' in (jax.config.jax_platforms or '') and (
@@ -65,13 +66,13 @@ def initialise(coordinator: str = '', num_processes: int = 0, process_id: int = 
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(
             f'the processes did not find each other ({str(error).splitlines()[0]}); is the '
-            'coordinator reachable, and does every process run?'
-            + ('' if options else ' Set TPU_SKIP_MDS_QUERY=1 if this host is to work alone')
+            'coordinator reachable, and is every process running?'
+            + ('' if options else ' Set TPU_SKIP_MDS_QUERY=1 to use this host alone')
         ) from error
 
 
 def _by_hand(coordinator, num_processes, process_id, devices) -> dict:
-    # JAX's own detection would show a task of SLURM or Open MPI a single GPU of its node.
+    # JAX's own detection would give a SLURM or Open MPI task only one GPU of its node.
     return {
         'coordinator_address': coordinator,
         'num_processes': num_processes,
@@ -82,7 +83,7 @@ def _by_hand(coordinator, num_processes, process_id, devices) -> dict:
 
 
 def gather_json(value: Any) -> list:
-    """`value` of every process, in the order of the processes; all call together."""
+    """`value` of every process, in process order; all must call it together."""
     if jax.process_count() == 1:
         return [value]
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -93,36 +94,36 @@ def gather_json(value: Any) -> list:
 
 
 def all_agree(ok: bool) -> bool:
-    """True if it is true of every process; all call together."""
+    """Whether `ok` is true on every process; all must call it together."""
     if jax.process_count() == 1:
         return ok
     return bool(multihost_utils.process_allgather(np.array(ok)).all())
 
 
 def total(count: int) -> int:
-    """The sum of the processes' counts; all call together."""
+    """The sum of the processes' counts; all must call it together."""
     if jax.process_count() == 1:
         return count
     return int(multihost_utils.process_allgather(np.array(count)).sum())
 
 
 def barrier(name: str) -> None:
-    """Returns once every process is here."""
+    """Returns once every process has called it."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 class Stopped(BaseException):
-    """SIGTERM came while there was nothing to save."""
+    """SIGTERM arrived while there was nothing to save."""
 
 
 class StopSignal:
-    """Notices SIGTERM, which announces preemption, so that the loop can save and end.
+    """Handles SIGTERM, which announces preemption, so that the loop can save and exit.
 
     A context manager. Until `hold` is called there is nothing to save, and a signal ends the block
-    at once; from then on `requested` tells of it. A second signal changes nothing, so that saving
-    is not cut off. Several processes learn of a signal together through the coordinator, and only
-    by `requested`. `stopped` says afterwards whether a signal ended the run.
+    at once; from then on `requested` reports it. A second signal has no effect, so that saving is
+    not interrupted. Several processes learn of a signal at the same step through the coordinator,
+    only by `requested`. Afterwards `stopped` says whether a signal ended the run.
     """
 
     def __init__(self):
@@ -130,7 +131,7 @@ class StopSignal:
         self._calls = 0
 
     def __enter__(self):
-        # Signals can be handled in the main thread alone; elsewhere the process just ends.
+        # Signals can be handled only in the main thread; elsewhere the process just ends.
         main = threading.current_thread() is threading.main_thread()
         self._ours = main and jax.process_count() == 1
         if self._ours:
@@ -149,11 +150,11 @@ class StopSignal:
             raise Stopped
 
     def hold(self) -> None:
-        """From now on there is something to save."""
+        """Call it once there is something to save."""
         self._held = True
 
     def requested(self) -> bool:
-        """Whether to stop now; processes that call it equally often get the same answers."""
+        """Whether to stop now; processes that make the same calls get the same answers."""
         if jax.process_count() == 1:
             self.stopped = self._seen
         elif not self.stopped:

@@ -1,10 +1,10 @@
-"""The mesh of devices, and how the training state and the batches lie on it.
+"""The device mesh, and the sharding of the training state and the batches.
 
-The mesh has two axes. Batches are split over both: every device works on its own clips. The state
-is replicated over `data`; over `fsdp` each parameter and its optimizer state are split along one
-axis, gathered where a step needs them, and the gradients are scattered back. With fsdp = 1 the
-state is replicated everywhere. BatchNorm sees the whole global batch, unlike under PyTorch's
-DataParallel, because a jitted program means the same on any number of devices.
+The mesh has two axes. Batches are sharded over both: every device processes its own clips. The
+state is replicated over `data`. Over `fsdp` each parameter and its optimizer state are sharded
+along one axis; a step gathers them where needed and scatters the gradients. With fsdp = 1 the state
+is fully replicated. Unlike with PyTorch's DataParallel, BatchNorm sees the whole global batch,
+because a jitted program has the same semantics on any number of devices.
 """
 
 import math
@@ -22,14 +22,13 @@ AXES = ('data', 'fsdp')
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of `data` x `fsdp` devices; -1 for `data` means all that there are.
+    """A mesh of `data` x `fsdp` devices; -1 for `data` uses all devices.
 
-    The devices are in the order of their processes: the rows of a batch that a process holds follow
-    one another, those of process 0 first, and a group of fsdp devices is on one host if it can be.
-    Raises InputError if the devices do not make such a mesh, or the processes have different
-    numbers of them.
+    The devices are in process order: the batch rows of a process are contiguous, those of process 0
+    first, and a group of fsdp devices is on one host if possible. Raises InputError if the devices
+    do not form such a mesh, or the processes have different numbers of them.
     """
-    # `jax.make_mesh` takes the order from the wires, and refuses several nodes of GPUs.
+    # `jax.make_mesh` orders devices by topology, and refuses several GPU nodes.
     devices = jax.devices() if devices is None else devices
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     count = len(devices)
@@ -51,19 +50,19 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Replicated on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis split over all devices."""
+    """Sharded along the first axis over all devices."""
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def state_sharding(mesh: Mesh, tree: Any) -> Any:
-    """For each array of `tree` (anything with shapes) its sharding as a part of the state.
+    """The sharding of each array of `tree` (anything with shapes) as part of the state.
 
-    Split along its longest axis that fsdp divides; replicated if there is none, or fsdp is 1.
+    Along its longest axis that is divisible by fsdp; replicated if there is none, or fsdp is 1.
     """
     return jax.tree.map(lambda array: _split_longest(mesh, array.shape), tree)
 
@@ -78,9 +77,9 @@ def _split_longest(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
 
 
 def local_batch_size(mesh: Mesh, batch_size: int, accumulate: int = 1) -> int:
-    """How many clips of the global batch this process reads.
+    """The number of clips of the global batch that this process reads.
 
-    Raises InputError if the devices, times the steps of accumulation, do not divide the batch.
+    Raises InputError if the batch is not divisible by the devices times the accumulation steps.
     """
     parts = mesh.size * accumulate
     if accumulate < 1 or batch_size < 1 or batch_size % parts:
@@ -94,9 +93,9 @@ def local_batch_size(mesh: Mesh, batch_size: int, accumulate: int = 1) -> int:
 
 
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This process's part of a batch, numpy arrays, -> global arrays split over the devices.
+    """This process's part of a batch, numpy arrays, -> global arrays sharded over the devices.
 
-    The parts of the processes follow one another, in the order of the processes.
+    The parts are concatenated in process order.
     """
     sharding = batch_sharding(mesh)
     return {
@@ -116,7 +115,7 @@ def put_state(tree: Any, shardings: Any) -> Any:
 
 
 def bytes_per_device(tree: Any) -> int:
-    """How much of the arrays of `tree` one device holds."""
+    """Bytes of the arrays of `tree` on one device."""
     return sum(
         math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
         for array in jax.tree.leaves(tree)
