@@ -13,7 +13,7 @@ from data.copies.sources import Report
 from data.own.gaze_columns import choose
 from data.own.gaze_tables import Samples
 from data.own.looking import AS_IT_IS, View, fixations_of, guess_second
-from data.own.names import Files, video_in
+from data.own.names import Files, Named, video_in
 from data.own.options import how_of
 from data.own.recordings import How, find_recordings
 from data.own.video import Sigma
@@ -26,12 +26,13 @@ TIMES = np.arange(5) / 10  # four frames, of a tenth of a second
 
 
 def samples(rows, *, in_frames: bool = False, begins=None) -> Samples:
-    """rows: (viewer, when, x, y)."""
+    """rows: (viewer, when, x, y) or (viewer, when, x, y, lasts)."""
+    rows = [(*row, 0)[:5] for row in rows]
     viewers = tuple(dict.fromkeys(row[0] for row in rows))
-    which, when, x, y = (np.array(column) for column in zip(*rows))
+    which, when, *rest = (np.array(column) for column in zip(*rows))
     first = [next(float(w) for v, w in zip(which, when) if v == name) for name in viewers]
     places = np.array([viewers.index(name) for name in which])
-    columns = (np.asarray(column, float) for column in (when, x, y))
+    columns = (np.asarray(column, float) for column in (when, *rest))
     return Samples('gaze.csv', viewers, tuple(begins or first), places, *columns, in_frames)
 
 
@@ -100,6 +101,22 @@ def test_times_that_run_backwards():
     assert 'give each its own viewer' in told
 
 
+def test_whole_fixations_count_for_each_frame_that_they_last():
+    rows = [
+        ('a', 0.05, 1, 0, 0.2),
+        ('a', 0.2, 2, 0, 0.1),
+        ('a', 0.35, 3, 0, 9),
+        ('b', -1, 4, 0, 1.05),
+    ]
+    places, told = laid(rows)
+    assert [(f, x) for f, _, x in places] == [(1, 1), (1, 4), (2, 1), (3, 1), (3, 2), (4, 3)]
+    assert told == ''
+    frames = [('a', 2, 1, 0, 2), ('a', 4, 2, 0, 5), ('a', 3, 3, 0, 0), ('a', 5, 4, 0, 1)]
+    places, told = laid(frames, in_frames=True)
+    assert [(f, x) for f, _, x in places] == [(2, 1), (3, 1), (3, 3), (4, 2)]
+    assert '1 samples at frames that the video does not have: 5' in told
+
+
 def test_two_clocks():
     own = [('a', 500.05, 5, 5), ('a', 500.25, 6, 6)]
     # All by a clock of their own: each record from its first sample, which may have been lost.
@@ -132,6 +149,9 @@ def test_columns_by_their_usual_names_and_by_option():
     assert which('Stimulus', 'Subject_ID', 'Frame Number', 'Gaze X [px]', 'gaze-y (px)') == {
         'video': 0, 'viewer': 1, 'frame': 2, 'x': 3, 'y': 4,
     }  # fmt: skip
+    duration = choose(Path('t.csv'), ['t', 'x', 'y', 'Duration'], {})
+    assert 'duration' not in duration.which and '--gaze_columns=duration=Duration' in duration.note
+    assert which('t', 'x', 'y', 'Duration', duration='Duration')['duration'] == 3
     assert which('t_us', 'A', 'B', x='A', y='B') == {'time': 0, 'x': 1, 'y': 2}
     assert choose(Path('t.csv'), ['t_us', 'x', 'y'], {}).unit == 1e-6
     assert choose(Path('t.csv'), ['Time (s)', 'x', 'y'], {}).unit == 1
@@ -166,6 +186,19 @@ def test_the_video_and_the_viewer_in_a_tables_path():
     assert meant('diem1s24_park_night') == ('park_night', 'diem1s24_')
     assert meant('parking')[0] is None
     assert meant('001_and_002')[0] is None
+
+
+def test_videos_as_lists_and_tables_call_them():
+    videos = [Files('_'.join(p), p) for p in (('a', 'clip_01'), ('b', 'clip_01'), ('b', 'walk.v2'))]
+    named = Named(videos)
+
+    def meant(text):
+        return (video := named.get(text)) and video.name
+
+    assert meant('walk.v2') == meant('Walk.V2.mp4') == meant('films\\walk.v2.avi') == 'b_walk.v2'
+    assert meant('a/Clip_1.mp4') == meant('a_clip_1') == 'a_clip_01'
+    assert meant('clip_01') is None  # either of two
+    assert video_in(['gaze', 'b', 'clip_01', 'anna'], videos) == (videos[1], 'gaze/anna')
 
 
 # Whole folders

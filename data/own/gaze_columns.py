@@ -31,14 +31,16 @@ NAMES = {
     ),
     'x': (
         'x', 'gaze_x', 'x_gaze', 'gaze_point_x', 'gx', 'pos_x', 'x_pos', 'x_position',
-        'fix_x', 'fixation_x', 'x_fixation', 'fixation_point_x', 'norm_pos_x', 'por_x', 'l_por_x',
+        'fix_x', 'fixation_x', 'x_fixation', 'fixation_point_x', 'por_x', 'l_por_x',
         'r_por_x', 'left_x', 'right_x', 'left_gaze_x', 'right_gaze_x',
     ),
     'y': (
         'y', 'gaze_y', 'y_gaze', 'gaze_point_y', 'gy', 'pos_y', 'y_pos', 'y_position',
-        'fix_y', 'fixation_y', 'y_fixation', 'fixation_point_y', 'norm_pos_y', 'por_y', 'l_por_y',
+        'fix_y', 'fixation_y', 'y_fixation', 'fixation_point_y', 'por_y', 'l_por_y',
         'r_por_y', 'left_y', 'right_y', 'left_gaze_y', 'right_gaze_y',
     ),
+    # Only if asked for: beside samples it is often that of the fixation which each belongs to.
+    'duration': (),
     'event': (
         'event', 'event_info', 'l_event_info', 'eye_movement_type', 'eye_movement', 'event_type',
         'category', 'type', 'label',
@@ -116,6 +118,11 @@ def _note(header: Sequence[str], which: Mapping[str, int], asked: Mapping[str, s
         line += '; frames are used, not times'
     if 'event' not in which:
         line += '; no events, so every sample counts as a look, also between fixations'
+    if 'duration' not in which and (lasting := [c for c in header if 'duration' in c.casefold()]):
+        line += (
+            f'; {lasting[0]!r} is not used: if each line is a whole fixation, '
+            f'--gaze_columns=duration={lasting[0]} says so'
+        )
     return line.removeprefix('; ')
 
 

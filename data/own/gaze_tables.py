@@ -18,7 +18,7 @@ from data.copies.sources import Report
 from data.copies.text_table import number, numbered_rows
 from data.gaze import LOST
 from data.own.gaze_columns import Chosen, choose
-from data.own.names import Files, key_of, video_in
+from data.own.names import Files, Named, video_in
 from data.own.places import Place
 from stsa_jax.errors import InputError
 
@@ -30,7 +30,8 @@ class Samples:
     """All samples of one video that may be fixations.
 
     `when` is in the table's unit of time, or a frame's number if `in_frames`; viewer k is called
-    `viewers[k]`, and its record begins at `begins[k]`, lost samples included.
+    `viewers[k]`, and its record begins at `begins[k]`, lost samples included. `lasts` is for how
+    long a sample lasts, in the same unit, if each is a whole fixation; else 0.
     """
 
     source: str  # the tables
@@ -40,12 +41,13 @@ class Samples:
     when: np.ndarray  # float64 (n,)
     x: np.ndarray
     y: np.ndarray
+    lasts: np.ndarray
     in_frames: bool
 
     def __repr__(self) -> str:
         """Changes with any sample: see `VideoSource.identity`."""
         digest = hashlib.sha256(repr((self.viewers, self.begins, self.in_frames)).encode())
-        for column in (self.viewer, self.when, self.x, self.y):
+        for column in (self.viewer, self.when, self.x, self.y, self.lasts):
             digest.update(column.tobytes())
         return f'Samples({digest.hexdigest()[:24]})'
 
@@ -85,7 +87,7 @@ class Tables:
 
         Raises InputError for a table that may be one, but whose columns cannot be told.
         """
-        by_key = {video.key[-1:]: video for video in videos}
+        named = Named(videos)
         for place in places:
             rows = numbered_rows(place.path)
             video, viewer = video_in(place.parts, videos)
@@ -115,7 +117,7 @@ class Tables:
                     )  # fmt: skip
                     continue
                 video = videos[0]
-            self._read(place.path, rows, which, video, viewer, by_key, report)
+            self._read(place.path, rows, which, video, viewer, named, report)
 
     def _note(self, path: Path, chosen: Chosen) -> None:
         if chosen.note and not any(chosen.note in note for note in self.notes):
@@ -127,7 +129,7 @@ class Tables:
             )
         self.unit = chosen.unit or self.unit
 
-    def _read(self, path, rows, which, video, viewer, by_key, report) -> None:
+    def _read(self, path, rows, which, video, viewer, named, report) -> None:
         when_column = which.get('frame', which.get('time'))
         last = max(which.values())
         no_number: list[int] = []
@@ -140,15 +142,14 @@ class Tables:
                 no_number.append(line)
                 continue
             if 'video' in which:
-                cell = cells[which['video']]
-                stem = Path(cell.replace('\\', '/')).name
-                video = by_key.get(key_of([stem])) or by_key.get(key_of([Path(stem).stem]))
+                video = named.get(cells[which['video']])
                 if video is None:
-                    unknown[cell] += 1
+                    unknown[cells[which['video']]] += 1
                     continue
             try:
                 when = number(cells[when_column])
                 x, y = number(cells[which['x']]), number(cells[which['y']])
+                lasts = number(cells[which['duration']]) if 'duration' in which else 0.0
             except ValueError:
                 no_number.append(line)
                 continue
@@ -165,10 +166,10 @@ class Tables:
             event = cells[which['event']] if 'event' in which else 'fixation'
             if not FIXATING.fullmatch(event):
                 other[event or '(empty)'] += 1
-            elif not np.isfinite((when, x, y)).all() or (x, y) in ((LOST, LOST), (0, 0)):
+            elif not np.isfinite((when, x, y, lasts)).all() or (x, y) in ((LOST, LOST), (0, 0)):
                 lost += 1
             else:
-                gathered.add(of, when, x, y)
+                gathered.add(of, when, x, y, lasts)
         self._report(path, total, no_number, lost, other, unknown, report)
 
     def _report(self, path, total, no_number, lost, other, unknown, report) -> None:
@@ -205,7 +206,7 @@ class _Gathered:
         self._viewers: dict[str, int] = {}
         self._begins: list[float] = []
         self._viewer = array.array('q')
-        self._columns = tuple(array.array('d') for _ in range(3))
+        self._columns = tuple(array.array('d') for _ in range(4))
 
     def record(self, viewer: str, when: float, source: str) -> int:
         """The number of this viewer; notes where the record begins."""
@@ -218,16 +219,17 @@ class _Gathered:
         return known
 
     def add(self, viewer: int, *values: float) -> None:
-        """Adds a sample: when, x, y."""
+        """Adds a sample: when, x, y, lasts."""
         self._viewer.append(viewer)
         for column, value in zip(self._columns, values):
             column.append(value)
 
     def samples(self) -> Samples:
         """What was gathered."""
-        when, x, y = (np.array(column, np.float64) for column in self._columns)
+        when, x, y, lasts = (np.array(column, np.float64) for column in self._columns)
+        viewer = np.array(self._viewer, np.int64)
         first, *more = self._sources or ('',)
         return Samples(
             first + (f' and {len(more)} more' if more else ''), tuple(self._viewers),
-            tuple(self._begins), np.array(self._viewer, np.int64), when, x, y, self.in_frames,
+            tuple(self._begins), viewer, when, x, y, lasts, self.in_frames,
         )  # fmt: skip

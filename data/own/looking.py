@@ -22,6 +22,8 @@ OFF = (
     0.5  # of the samples outside of the picture: with more, places are not what they are taken for
 )
 
+_ROUNDING = 1e-7  # seconds
+
 
 @dataclasses.dataclass(frozen=True)
 class View:
@@ -85,23 +87,29 @@ def fixations_of(
 
     What falls on no frame or beside the picture is left out, counted and reported.
     """
-    path = samples.source
+    path, lasting = samples.source, samples.lasts > 0
+    count = len(numbers)
     keep = np.ones(len(samples.when), bool)
     if samples.in_frames:
         shift = 0 if view.first_frame is None else numbers[0] - view.first_frame
-        frame = np.rint(samples.when + shift).astype(int)
-        there = np.isin(frame, np.asarray(numbers))
-        if not there.all():
-            stated = np.rint(samples.when[~there]).astype(int)
+        first = np.rint(samples.when + shift).astype(int)
+        last = np.where(lasting, np.ceil(first + samples.lasts).astype(int) - 1, first)
+        begin = np.searchsorted(numbers, first, 'left')
+        end = np.searchsorted(numbers, last, 'right') - 1
+        keep = begin <= end
+        if not keep.all():
+            stated = np.rint(samples.when[~keep]).astype(int)
             report.add(
-                path, f'{np.count_nonzero(~there)} samples at frames that the video does not have: '
-                f'{ranges(set(stated.tolist()))} (it has {ranges(numbers)})', 'left out',
+                path, f'{np.count_nonzero(~keep)} samples at frames that the video does not have: '
+                f'{ranges(set(stated.tolist()))} (it has {ranges(numbers)})',
+                'left out; if tables count otherwise, --gaze_first_frame says how',
             )  # fmt: skip
-        keep &= there
     else:
         seconds, keep = _by_the_videos_clock(samples, view, times, report)
-        index = np.searchsorted(times, seconds + 1e-7, 'right') - 1
-        inside = (index >= 0) & (index < len(numbers))
+        begin = np.searchsorted(times, seconds + _ROUNDING, 'right') - 1
+        stop = seconds + samples.lasts * view.second - _ROUNDING
+        end = np.where(lasting, np.searchsorted(times, stop, 'right') - 1, begin)
+        inside = (end >= 0) & (begin < count)
         if (gone := keep & ~inside).any():
             report.add(
                 path, f'{np.count_nonzero(gone)} samples at times outside of the video, which runs '
@@ -109,7 +117,6 @@ def fixations_of(
             )  # fmt: skip
         keep &= inside
         keep &= _forwards(samples, seconds, keep, report)
-        frame = np.asarray(numbers)[index.clip(0, len(numbers) - 1)]
     x, y = view.pixels(samples.x, samples.y, size)
     on = (x >= 0) & (x < size[1]) & (y >= 0) & (y < size[0])
     if off := int(np.count_nonzero(keep & ~on)):
@@ -119,8 +126,12 @@ def fixations_of(
             on[:] = False
             done = f'no sample is used; is it {known}, are x and y in their places?'
         report.add(path, f'{off} of {np.count_nonzero(keep)} samples are off the picture', done)
-    keep &= on
-    return Fixations(frame[keep], y[keep], x[keep])
+    used = np.flatnonzero(keep & on)
+    begin, end = begin[used].clip(0, count - 1), end[used].clip(0, count - 1)
+    many = end - begin + 1
+    each = np.repeat(np.arange(len(used)), many)  # once for each of its frames
+    frame = begin[each] + np.arange(len(each)) - np.repeat(np.cumsum(many) - many, many)
+    return Fixations(np.asarray(numbers)[frame], y[used][each], x[used][each])
 
 
 def _forwards(

@@ -146,29 +146,57 @@ def _video_of(place: Place, found: dict[Key, Files]) -> Files | None:
     return ends[0] if len(ends) == 1 and 1 in (len(key), len(ends[0].parts)) else None
 
 
+class Named:
+    """Finds videos by what lists and tables call them: `clip_07`, `Clip_7.mp4`, `walks/clip_07`."""
+
+    def __init__(self, videos: Sequence[Files]):
+        ends = Counter(video.key[-1:] for video in videos)
+        self._known = {v.key[-1:]: v for v in videos if ends[v.key[-1:]] == 1}
+        self._known |= {key_of([video.name]): video for video in videos}
+        self._known |= {video.key: video for video in videos}
+        self._found: dict[str, Files | None] = {}
+
+    def get(self, text: str) -> Files | None:
+        """The video that is called so; None if none is, or several are."""
+        if text not in self._found:
+            self._found[text] = self._look_up(text)
+        return self._found[text]
+
+    def _look_up(self, text: str) -> Files | None:
+        path = Path(text.replace('\\', '/'))
+        for parts in (path.parts, path.with_suffix('').parts if path.name else ()):
+            for key in (key_of(parts), key_of(parts[-1:])):
+                if key and key in self._known:
+                    return self._known[key]
+        return None
+
+
 def video_in(parts: Sequence[str], videos: Sequence[Files]) -> tuple[Files | None, str]:
     """The video that a table's path names, and what the rest of the path says, the viewer.
 
-    A part of the path is the video's name, or has it between other words: `P01_Trail002` of `002`.
-    None if no video or several are meant.
+    Parts of the path are the video's name, or one has it between other words: `P01_Trail002` of
+    `002`. None if no video or several are meant.
     """
-    by_key = {video.key[-1:]: video for video in videos}
-    for i in reversed(range(len(parts))):
-        if (video := by_key.get(key_of(parts[i : i + 1]))) is not None:
-            return video, '/'.join((*parts[:i], *parts[i + 1 :]))
+    named = Named(videos)
+    for length in (2, 1):
+        for i in reversed(range(len(parts) - length + 1)):
+            if (video := named.get('/'.join(parts[i : i + length]))) is not None and (
+                length == 1 or len(video.parts) > 1
+            ):
+                return video, '/'.join((*parts[:i], *parts[i + length :]))
     text = '/'.join(parts)
-    named = {}
+    found = {}
     for video in videos:
         name = re.escape(video.parts[-1])
         edge = (r'(?<!\d)', r'(?!\d)') if name.isdecimal() else (r'(?<![^\W_])', r'(?![^\W_])')
-        if found := re.search(edge[0] + name + edge[1], text, re.IGNORECASE):
-            named[video.name] = video, text[: found.start()] + text[found.end() :]
-    if len(named) > 1:  # the longest name has the shorter ones in it
-        longest = max(len(video.parts[-1]) for video, _ in named.values())
-        named = {k: v for k, v in named.items() if len(v[0].parts[-1]) == longest}
-    if len(named) != 1:
+        if match := re.search(edge[0] + name + edge[1], text, re.IGNORECASE):
+            found[video.name] = video, text[: match.start()] + text[match.end() :]
+    if len(found) > 1:  # the longest name has the shorter ones in it
+        longest = max(len(video.parts[-1]) for video, _ in found.values())
+        found = {k: v for k, v in found.items() if len(v[0].parts[-1]) == longest}
+    if len(found) != 1:
         return None, text
-    return next(iter(named.values()))
+    return next(iter(found.values()))
 
 
 def tables_of(places: Sequence[Place]) -> list[Place]:

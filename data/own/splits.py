@@ -13,7 +13,7 @@ from pathlib import Path
 from data.copies import tree
 from data.copies.sources import Report
 from data.copies.text_table import read_rows
-from data.own.names import Files, key_of
+from data.own.names import Files, Named, key_of
 from data.own.places import SPLITS
 from stsa_jax.errors import InputError
 
@@ -54,18 +54,17 @@ def by_list(path: Path, videos: Sequence[Files], report: Report) -> dict[str, st
             f'{path}: two columns were expected, a video and its split in each line, such as '
             "'clip_07,train'"
         )
-    known = {video.key: video for video in videos} | {video.key[-1:]: video for video in videos}
+    named = Named(videos)
     result: dict[str, str] = {}
     absent, otherwise = [], []
     for name, word, *_ in rows:
         if (split := SPLITS.get(word.casefold())) is None:
             raise InputError(f"{path}: {name}: split {word!r}; 'train', 'val' or 'test' expected")
-        stem = Path(name).stem if Path(name).suffix.lower() in tree.VIDEOS else name
-        video = known.get(key_of(stem.split('/')))
+        video, stem = named.get(name), Path(name).stem
         if video is None:
             absent.append(name)
             continue
-        if stem not in (video.name, video.parts[-1]):
+        if video.parts[-1] not in (stem, name) and video.name not in (stem, name):
             otherwise.append(f'{stem} for {video.name}')
         if result.setdefault(video.name, split) != split:
             raise InputError(
