@@ -545,7 +545,7 @@ def damage(folder, kind):
         ('missing frames', r'2 of 18 maps .* are missing:\n  0001: 2 maps missing, of frames 1-2'),
         ('missing video', r'0002: no folder, 6 maps missing'),
         ('extra video', r'0099: no such video in small validation'),
-        ('extra frames', r'0001: 1 maps too many, of frames 7; the video has 6 frames, 1 to 6'),
+        ('extra frames', r'0001: 1 extra maps, of frames 7; the video has 6 frames, 1 to 6'),
         ('stray file', r'notes.txt: not a map'),
         ('stray file beside the videos', r'notes.txt: not the folder of a video'),
         ('duplicate frame', r'the same frame as'),
@@ -638,7 +638,7 @@ def test_published_numbers_stand_beside_ours(noisy):
 
 
 def test_wrong_names(dataset, noisy):
-    with pytest.raises(InputError, match="no protocol 'mine'; there are dhf1k, paper, diem"):
+    with pytest.raises(InputError, match="no protocol 'mine'; available: dhf1k, paper, diem"):
         run(dataset, noisy, protocol='mine')
     with pytest.raises(InputError, match='name of a reference row'):
         run(dataset, noisy, name='centre prior')
@@ -660,7 +660,7 @@ def test_submission_is_verified_before_it_appears(dataset, noisy, tmp_path):
     assert sorted(p.name for p in target.iterdir()) == ['0001', '0002', '0003']
     with Image.open(target / '0002' / '0006.png') as image:
         assert (image.mode, image.size, image.getextrema()[1]) == ('L', (32, 18), 255)
-    with pytest.raises(InputError, match='exists already'):
+    with pytest.raises(InputError, match='already exists'):
         write_submission(source, dataset, target)
     for kind, words in [
         ('missing frames', '0001.png: missing'),
@@ -674,7 +674,7 @@ def test_submission_is_verified_before_it_appears(dataset, noisy, tmp_path):
         damage(copy, kind)
         with pytest.raises(InputError, match=words):
             verify(copy, dataset)
-    with pytest.raises(InputError, match='begun with another model'):
+    with pytest.raises(InputError, match='started with another model'):
         (tmp_path / 'other.unfinished').mkdir()
         (tmp_path / 'other.unfinished' / '.source').write_text('another')
         write_submission(source, dataset, tmp_path / 'other')

@@ -65,7 +65,7 @@ def test_maps_of_a_prepared_dataset(prepared, run, tmp_path):
     maps = f'--predictions={prepared[1] / "6"}'
     written = run(*arguments, maps, '--every=clip')
     assert 'dhf1k, validation: 1 video, 1 frame\n' in written
-    assert 'begin every 32 frames, as the released code validates (1 videos are' in written
+    assert 'start every 32 frames, as in the released code (1 videos are' in written
     written = run(*arguments, maps)
     assert 'dhf1k, validation: 2 videos, 37 frames' in written
     assert 'STSA-Net (published)' in written
@@ -209,9 +209,9 @@ def test_a_trained_model_on_the_datasets_of_its_config(run, monkeypatch, tmp_pat
     assert [row['row'] for row in record['rows']] == names
     assert record['rows'][0]['scores'] == record['rows'][1]['scores']
     # Of the split that is scored, the mean density is no prior.
-    assert 'mean of the very split' not in written
+    assert 'mean of the same split' not in written
     written = run(*arguments, f'--workdir={first}', '--config.data.train_split=validation')
-    assert 'the centre prior is the mean of the very split that is scored' in written
+    assert 'the centre prior is the mean of the same split that is scored' in written
     with pytest.raises(InputError, match=r'two models are called run\.1; name one of them: NAME='):
         run(*arguments, f'--workdir={first}', f'--workdir={second}')
 

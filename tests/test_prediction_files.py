@@ -41,7 +41,7 @@ def test_values_of_more_than_8_bits_are_used_as_they_are(tmp_path, name):
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, GREY)
     (said,) = notes_on([(tmp_path / name, (40, 60))])
-    assert f'1 of 1 maps looked at, such as {tmp_path / name},' in said
+    assert f'1 of 1 maps inspected, such as {tmp_path / name},' in said
     assert 'more than 8 bits, from 0 to 65291; they are used as they are' in said
 
 
@@ -50,8 +50,8 @@ def test_maps_whose_rows_and_columns_may_be_swapped_are_told(tmp_path):
     save_as(tmp_path / 'b.png', GREY.T)
     videos = [(tmp_path / 'a.png', (224, 336)), (tmp_path / 'b.png', (224, 336))]
     _, told = notes_on(videos)
-    assert told.startswith(f'1 of 2 maps looked at, such as {tmp_path / "b.png"}, are 20x30')
-    assert 'those of the video, 336x224' in told
+    assert told.startswith(f'1 of 2 maps inspected, such as {tmp_path / "b.png"}, are 20x30')
+    assert 'than the video, 336x224' in told
     assert len(notes_on(videos[:1])) == 1  # on its values
 
 
@@ -181,7 +181,7 @@ def test_folders_between(dataset, tmp_path, between):
     found, source = read_off(tmp_path, dataset)
     assert found == all_have([1, 2, 3, 4, 5, 6])
     told = [] if between == '0001/maps' else [f'the maps are those in {tmp_path / between}']
-    assert [n for n in source.notes if 'maps looked at' not in n] == told
+    assert [n for n in source.notes if 'maps inspected' not in n] == told
 
 
 def test_two_folders_of_maps_are_not_chosen_between(dataset, tmp_path):
@@ -207,7 +207,7 @@ def test_videos_by_number_alone(tmp_path, folders, names):
         write(tmp_path, numbered_maps([folder], range(shade + 1, shade + 7)))
     found, source = read_off(tmp_path, dataset)
     assert {name: maps[0] for name, maps in found.items()} == dict(zip(names, (11, 21, 31)))
-    assert 'folders and videos are brought together by the numbers in them' in source.notes
+    assert 'folders and videos are matched by the numbers in their names' in source.notes
 
 
 def test_numbers_that_are_not_a_videos_own_are_not_matched(tmp_path):
@@ -252,7 +252,7 @@ def test_a_map_for_each_place_of_a_video_with_frames_that_are_not_stored(dataset
     assert found == all_have([1, 2, 4, 5, 6, 9])
     # A last frame that is repeated is beyond what the dataset knows of.
     write(tmp_path / 'longer', numbered_maps(NAMES, range(1, 12)))
-    with pytest.raises(InputError, match=r'2 maps too many, of frames 10-11; .* --allow_extra'):
+    with pytest.raises(InputError, match=r'2 extra maps, of frames 10-11; .* --allow_extra'):
         read_off(tmp_path / 'longer', gappy)
     found, _ = read_off(tmp_path / 'longer', gappy, numbering=Numbering(allow_extra=True))
     assert found == all_have([1, 2, 4, 5, 6, 9])

@@ -1,4 +1,4 @@
-"""Evaluation as the field does it, with the protocol said beside every number.
+"""Evaluation by the field's protocols; every result states its protocol.
 
     dataset = data.open_split('stsa_synthetic', 'test')
     results = evaluation.evaluate(
@@ -8,8 +8,8 @@
     )
     print(evaluation.text(results))
 
-`protocol` has the named bundles of choices, `sources` where maps come from, `scoring` one frame's
-scores, `statistics` means and intervals, `tables` and `report` what is written.
+`protocol` defines the named protocols, `sources` the origin of maps, `scoring` one frame's scores,
+`statistics` means and intervals, `tables` and `report` the output.
 """
 
 from stsa_jax.evaluation.evaluate import evaluate, write_results

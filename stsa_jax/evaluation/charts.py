@@ -14,14 +14,14 @@ POINTS = 100  # of a line over time
 
 
 def colour(index: int) -> str:
-    """Of the row at this place of the table; rows beyond the palette are grey."""
+    """The colour of the row at this index of the table; rows beyond the palette are grey."""
     return COLOURS[min(index, len(COLOURS) - 1)]
 
 
 def distribution(
     label: str, rows: Sequence[Row], metric: int, estimates: Sequence[Estimate]
 ) -> str:
-    """A dot a video, a line of dots a row; the mean with its interval below each."""
+    """One dot per video, one line of dots per row; below each the mean with its interval."""
     by_row = [_video_means(row, metric) for row in rows]
     values = [x for one in by_row for x in one.values()]
     if not values:
@@ -48,20 +48,20 @@ def distribution(
 
 
 def over_time(label: str, rows: Sequence[Row], metric: int) -> str:
-    """The mean over videos at each place in the video, in at most POINTS steps."""
+    """The mean over videos at each position in the video, in at most POINTS steps."""
     lines = [mean_over_time(row, metric) for row in rows]
     return line_chart(label, {row.name: line for row, line in zip(rows, lines)})
 
 
 def mean_over_time(row: Row, metric: int) -> tuple[np.ndarray, np.ndarray]:
-    """(frame numbers, means): over the videos that are that long, in bins of equal width."""
+    """(frame numbers, means) over the videos that long, in bins of equal width."""
     positions = np.concatenate([v.positions for v in row.videos])
     scores = np.concatenate([v.scores[:, metric] for v in row.videos])
     return binned(positions, scores)
 
 
 def binned(positions: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means in at most POINTS bins of positions, bins without a defined score left out."""
+    """Means in at most POINTS bins of positions, without bins that have no defined score."""
     defined = np.isfinite(scores)
     positions, scores = positions[defined], scores[defined]
     if not len(positions):
@@ -76,7 +76,7 @@ def binned(positions: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def line_chart(label: str, lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
-    """Lines over the frame number, one a row, in the rows' colours."""
+    """Lines over the frame number, one per row, in the rows' colours."""
     values = np.concatenate([y for _, y in lines.values()])
     if not len(values):
         return ''
@@ -119,7 +119,7 @@ def legend(rows: Sequence[Row]) -> str:
 
 
 def hash_place(text: str) -> float:
-    """A number in [0, 1) from a name: dots of equal value do not hide each other."""
+    """A number in [0, 1) from a name, so that dots of equal value do not hide each other."""
     return (sum((i + 1) * ord(c) for i, c in enumerate(text)) * 0.6180339887) % 1
 
 

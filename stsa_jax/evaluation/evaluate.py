@@ -1,4 +1,4 @@
-"""The whole evaluation: datasets times rows, references included; and the files it leaves."""
+"""The complete evaluation of datasets times rows, including references, and its output files."""
 
 import dataclasses
 import json
@@ -40,18 +40,18 @@ def evaluate(
 
     Args:
         datasets: `data.VideoDataset`s with annotation.
-        models: name -> function of a dataset and (as `videos=`) its selected videos, if it takes
-            them, that gives a `sources.Source`. A source that has `videos` of its own (a folder of
-            predictions that lacks some) says which frames it is scored on; so are then all rows.
-            If it has `notes`, lines on its maps, they stand under the table.
+        models: name -> function of a dataset, and of its selected videos if it accepts `videos=`,
+            that returns a `sources.Source`. A source with its own `videos` (an incomplete folder of
+            predictions) determines the frames that all rows are scored on. If it has `notes`, lines
+            about its maps, they are printed under the table.
         protocol: a name in PROTOCOLS, or a Protocol.
         training: dataset -> the split whose mean density map is the centre prior, or None.
         viewers: dataset -> video -> each viewer's fixations, for the inter-observer row.
         every: which frames, see `selection.select`.
         seed: of sAUC's negatives and draws, the shuffled maps and the bootstrap.
-        references: whether to add the rows that do not look: centre prior and shuffled maps.
-        folder: keeps finished videos, so that the same call goes on where it stopped.
-        workers: threads that score; 0 for one a core.
+        references: whether to add the baselines: centre prior and shuffled maps.
+        folder: where finished videos are stored, so that the same call can resume.
+        workers: scoring threads; 0 for one per core.
 
     Raises InputError for anything about the data or the maps that cannot be used.
     """
@@ -59,11 +59,11 @@ def evaluate(
     taken = {CENTRE_PRIOR, SHUFFLED_MAPS, observers.NAME} & set(models)
     if taken:
         raise InputError(
-            f'{", ".join(taken)}: the name of a reference row; name the model otherwise'
+            f'{", ".join(taken)}: the name of a reference row; choose another name for the model'
         )
     results = tables.Results(protocol, seed, [], list(models))
     for dataset in datasets:
-        looks = viewers(dataset) if references else {}  # first: what is wrong here is said at once
+        looks = viewers(dataset) if references else {}  # first, to report errors at once
         videos = select(dataset, every=every)
         sources = {name: make(dataset, videos) for name, make in models.items()}
         for name, source in sources.items():
@@ -80,8 +80,8 @@ def evaluate(
         if every == CLIP:
             left_out = len(dataset.videos) - len(videos)
             results.notes.append(
-                f'{dataset.name}: the 16th frame of windows of 32 that begin every '
-                f'{clip_step(dataset.name)} frames, as the released code validates ({left_out} '
+                f'{dataset.name}: the 16th frame of windows of 32 that start every '
+                f'{clip_step(dataset.name)} frames, as in the released code ({left_out} '
                 'videos are too short for one)'
             )
         elif isinstance(every, int) and every > 1:
@@ -95,7 +95,7 @@ def evaluate(
                 )
             elif train.split == dataset.split:
                 results.notes.append(
-                    f'{dataset.name}: the centre prior is the mean of the very split that is '
+                    f'{dataset.name}: the centre prior is the mean of the same split that is '
                     'scored, so its scores are too good'
                 )
             sources[CENTRE_PRIOR] = FixedMap(centre_prior(train))
@@ -124,7 +124,7 @@ def evaluate(
 
 
 def _ceiling(dataset, looks, videos, results, folder, workers) -> Row:
-    """The inter-observer row, over the videos that have viewers."""
+    """The inter-observer row, over the videos with viewers."""
     there = [v for v in videos if v.name in looks]
     half, other = (observers.HalfOfViewers(dataset, looks, results.seed, i) for i in (0, 1))
     truth = GroundTruth(other, there, seed=results.seed, workers=workers or os.cpu_count() or 1)
@@ -139,7 +139,7 @@ def _ceiling(dataset, looks, videos, results, folder, workers) -> Row:
 
 
 def write_results(results: tables.Results, folder: str | os.PathLike) -> list[Path]:
-    """Writes the tables, all numbers and the report, each file whole; returns their paths."""
+    """Writes the tables, all numbers and the report, each file atomically; returns their paths."""
     folder = output_folder(folder)
     files = {
         'results.json': json.dumps(exports.to_json(results), indent=1, allow_nan=False) + '\n',
@@ -155,7 +155,7 @@ def write_results(results: tables.Results, folder: str | os.PathLike) -> list[Pa
 
 
 def _common(videos, sources):
-    """The videos and frames that every source has."""
+    """The videos and frames that all sources have."""
     for source in sources:
         there = getattr(source, 'videos', None)
         if there is None:
@@ -173,7 +173,7 @@ def _common(videos, sources):
 
 
 def _kept(folder, dataset, row: str) -> Path | None:
-    """Where the finished videos of a row are kept."""
+    """Where the finished videos of a row are stored."""
     return Path(folder) / f'{dataset.name}-{dataset.split}' / _plain(row) if folder else None
 
 

@@ -1,4 +1,4 @@
-"""Results for programs: CSV, and JSON with everything."""
+"""Results as CSV, and as JSON with everything."""
 
 import csv
 import dataclasses
@@ -13,7 +13,7 @@ from stsa_jax.evaluation.records import Row
 
 
 def to_csv(results: tables.Results) -> str:
-    """One line for each row, dataset and video, and for each row and dataset as a whole."""
+    """One line per row, dataset and video, and one per row and dataset overall."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator='\n')
     intervals = [f'{m}_{end}' for m in METRICS for end in ('low', 'high')]

@@ -1,7 +1,7 @@
-"""A saliency map from a file: images of 8 or 16 bits, TIFF, NumPy's and MATLAB's arrays.
+"""Reads saliency maps: images of 8 or 16 bits, TIFF, NumPy and MATLAB arrays.
 
-Values are used as they are: 8 bits stay uint8, everything else becomes float32. The field's metrics
-do not change with the scale of a map.
+Values are used unchanged: 8 bits stay uint8, everything else becomes float32. The metrics are
+invariant to the scale of a map.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from stsa_jax.errors import InputError
 IMAGES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
 ARRAYS = ('.npy', '.npz', '.mat')
 SUFFIXES = IMAGES + ARRAYS
-LOOKED_AT = 8  # files, before the work begins
-STRETCH = 0.1  # by which proportions may differ: 384x224 for a video of 640x360 does by 0.04
-FEW = 4  # different values or fewer, and a map is nearly binary
+LOOKED_AT = 8  # files to inspect before the work starts
+STRETCH = 0.1  # tolerance of the aspect ratio: 384x224 for a video of 640x360 differs by 0.04
+FEW = 4  # a map with at most this many different values is nearly binary
 
 
 def read_map(path: Path) -> np.ndarray:
     """`(h, w)`, uint8 from files of 8 bits (one bit becomes 0 and 255), else float32.
 
-    Colour images whose channels are equal are taken as grey. Raises InputError for others, for
-    arrays that are no single map, and for files that cannot be read.
+    Colour images with equal channels are read as grey. Raises InputError for other colour images,
+    for arrays that are not a single map, and for unreadable files.
     """
     if path.suffix.lower() not in ARRAYS:
         return _read_image(path)
@@ -45,7 +45,7 @@ def read_map(path: Path) -> np.ndarray:
 
 
 def notes_on(files: Sequence[tuple[Path, tuple[int, int]]]) -> list[str]:
-    """What a user should know of the maps in `(file, (h, w) of its video)`: of a few, spread."""
+    """Warnings about the maps in `(file, (h, w) of its video)`, from a few evenly spaced ones."""
     if not files:
         return []
     picked = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, LOOKED_AT).astype(int))]
@@ -65,7 +65,7 @@ def notes_on(files: Sequence[tuple[Path, tuple[int, int]]]) -> list[str]:
         shown = ', '.join(f'{value:g}' for value in values[:6])
         lines.append(
             f'{_of(binary, maps)} have {FEW} different values or fewer ({shown}), nearly binary, '
-            'as maps in [0, 1] that were stored as whole numbers; they are scored as they are'
+            'like maps in [0, 1] that were stored as integers; they are scored as they are'
         )
     stretched = {
         path: (maps[path].shape, size)
@@ -75,15 +75,15 @@ def notes_on(files: Sequence[tuple[Path, tuple[int, int]]]) -> list[str]:
     if stretched:
         (h, w), (height, width) = next(iter(stretched.values()))
         lines.append(
-            f'{_of(stretched, maps)} are {w}x{h}, other proportions than those of the video, '
-            f'{width}x{height}; they are stretched to it. Are rows and columns in their places?'
+            f'{_of(stretched, maps)} are {w}x{h}, another aspect ratio than the video, '
+            f'{width}x{height}; they are stretched to it. Are rows and columns swapped?'
         )
     return lines
 
 
 def _of(some: dict, looked_at: dict) -> str:
-    """`2 of 8 maps looked at, such as maps/0001/0001.png,`."""
-    return f'{len(some)} of {len(looked_at)} maps looked at, such as {next(iter(some))},'
+    """`2 of 8 maps inspected, such as maps/0001/0001.png,`."""
+    return f'{len(some)} of {len(looked_at)} maps inspected, such as {next(iter(some))},'
 
 
 def _read_array(path: Path) -> np.ndarray:
@@ -118,7 +118,7 @@ def _read_image(path: Path) -> np.ndarray:
     if opaque and (colours == colours[..., :1]).all():
         return np.ascontiguousarray(colours[..., 0])
     raise InputError(
-        f'{path}: a colour image (mode {mode}), expected a grey map; a heat map in colours cannot '
+        f'{path}: a colour image (mode {mode}), expected a grey map; a coloured heat map cannot '
         'be scored, write the saliency values'
     )
 

@@ -1,9 +1,10 @@
 """The inter-observer ceiling: half of the viewers predict where the other half looks.
 
-The row's maps are the density maps of one half, blurred as the dataset's are; it is scored against
-the fixations and density maps of the other half, so no viewer predicts himself. With half as many
-viewers both the prediction and the truth are noisier than with all, so the row is a conservative
-ceiling: a model that reaches it predicts a group as well as another group of that size does.
+The row's maps are the density maps of one half, with the dataset's blur, scored against the
+fixations and density maps of the other half, so no viewer predicts themselves. With half the
+viewers both the prediction and the ground truth are noisier than with all, so the row is a
+conservative ceiling: a model that reaches it predicts a group as well as another group of that size
+does.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ NAME = 'inter-observer'
 
 
 class HalfOfViewers:
-    """A dataset's annotation by half of its viewers only; the rest is the dataset's."""
+    """A dataset with the annotation of only half of its viewers."""
 
     def __init__(
         self,
@@ -53,17 +54,17 @@ class HalfOfViewers:
                 self._where[video.first_example + position] = video
 
     def frame(self, i: int) -> np.ndarray:
-        """As the dataset's."""
+        """The dataset's frame."""
         return self._dataset.frame(i)
 
     def frame_number(self, i: int) -> int:
-        """As the dataset's."""
+        """The dataset's frame number."""
         return self._dataset.frame_number(i)
 
     def fixations(self, i: int) -> np.ndarray:
         """bool (h, w): fixations of this half."""
         video = self._where[i]
-        # Records count the places of a video, of which some may not be stored.
+        # Records count all positions of a video, some of which may not be stored.
         frame = self._dataset.frame_number(i) - 1
         return self._looks[video.name].map(frame, (video.height, video.width))
 
@@ -106,8 +107,8 @@ def read_viewers(
     """Video -> fixations of each viewer, for the videos that have at least two.
 
     DHF1K: `root` is the copy, or its folder of records, `P01/P01_Trail002.txt`. DIEM: the raw
-    dataset, `<video>/event_data/*.txt`. The embedded dataset renders its viewers
-    again. Raises InputError if nothing fits.
+    dataset, `<video>/event_data/*.txt`. The synthetic datasets render their viewers again. Raises
+    InputError if nothing matches.
     """
     from data import gaze
     from data.preparation.registry import EMBEDDED
@@ -136,7 +137,7 @@ def read_viewers(
 
 
 def _dhf1k_records(root: Path) -> dict[str, list[Path]]:
-    """Video -> its records, in `root` itself or in the folder `exportdata_train` of a copy."""
+    """Video -> its records, in `root` itself or in `exportdata_train` of a copy."""
     from data.copies import tree
 
     inside = (tree.find(root, *at, 'exportdata_train') for at in ((), ('dhf1k',)))
@@ -150,7 +151,7 @@ def _dhf1k_records(root: Path) -> dict[str, list[Path]]:
 
 
 def _diem_records(root: Path) -> dict[str, list[Path]]:
-    """Video, without the size in its folder's name -> its gaze files."""
+    """Video, without the size in its folder name -> its gaze files."""
     from data.copies import tree
     from data.copies.sources import Report
     from data.diem import gaze_files

@@ -1,11 +1,11 @@
-"""Maps that any model wrote as files, matched to the frames of a dataset, nothing guessed.
+"""Map files from any model, matched to the frames of a dataset, without guessing.
 
     DIR/<video>/<frame>.png     or, as predict.py writes them, DIR/<video>/maps/, DIR/maps/
 
 A video's folder has the video's name; `1` and `0001` are the same number (DHF1K's maps circulate
-with three and four digits), and DIEM's size suffix may be left out. A file's number is the number
-of its frame in the dataset (`frame_numbers`), whatever else is in its name, so the naming of
-Hollywood-2 and UCF-Sports is understood. The kinds of files are those of `map_files`.
+with three and four digits), and DIEM's size suffix may be omitted. A file's number is the number of
+its frame in the dataset (`frame_numbers`), whatever else is in its name, which covers the naming of
+Hollywood-2 and UCF-Sports. `map_files` lists the supported file types.
 """
 
 import dataclasses
@@ -24,15 +24,15 @@ from stsa_jax.evaluation.map_files import SUFFIXES, notes_on, read_map
 from stsa_jax.evaluation.selection import Dataset, Selected
 
 BETWEEN = ('maps', 'predictions', 'saliency', 'saliency_maps')
-_DEPTH = 3  # folders that may lie between the one given and those of the videos
+_DEPTH = 3  # largest number of folders between the given one and those of the videos
 _WRITTEN = 'prediction.json'  # of predict.py, beside the maps of one video
 
 
 class PredictionFolder:
-    """A source: the maps below `root`. Their names are checked first, each file as it is read.
+    """A source: the maps below `root`. Names are checked first, each file when it is read.
 
-    videos: with the frames that have a map. missing: how many have none; lacking: lines on them.
-    notes: lines on what was found where, and on the values.
+    videos: with the frames that have a map. missing: number of frames without one; lacking: lines
+    about them. notes: lines about where maps were found, and about their values.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class PredictionFolder:
         """Finds the file of every selected frame of `videos` (of all frames of each video).
 
         With `allow_missing`, frames without a map are left out. Raises InputError for folders or
-        files that do not fit: missing or extra videos, missing or extra frames, two files for one
+        files that do not match: missing or extra videos, missing or extra frames, two files for one
         frame.
         """
         self.root, self.dataset = Path(root), dataset
@@ -80,7 +80,7 @@ class PredictionFolder:
         self.notes += notes_on(found)
 
     def _find_videos(self) -> tuple[dict[str, Path], list[str]]:
-        """{video's name in the dataset: folder}, and what else is there."""
+        """{video's name in the dataset: folder}, and problems with other entries."""
         if not self.root.is_dir():
             what = 'is a file' if self.root.exists() else 'there is no such folder'
             raise InputError(
@@ -96,7 +96,7 @@ class PredictionFolder:
         problems = [f'{path}: not the folder of a video' for path in strays]
         which = _by_name([f.name for f in folders], names)
         if not any(which) and any(which := _by_number([f.name for f in folders], names)):
-            self.notes.append('folders and videos are brought together by the numbers in them')
+            self.notes.append('folders and videos are matched by the numbers in their names')
         known: dict[str, Path] = {}
         for path, name in zip(folders, which):
             if name is None:
@@ -127,8 +127,8 @@ class PredictionFolder:
             raise InputError(
                 f'{self.root}: {self.missing} of {total} maps of {self.dataset.name}, split '
                 f'{self.dataset.split!r}, are missing:\n  {_some(self.lacking)}\n'
-                'Add them, or score what is there with --allow_missing (the table then says that '
-                'it is partial)'
+                'Add them, or score the others with --allow_missing (the table is then marked as '
+                'partial)'
             )
         there = {v.name: [self._files[v.name][i] is not None for i in v.positions] for v in videos}
         self.videos = [
@@ -143,7 +143,7 @@ class PredictionFolder:
         return (read_map(files[i]) for i in video.positions.tolist() if files[i] is not None)
 
     def identity(self) -> str:
-        """A digest of the files' names, sizes and times, and of the frames that they are of."""
+        """A digest of the files' names, sizes and times, and of their frames."""
         digest = hashlib.sha256(str(self.root.resolve()).encode())
         for files in self._files.values():
             for i, file in enumerate(files):
@@ -155,7 +155,7 @@ class PredictionFolder:
 
 
 def _folders(root: Path) -> tuple[list[Path], list[Path]]:
-    """The folders in `root`, and what else is there."""
+    """The folders in `root`, and its other entries."""
     entries = [p for p in sorted(root.iterdir()) if p.name not in STRAY and p.name[0] != '.']
     if not entries:
         raise InputError(f'{root}: is empty; expected <video>/<frame>.png in it')
@@ -169,7 +169,7 @@ def _folders(root: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _with_videos(root: Path, names: Sequence[str]) -> Path:
-    """The folder in `root` that holds folders of videos, `root` itself if none does plainly."""
+    """The folder in `root` that holds folders of videos; `root` itself if none clearly does."""
     for known in (_by_name, _by_number):
         level = [root]
         for _ in range(1 + _DEPTH):
@@ -180,19 +180,19 @@ def _with_videos(root: Path, names: Sequence[str]) -> Path:
             if best:
                 raise InputError(
                     f'{root}: {len(best)} folders in it hold maps of the videos: '
-                    f'{", ".join(str(f) for f in best[:4])}; name one of them'
+                    f'{", ".join(str(f) for f in best[:4])}; choose one of them'
                 )
             level = [p for own in inside.values() for p in own if p.name[0] != '.']
     return root
 
 
 def _inside(folder: Path) -> Path:
-    """Where in a video's folder the maps are: in one of BETWEEN, else in the folder itself."""
+    """Where the maps are in a video's folder: in one of BETWEEN, else in the folder itself."""
     return next((folder / name for name in BETWEEN if (folder / name).is_dir()), folder)
 
 
 def _predicted_video(root: Path, names: Sequence[str]) -> str | None:
-    """The video whose maps predict.py wrote to `root` itself, by its record; None of others."""
+    """The video whose maps predict.py wrote to `root` itself, by its record; else None."""
     if not (root / _WRITTEN).is_file() or not _inside(root).is_dir():
         return None
     if not any(p.suffix.lower() in SUFFIXES for p in _inside(root).iterdir()):
@@ -207,15 +207,15 @@ def _predicted_video(root: Path, names: Sequence[str]) -> str | None:
 
 
 def _by_name(folders: Sequence[str], names: Sequence[str]) -> list[str | None]:
-    """The video, or None, that each folder's name means."""
+    """The video, or None, for each folder name."""
     keys = {_key(_sizeless(name)): name for name in names} | {_key(name): name for name in names}
     return [keys.get(_key(folder)) for folder in folders]
 
 
 def _by_number(folders: Sequence[str], names: Sequence[str]) -> list[str | None]:
-    """The same by the numbers in them: `video_0601` of 0601, `3` of `clip_0003`.
+    """The same by the numbers in the names: `video_0601` for 0601, `3` for `clip_0003`.
 
-    Only if the folders' names have one form and each means another video, else all are None.
+    Only if the folder names have one form and all match different videos, else all are None.
     """
     videos = {_digits(name): name for name in names}
     found = [videos.get(_digits(folder)) for folder in folders]
@@ -230,7 +230,7 @@ def _digits(name: str) -> tuple[int, ...]:
 
 
 def _frame_numbers(dataset, video: Selected) -> list[int]:
-    """The numbers of a video's frames as the dataset counts."""
+    """The frame numbers of a video in the dataset's numbering."""
     first = dataset.frame_number(video.first_example)
     last = dataset.frame_number(video.first_example + video.num_frames - 1)
     if last - first + 1 == video.num_frames:

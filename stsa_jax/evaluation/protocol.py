@@ -1,6 +1,6 @@
-"""Protocols: named bundles of the choices that move scores more than models differ.
+"""Protocols: named sets of choices that affect scores more than models differ.
 
-Every table, JSON and report says which one it was made with, and what it stands for.
+Every table, JSON and report names its protocol and describes it.
 """
 
 import dataclasses
@@ -16,17 +16,17 @@ LOWER_IS_BETTER = ('kl',)
 class Protocol:
     """The choices of an evaluation.
 
-    about: what it reproduces, one sentence.
-    eight_bit: a model's float map is first made the 8-bit map that `predict.py` writes.
+    about: what it reproduces, in one sentence.
+    eight_bit: a model's float map is first converted to the 8-bit map that `predict.py` writes.
     resize: 'bicubic' (antialiased, MATLAB's imresize) or 'bilinear', prediction to ground truth.
     judd_ties: `ties` of `metrics.auc_judd`.
     nss_ddof, sim_minmax: of `metrics.nss` and `metrics.sim`.
     shuffled_frames: frames of other videos whose fixations are the negatives of a frame's sAUC.
-    shuffled_step: distance of sAUC's thresholds; None for the exact area over all negatives.
+    shuffled_step: spacing of sAUC's thresholds; None for the exact AUC over all negatives.
     shuffled_subsets: random subsets of the negatives over which sAUC is averaged.
     average: 'frames', or 'videos': over each video's frames first, then over videos.
-    unusable: a constant or not finite prediction is dropped ('drop'), or gets what a uniform map
-        would ('chance'). Frames without ground truth are dropped in every protocol.
+    unusable: a constant or non-finite prediction is dropped ('drop'), or scored like a uniform map
+        ('chance'). Frames without ground truth are dropped in every protocol.
     """
 
     name: str
@@ -43,10 +43,10 @@ class Protocol:
     unusable: str
 
     def describe(self) -> list[str]:
-        """The choices in words, a line each."""
+        """The choices in words, one line each."""
         maps = 'maps quantised to 8 bits' if self.eight_bit else 'maps in full precision'
         ties = {
-            'order': 'equal values as they stand',
+            'order': 'equal values in their given order',
             'expected': "expectation over the MATLAB code's tie-breaking noise",
             'half': 'equal values count one half',
         }[self.judd_ties]
@@ -67,7 +67,7 @@ class Protocol:
             f'SIM {"with" if self.sim_minmax else "without"} min-max scaling',
             f'sAUC against the fixations of {self.shuffled_frames} frames of other videos, {area}',
             f'mean {average}; frames without fixations dropped and counted; '
-            f'constant or not finite predictions {unusable}',
+            f'constant or non-finite predictions {unusable}',
         ]
 
 
@@ -98,14 +98,14 @@ PROTOCOLS = {
     'diem': dataclasses.replace(
         _BENCHMARK,
         name='diem',
-        about='the same metrics averaged per video first, as the literature does on DIEM',
+        about='the same metrics averaged per video first, as in the literature on DIEM',
         average='videos',
         unusable='chance',
     ),
     'pysaliency': dataclasses.replace(
         _BENCHMARK,
         name='pysaliency',
-        about="pysaliency's variants: exact and tie-aware areas, std with N, SIM without min-max",
+        about="pysaliency's variants: exact and tie-aware AUCs, std with N, SIM without min-max",
         eight_bit=False,
         resize='bilinear',
         judd_ties='half',
@@ -119,7 +119,7 @@ PROTOCOLS = {
 
 
 def get_protocol(name: str) -> Protocol:
-    """The protocol of this name; InputError lists the names there are."""
+    """The protocol of this name; InputError lists the available names."""
     if name not in PROTOCOLS:
-        raise InputError(f'no protocol {name!r}; there are {", ".join(PROTOCOLS)}')
+        raise InputError(f'no protocol {name!r}; available: {", ".join(PROTOCOLS)}')
     return PROTOCOLS[name]

@@ -1,8 +1,8 @@
-"""Published scores, to stand beside one's own.
+"""Published scores, for comparison.
 
 Sources: the STSA-Net paper (Wang et al., IEEE Transactions on Multimedia 2021), Tables I to III;
 TMFI-Net and SalFoM from the DHF1K benchmark. DHF1K's test scores come from the benchmark's server;
-the others from each paper's own evaluation, so their protocols need not be the same.
+the others from each paper's own evaluation, so their protocols may differ.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ class Published:
     scores: dict[str, float]
 
 
-# Columns: CC, NSS, SIM, AUC-Judd, and where there is a fifth, sAUC.
+# Columns: CC, NSS, SIM, AUC-Judd, and the optional fifth, sAUC.
 _DHF1K_TEST = """
 DeepVS  0.344 1.911 0.256 0.856 0.583
 ACLNet  0.434 2.354 0.315 0.890 0.601
@@ -94,7 +94,7 @@ _DHF1K_VALIDATION = {
 
 
 def entries(dataset: str, split: str) -> list[Published]:
-    """The published scores on a split of a dataset, oldest first; empty where there are none."""
+    """The published scores on a split of a dataset, oldest first; empty if there are none."""
     if (dataset, split) == ('dhf1k', 'validation'):
         return [Published('STSA-Net', _DHF1K_VALIDATION)]
     if dataset == 'diem':

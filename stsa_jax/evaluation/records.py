@@ -1,4 +1,4 @@
-"""Per-frame scores, and keeping them on disk so that an interrupted evaluation goes on."""
+"""Per-frame scores, and storing them on disk so that an interrupted evaluation can resume."""
 
 import dataclasses
 import hashlib
@@ -16,9 +16,9 @@ from stsa_jax.files import write_atomic
 class VideoScores:
     """Scores of the selected frames of one video.
 
-    positions (n,): places in the video, from 0. scores (n, 6): in the order of METRICS, NaN where
-    undefined. problems: for each frame what was wrong, () if nothing. quantisation (n, 6): scores
-    of the maps in 8 bits minus those of the float maps; None if it was not found out.
+    positions (n,): indices in the video, from 0. scores (n, 6): in the order of METRICS, NaN where
+    undefined. problems: for each frame, () if none. quantisation (n, 6): scores of the maps in 8
+    bits minus those of the float maps; None if not computed.
     """
 
     video: str
@@ -59,11 +59,11 @@ class Row:
 
     @property
     def frames(self) -> int:
-        """How many frames were selected."""
+        """The number of selected frames."""
         return sum(len(v.positions) for v in self.videos)
 
     def problems(self) -> dict[str, int]:
-        """How many frames had each problem."""
+        """The number of frames with each problem."""
         counts: dict[str, int] = {}
         for video in self.videos:
             for problem in (p for frame in video.problems for p in frame):
@@ -81,10 +81,10 @@ def _array(listed) -> np.ndarray:
 
 
 class Store:
-    """Finished videos, a file each, below `folder`; found again if made in the very same way."""
+    """Finished videos, one file each, below `folder`; reused only if computed in the same way."""
 
     def __init__(self, folder: Path, fingerprint: str):
-        """`fingerprint`: a text of everything that the scores depend on."""
+        """`fingerprint`: a string of everything that the scores depend on."""
         self.folder = Path(folder)
         self.fingerprint = hashlib.sha256(fingerprint.encode()).hexdigest()
 
@@ -93,7 +93,7 @@ class Store:
         return self.folder / f'{plain}-{hashlib.sha256(video.encode()).hexdigest()[:8]}.json'
 
     def load(self, video: str) -> VideoScores | None:
-        """The video's scores if they are there and were made in the same way."""
+        """The video's scores if they exist and were computed in the same way."""
         try:
             record = json.loads(self._path(video).read_text())
             if record['fingerprint'] != self.fingerprint or record['video'] != video:
@@ -105,6 +105,6 @@ class Store:
             return None  # damaged: scored again
 
     def save(self, scores: VideoScores) -> None:
-        """Writes the video's scores, whole or not at all."""
+        """Writes the video's scores atomically."""
         record = {'fingerprint': self.fingerprint, **scores.to_json()}
         write_atomic(self._path(scores.video), json.dumps(record))

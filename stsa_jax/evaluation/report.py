@@ -1,7 +1,7 @@
-"""One self-contained HTML page about an evaluation: opens from disk, loads nothing.
+"""A self-contained HTML report of an evaluation, without external resources.
 
-Tables, per-video distributions, score over time, the best and the worst frames with frame, ground
-truth and prediction side by side, and clips that play. Pictures and clips are inside the page.
+Tables, per-video distributions, score over time, the best and worst frames with frame, ground truth
+and prediction side by side, and playable clips. Images and clips are embedded in the page.
 """
 
 import base64
@@ -27,7 +27,7 @@ from stsa_jax.media.visualize import side_by_side
 EXAMPLES = 4  # best and worst frames of each model
 CLIP_FRAMES = 90
 RANKED_BY = 'cc'
-# The browser itself makes sure that nothing is loaded.
+# Makes the browser block all external resources.
 _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1b1b1b;margin:2rem auto;max-width:1280px;
@@ -56,12 +56,12 @@ details{margin:.6rem 0}summary{cursor:pointer}
 
 
 def write(results: tables.Results, path: str | os.PathLike) -> None:
-    """Writes the page, whole or not at all."""
+    """Writes the page atomically."""
     write_atomic(path, page(results))
 
 
 def page(results: tables.Results) -> str:
-    """The page as text."""
+    """The page as a string."""
     body = [
         '<h1>Saliency evaluation</h1>',
         f'<p>Protocol <b>{_h(results.protocol.name)}</b>: {_h(results.protocol.about)}.</p>',
@@ -89,13 +89,13 @@ def _dataset(results: tables.Results, dataset) -> Iterator[str]:
     yield f'<p>{tables.counted(rows[0])}.{bold}</p>'
     yield _table(results, dataset)
     yield _differences(results, dataset)
-    yield '<h3>Videos</h3><p>A dot is the mean of a video; below, the mean with its interval.</p>'
+    yield '<h3>Videos</h3><p>One dot per video; below, the mean with its interval.</p>'
     yield charts.legend(rows)
     found = [results.estimates(row) for row in rows]
     yield '<div class="grid">'
     for i, (metric, label) in enumerate(zip(METRICS, LABELS)):
         yield charts.distribution(_named(metric, label), rows, i, [f[metric] for f in found])
-    yield '</div><h3>Score over time</h3><p>The mean over the videos that are that long.</p>'
+    yield '</div><h3>Score over time</h3><p>The mean over the videos of at least that length.</p>'
     yield charts.legend(rows)
     yield '<div class="grid">'
     for i, (metric, label) in enumerate(zip(METRICS, LABELS)):
@@ -148,9 +148,9 @@ def _differences(results, dataset) -> str:
         return ''
     head = ''.join(f'<th>{_h(label)}</th>' for label in LABELS)
     lines = [
-        '<h3>Differences</h3><p>First minus second, on the same frames; the interval by drawing '
-        'videos again, p by flipping their signs. Bold: a real difference, the interval leaves '
-        f'out zero and p &lt; {1 - statistics.LEVEL:.2f}.</p>',
+        '<h3>Differences</h3><p>First minus second, on the same frames; the interval by '
+        'bootstrap over videos, p by flipping their signs. Bold: a significant difference, the '
+        f'interval excludes zero and p &lt; {1 - statistics.LEVEL:.2f}.</p>',
         f'<table class="differences"><tr><th></th>{head}</tr>',
     ]
     for a, b, by_metric in pairs:
@@ -185,7 +185,7 @@ def _video_details(results, row: Row) -> str:
 
 
 def _examples(row: Row, frames, source) -> Iterator[str]:
-    """The best and the worst frames, each of another video while there are enough."""
+    """The best and the worst frames, from different videos if there are enough."""
     ranked = sorted(
         (float(score), video.video, int(position))
         for video in row.videos
@@ -241,7 +241,7 @@ def _at(frames, name: str, positions) -> Selected:
 
 
 def _spread(order) -> list[tuple[float, str, int]]:
-    """The first EXAMPLES of `order`, of different videos as far as there are."""
+    """The first EXAMPLES of `order`, from different videos if possible."""
     chosen, seen = [], set()
     for entry in order:
         if entry[1] not in seen:

@@ -1,4 +1,4 @@
-"""The evaluation of one source on one dataset: maps, scores, records; resumable video by video."""
+"""Evaluates one source on one dataset: maps, scores, records; resumable by video."""
 
 import dataclasses
 import os
@@ -34,13 +34,13 @@ def score_source(
     """Scores a source's map for every selected frame.
 
     Args:
-        name: of the row.
+        name: name of the row.
         videos: from `selection.select`.
-        folder: keeps finished videos there and goes on from them; None keeps nothing.
-        workers: threads that score; 0 for one a core.
-        quantisation: whether to find out what 8 bits change in the scores of float maps.
+        folder: where finished videos are stored and resumed from, or None.
+        workers: scoring threads; 0 for one per core.
+        quantisation: whether to compute the effect of 8 bits on the scores of float maps.
 
-    Raises InputError if the source does not give a map for every selected frame.
+    Raises InputError if the source does not yield a map for every selected frame.
     """
     dataset = truth.dataset
     scorer, store = Scorer(truth, protocol), None
@@ -76,7 +76,7 @@ def score_source(
 
 
 def _score_video(source, score, video, pool, in_flight, bar) -> VideoScores:
-    """Scores one video; at most `in_flight` maps wait, so memory does not grow with its length."""
+    """Scores one video, with at most `in_flight` maps in memory."""
     results: list[FrameScore] = []
     waiting: deque[Future[FrameScore]] = deque()
 

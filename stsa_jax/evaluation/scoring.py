@@ -1,7 +1,7 @@
-"""One frame's six scores: prediction to the size of the ground truth, then the metrics.
+"""One frame's six scores: resizes the prediction to the ground truth, then computes the metrics.
 
-Frames are scored by threads, several at a time (XLA and the image code release Python's lock), on
-all local devices in turn. A frame's scores depend on nothing but the frame.
+Several threads score frames (XLA and the image code release Python's lock), on all local devices in
+turn. A frame's scores depend only on the frame.
 """
 
 from functools import partial
@@ -20,7 +20,7 @@ from stsa_jax.media.visualize import to_8bit
 from stsa_jax.metrics.maps import pad_positions
 
 _FILTERS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
-# What can be wrong with a frame; the first two are the truth's, the others the prediction's.
+# Problems of a frame; the first two are the ground truth's, the others the prediction's.
 NO_FIXATION, NO_DENSITY = 'no fixation', 'empty or constant density'
 CONSTANT, NOT_FINITE, NEGATIVE = 'constant prediction', 'NaN or infinity', 'negative prediction'
 NO_NEGATIVES = 'no fixation in other videos'
@@ -32,7 +32,7 @@ PREDICTION_PROBLEMS = (CONSTANT, NOT_FINITE, NEGATIVE)
 class FrameScore(NamedTuple):
     """`scores` (6,) in the order of METRICS, NaN where undefined; `problems` says why.
 
-    quantisation (6,): the scores of the map as 8 bits minus those of the float map, if asked for.
+    quantisation (6,): the scores of the 8-bit map minus those of the float map, if requested.
     """
 
     scores: np.ndarray
@@ -45,18 +45,18 @@ class Scorer:
 
     def __init__(self, truth: GroundTruth, protocol: Protocol):
         self.truth, self.protocol = truth, protocol
-        # Lists of one length for the whole dataset: one compilation for each size of its frames.
+        # Lists of one length for the whole dataset: one compilation per frame size.
         self._most = _padded(truth.most_fixations() or 1)
         self._most_others = _padded(truth.most_fixations(protocol.shuffled_frames) or 1)
         devices = jax.local_devices()
-        # The devices of a CPU share its cores, and each would compile anew.
+        # The devices of a CPU share its cores, and each would compile again.
         self._devices = devices[:1] if devices[0].platform == 'cpu' else devices
 
     def score(self, example: int, saliency: np.ndarray, quantisation: bool = False) -> FrameScore:
         """Scores of map `saliency` `(h', w')`, float or uint8, for frame `example`.
 
-        With `quantisation`, a float map is scored both ways, as it is and as `predict.py` writes
-        it, resized by the same filter: what 8 bits change, and nothing else.
+        With `quantisation`, a float map is scored both unchanged and as `predict.py` writes it,
+        resized by the same filter, to isolate the effect of 8 bits.
         """
         truth, protocol = self.truth, self.protocol
         size = truth.size(example)
@@ -95,7 +95,7 @@ class Scorer:
 
         effect = None
         if quantisation and saliency.dtype != np.uint8:
-            # The filter of `to_8bit` in both, whatever the protocol's.
+            # Both with the filter of `to_8bit`, whatever the protocol's.
             exact, rounded = resize_density(saliency, size), to_8bit(saliency, size)
             effect = scores(rounded.astype(np.float32)) - scores(exact)
         return FrameScore(scores(prediction), problems, effect)
@@ -135,8 +135,8 @@ def score(
 def fit(saliency: np.ndarray, size: tuple[int, int], protocol: Protocol) -> np.ndarray:
     """The map `(h', w')` as the protocol compares it: float32 `size` = (h, w).
 
-    uint8 maps (from files) are resized in 8 bits, as MATLAB does; float maps are quantised the way
-    `predict.py` writes them where the protocol says so.
+    uint8 maps (from files) are resized in 8 bits, as MATLAB does; float maps are quantised as
+    `predict.py` writes them if the protocol says so.
     """
     if saliency.dtype != np.uint8 and protocol.eight_bit:
         saliency = to_8bit(saliency, size)
@@ -146,17 +146,17 @@ def fit(saliency: np.ndarray, size: tuple[int, int], protocol: Protocol) -> np.n
         )
         saliency = np.asarray(image.resize((size[1], size[0]), _FILTERS[protocol.resize]))
         if protocol.resize == 'bicubic':
-            saliency = np.maximum(saliency, 0)  # bicubic undershoots beside edges
+            saliency = np.maximum(saliency, 0)  # bicubic undershoots near edges
     return saliency.astype(np.float32)
 
 
 def _padded(number: int) -> int:
-    """The next multiple of 8: each fixation of a list costs time, padding included."""
+    """The next multiple of 8: every list entry costs time, including padding."""
     return -(-number // 8) * 8
 
 
 def _usability(saliency: np.ndarray) -> tuple[bool, tuple[str, ...]]:
-    """Whether a map can be compared at all, and what is wrong with it."""
+    """Whether a map can be compared at all, and its problems."""
     low, high = saliency.min(), saliency.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         return False, (NOT_FINITE,)

@@ -1,4 +1,4 @@
-"""Which frames of a prepared split are evaluated."""
+"""Selects the frames of a prepared split to evaluate."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from stsa_jax.errors import InputError
 
 CLIP = 'clip'
 _CLIP_FRAMES, _CLIP_TARGET = 32, 15
-# Frames between the starts of the released code's windows; 32 where nothing is said.
+# Frames between the starts of the released code's windows; 32 for other datasets.
 _CLIP_STEP = {'hollywood2': 64, 'ucf_sports': 4}
 
 
@@ -32,12 +32,12 @@ class Dataset(Protocol):
         """Fixation map of example i: bool (h, w); None without annotation."""
 
     def frame_number(self, i: int) -> int:
-        """The frame's number as the dataset counts."""
+        """The frame's number in the dataset's numbering."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Selected:
-    """A video and which of its frames, counted from 0, are evaluated."""
+    """A video and its frames to evaluate, counted from 0."""
 
     name: str
     first_example: int
@@ -57,12 +57,12 @@ def select(dataset: Dataset, *, every: int | str = 1, videos: Sequence[str] = ()
 
     Args:
         dataset: a `data.VideoDataset`.
-        every: takes frames 1, 1 + every, ... of each video; or 'clip': the 16th of each window of
-            32 frames on which the released code validates, see `clip_step`; videos of fewer frames
-            have none.
-        videos: names to take; all without.
+        every: selects frames 1, 1 + every, ... of each video; or 'clip': the 16th of each window
+            of 32 frames on which the released code validates, see `clip_step`; shorter videos have
+            none.
+        videos: names to select; all if empty.
 
-    Raises InputError for a video that is not there, or nothing to evaluate.
+    Raises InputError for a video that does not exist, or if nothing is selected.
     """
     if every != CLIP and (not isinstance(every, int) or every < 1):
         raise InputError(f"every {every}-th frame: expected 1 or more, or '{CLIP}'")
@@ -87,7 +87,7 @@ def select(dataset: Dataset, *, every: int | str = 1, videos: Sequence[str] = ()
     if not selected:
         raise InputError(
             f'{dataset.name}, split {dataset.split!r}: no video has {_CLIP_FRAMES} frames, so '
-            f"'{CLIP}' selects none; take each frame"
+            f"'{CLIP}' selects none; use every frame"
         )
     return selected
 
@@ -99,7 +99,7 @@ def clip_step(dataset: str) -> int:
 
 def _positions(frames: int, every: int | str, dataset: str) -> np.ndarray:
     if every == CLIP:
-        # Its UCF loader leaves out a window that ends with the video.
+        # The released UCF loader omits a window that ends with the video.
         end = frames - _CLIP_FRAMES + (dataset != 'ucf_sports')
         return np.arange(0, end, clip_step(dataset)) + _CLIP_TARGET
     return np.arange(0, frames, int(every))

@@ -1,7 +1,7 @@
-"""Where the maps of a row of the table come from: a model, files, or a reference that sees nothing.
+"""Sources of the maps of a table row: a model, files, or a baseline that does not use the video.
 
 A source has `maps(video) -> Iterator[map]`, one map `(h', w')`, float or uint8, for each selected
-frame of the video in order, and `identity()`, a text that changes when its maps may.
+frame of the video in order, and `identity()`, a string that changes whenever its maps may change.
 """
 
 import hashlib
@@ -25,27 +25,27 @@ PRIOR_FRAMES = 1000
 
 
 class Source(Protocol):
-    """What `runner.evaluate` scores."""
+    """The input of `runner.score_source`."""
 
     def maps(self, video: Selected) -> Iterator[np.ndarray]:
         """A map for each of the video's selected frames."""
 
     def identity(self) -> str:
-        """Changes when the maps may."""
+        """A string that changes whenever the maps may change."""
 
 
 class WeightedPredictor(inference.Predictor, Protocol):
-    """A predictor whose weights can be put where they are needed, as `stsa_jax.load` gives."""
+    """A predictor whose weights can be moved to devices, like that of `stsa_jax.load`."""
 
     params: Any
     batch_stats: Any
 
 
 class ModelMaps:
-    """A model's maps, computed for the selected frames only; batches over all local devices."""
+    """A model's maps, computed only for the selected frames; batches over all local devices."""
 
     def __init__(self, model: WeightedPredictor, dataset: Dataset, batch_size: int = 0):
-        """`batch_size` windows at once, over all devices together; 0 for one a device."""
+        """`batch_size` windows at once over all devices; 0 for one per device."""
         devices = jax.local_devices()
         self.dataset, self.model = dataset, model
         self.batch_size = -(-(batch_size or len(devices)) // len(devices)) * len(devices)
@@ -99,14 +99,14 @@ class FixedMap:
 
 
 class ShuffledMaps:
-    """The floor: the true density map of a random frame of another video, the same every time."""
+    """The lower bound: the true density map of a random frame of another video, deterministic."""
 
     def __init__(self, truth: GroundTruth):
         """`truth` of the evaluated frames."""
         self.truth = truth
 
     def maps(self, video: Selected) -> Iterator[np.ndarray]:
-        """Density maps of other videos; a zero map where there is no other video."""
+        """Density maps of other videos; a zero map if there is no other video."""
         for example in video.examples.tolist():
             others = self.truth.other_frames(example, 1)
             if others:
@@ -120,11 +120,11 @@ class ShuffledMaps:
 
 
 def centre_prior(training: Any | None, size: tuple[int, int] = PRIOR_SIZE) -> np.ndarray:
-    """What can be said without looking: the mean density map of a training split, float32 `size`.
+    """The mean density map of a training split, float32 `size`.
 
-    Each map counts the same (it is divided by its sum). Of `training`, a `data.VideoDataset`, up to
-    PRIOR_FRAMES frames spread over the split are taken. Without one: a Gaussian in the middle, its
-    standard deviation a quarter of height and width.
+    Each map has the same weight (it is divided by its sum). Uses up to PRIOR_FRAMES evenly spaced
+    frames of `training`, a `data.VideoDataset`. Without one: a central Gaussian with a standard
+    deviation of a quarter of height and width.
     """
     total = np.zeros(size, np.float64)
     if training is not None:

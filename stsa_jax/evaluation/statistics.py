@@ -1,11 +1,11 @@
-"""Means by the protocol's rule, and how sure they are: bootstrap over videos, alone and paired.
+"""Means by the protocol's rule, with confidence intervals by bootstrap over videos, also paired.
 
-Frames of one video are nearly the same picture, so it is videos that are drawn again: the interval
-says how much the mean would move with other videos of the same kind. With few videos it is too
-narrow: of two videos it leaves out zero half of the time where there is no difference. So a
-difference is called real only if a test that holds for any number of videos agrees: the signs of
-the videos' differences are flipped at random, which changes nothing if both rows are equally good.
-On fewer than six videos no difference can be real by it.
+Frames of one video are nearly the same picture, so videos are resampled, not frames: the interval
+shows how much the mean would change with other videos of the same kind. With few videos it is too
+narrow: with two videos it excludes zero half of the time when there is no difference. So a
+difference counts as significant only if a test that is valid for any number of videos agrees: a
+permutation test that flips the signs of the videos' differences. With fewer than six videos no
+difference can be significant.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ from stsa_jax.evaluation.records import Row
 
 RESAMPLES = 2000
 LEVEL = 0.95
-TRUSTED = 10  # videos from which on the intervals are about as wide as they should be
+TRUSTED = 10  # least number of videos for reliable intervals
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
     """A mean with its confidence interval (None with fewer than two videos).
 
-    count: frames with a defined score, the others having been dropped.
+    count: frames with a defined score; the others are dropped.
     """
 
     value: float | None
@@ -38,7 +38,7 @@ class Difference:
     """Mean of A minus mean of B over the frames that both have.
 
     low, high: paired bootstrap. p: two-sided, by flipping the signs of the videos' differences; all
-    2^n of them where these are fewer than RESAMPLES, else as many random ones.
+    2^n flips if these are fewer than RESAMPLES, else as many random ones.
     """
 
     value: float | None
@@ -50,7 +50,7 @@ class Difference:
 
     @property
     def real(self) -> bool:
-        """Whether the confidence interval leaves out zero, and p is below 1 - LEVEL."""
+        """Whether the difference is significant: the interval excludes zero, and p < 1 - LEVEL."""
         if self.low is None or self.high is None or self.p is None:
             return False
         return (self.low > 0 or self.high < 0) and self.p < 1 - LEVEL
@@ -65,7 +65,7 @@ def estimate(row: Row, metric: int, average: str, seed: int = 0) -> Estimate:
 
 
 def difference(a: Row, b: Row, metric: int, average: str, seed: int = 0) -> Difference:
-    """Paired comparison of two rows on one dataset: the same videos are drawn for both."""
+    """Paired comparison of two rows on one dataset, with the same resampled videos for both."""
     theirs = {video.video: video for video in b.videos}
     pairs = []
     for video in a.videos:
@@ -85,7 +85,7 @@ def quantisation(row: Row, metric: int, average: str, seed: int = 0) -> Differen
 
 
 def _compared(pairs: list[np.ndarray], average: str, seed: int) -> Difference:
-    """From the differences of the frames of each video."""
+    """The comparison from the frame differences of each video."""
     sums, counts = _per_video(pairs)
     value, means = _bootstrap(sums, counts, average, seed)
     low, high = _interval(means)
@@ -94,20 +94,20 @@ def _compared(pairs: list[np.ndarray], average: str, seed: int) -> Difference:
 
 
 def _sign_flips(sums, counts, average: str, seed: int) -> float:
-    """Share of the flips whose mean is as far from zero as the one that was found."""
+    """Fraction of the flips whose mean is at least as far from zero as the observed one."""
     terms = sums / counts if average == 'videos' else sums
     if exact := 2 ** len(terms) <= RESAMPLES:
         signs = np.array(list(itertools.product((-1, 1), repeat=len(terms))))
     else:
         signs = np.random.default_rng(seed).choice((-1, 1), (RESAMPLES, len(terms)))
-    # Not ==: the order of a sum moves its last digits.
+    # Not ==: the order of a sum affects its last digits.
     as_far = np.abs(signs @ terms) >= abs(terms.sum()) * (1 - 1e-9)
-    # One is added so that no finite number of random flips claims certainty.
+    # Plus one, so that p from a finite number of random flips is never zero.
     return float(as_far.mean() if exact else (as_far.sum() + 1) / (RESAMPLES + 1))
 
 
 def _per_video(scores: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Sums and counts of the defined scores of every video that has any."""
+    """Sums and counts of the defined scores of every video with any."""
     sums = np.array([np.nansum(s) for s in scores], np.float64)
     counts = np.array([np.isfinite(s).sum() for s in scores], np.int64)
     return sums[counts > 0], counts[counts > 0]

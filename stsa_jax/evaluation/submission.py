@@ -1,7 +1,7 @@
 """Maps for a benchmark server: `<video>/<frame>.png`, 8-bit grey, at each video's size, verified.
 
-The folder appears under its name only when every map has been written and read back. Until then it
-is called `<name>.unfinished`, and the same call goes on with the videos that are not whole.
+The folder appears under its final name only when every map has been written and read back. Until
+then it is named `<name>.unfinished`, and the same call continues with the incomplete videos.
 """
 
 import os
@@ -18,7 +18,7 @@ from stsa_jax.evaluation.sources import Source
 from stsa_jax.files import output_folder, write_atomic
 from stsa_jax.media.visualize import to_8bit
 
-# What a benchmark's server expects: names of the videos, and frames of all together.
+# What a benchmark's server expects: the names of the videos, and the total number of frames.
 DUE = {('dhf1k', 'test'): ([f'{number:04d}' for number in range(701, 1001)], 176_192)}
 
 
@@ -28,28 +28,28 @@ def write_submission(
     """Writes the maps of every frame of `dataset` (a split, annotated or not) and verifies them.
 
     Args:
-        source: of the maps, see `sources`; any size, they are resized to the video's.
-        folder: must not exist, or be one that this function left unfinished.
-        allow_missing: also where the copy of the dataset lacks videos that the server expects.
+        source: of the maps, see `sources`; of any size, they are resized to the video's.
+        folder: must not exist, or be unfinished output of this function.
+        allow_missing: write even if the copy of the dataset lacks videos that the server expects.
 
-    Returns the number of videos and frames. Raises InputError if `folder` is taken, if the copy
-    lacks videos, or if the written maps are not exactly those that are due.
+    Returns the number of videos and frames. Raises InputError if `folder` exists, if the copy lacks
+    videos, or if the written maps are not exactly the expected ones.
     """
     if not allow_missing and (lacking := missing_videos(dataset)):
         raise InputError(
             f'{dataset.name}, split {dataset.split!r}: {len(lacking)} of the videos that the '
-            f'benchmark expects are not in this copy: {ranges(lacking)}. Prepare the whole '
-            'dataset, or write the maps of what is there with --allow_missing'
+            f'benchmark expects are not in this copy: {ranges(lacking)}. Prepare the complete '
+            'dataset, or write the maps of the others with --allow_missing'
         )
     folder = Path(folder)
     if folder.exists():
-        raise InputError(f'{folder}: exists already; name a new folder, or remove this one')
+        raise InputError(f'{folder}: already exists; use a new folder, or remove this one')
     unfinished = output_folder(folder.with_name(f'{folder.name}.unfinished'))
     videos, identity = select(dataset), unfinished / '.source'
     made_by = f'{source.identity()} {dataset.name} {dataset.split}'
     if identity.exists() and identity.read_text() != made_by:
         raise InputError(
-            f'{unfinished}: was begun with another model or dataset; remove it or name another'
+            f'{unfinished}: was started with another model or dataset; remove it or use another'
         )
     write_atomic(identity, made_by)
     total = sum(v.num_frames for v in videos)
@@ -66,16 +66,16 @@ def write_submission(
 
 
 def missing_videos(dataset: Dataset) -> list[int]:
-    """Numbers of the videos that the benchmark expects and this copy of the split lacks."""
+    """Numbers of the videos that the benchmark expects but this copy of the split lacks."""
     names, _ = DUE.get((dataset.name, dataset.split), ((), 0))
     there = {v.name for v in dataset.videos}
     return [int(name) for name in names if name not in there]
 
 
 def verify(folder: str | os.PathLike, dataset: Dataset) -> dict[str, int]:
-    """Checks that `folder` holds exactly the maps due: every video and frame, size, 8-bit grey.
+    """Checks that `folder` holds exactly the expected maps: videos, frames, size, 8-bit grey.
 
-    Every file is decoded. Raises InputError that lists what is wrong; returns the counts.
+    Every file is decoded. Raises InputError that lists the problems; returns the counts.
     """
     folder, problems, frames = Path(folder), [], 0
     due = {v.name: v for v in select(dataset)}
@@ -104,7 +104,7 @@ def verify(folder: str | os.PathLike, dataset: Dataset) -> dict[str, int]:
 
 
 def file_name(dataset: Dataset, example: int) -> str:
-    """`0001.png`: the frame's number as the dataset counts."""
+    """`0001.png`: the frame's number in the dataset's numbering."""
     return f'{dataset.frame_number(example):04d}.png'
 
 
@@ -115,7 +115,7 @@ def _write_video(source, dataset, video: Selected, folder: Path, bar) -> None:
     count = 0
     for example, saliency in zip(video.examples.tolist(), source.maps(video)):
         saliency, size = np.asarray(saliency), (video.height, video.width)
-        if saliency.dtype != np.uint8 or saliency.shape != size:  # a file's map stays as it is
+        if saliency.dtype != np.uint8 or saliency.shape != size:  # a file's map is unchanged
             saliency = to_8bit(saliency, size)
         image = Image.fromarray(saliency)
         image.save(part / file_name(dataset, example))

@@ -1,4 +1,4 @@
-"""Results as a table: text for the terminal, and Markdown. Files for programs: `exports`."""
+"""Results as a table: text for the terminal, and Markdown. See `exports` for CSV and JSON."""
 
 import dataclasses
 import math
@@ -15,9 +15,9 @@ from stsa_jax.evaluation.scoring import PREDICTION_PROBLEMS, TRUTH_PROBLEMS
 class Results:
     """All rows of an evaluation: `rows` by dataset, in the order of the table.
 
-    models: names of the rows that are somebody's model (the others are references).
-    notes: lines that must stand beside the table, such as that it is partial.
-    sources: (dataset, split) -> (dataset, name of row -> source), for pictures of frames.
+    models: names of the rows that are models (the others are references).
+    notes: lines that must accompany the table, such as that it is partial.
+    sources: (dataset, split) -> (dataset, name of row -> source), for images of frames.
     """
 
     protocol: Protocol
@@ -37,7 +37,7 @@ class Results:
         return [row for row in self.rows if (row.dataset, row.split) == dataset]
 
     def partial(self, dataset: tuple[str, str]) -> str:
-        """' (PARTIAL)' if maps were missing, to stand beside the dataset's name; else ''."""
+        """' (PARTIAL)' if maps were missing, to append to the dataset's name; else ''."""
         name, split = dataset
         there = any(note.startswith(f'PARTIAL: {name}, {split}:') for note in self.notes)
         return ' (PARTIAL)' if there else ''
@@ -58,8 +58,8 @@ class Results:
     ) -> list[tuple[str, str, dict[str, statistics.Difference]]]:
         """(A, B, metric -> A minus B) for all pairs of models, and models against references.
 
-        Not against the viewers: that row has a truth of its own. Then for each model that gave
-        float maps, these in 8 bits against themselves.
+        Not against the viewers, whose row has its own ground truth. Then, for each model with float
+        maps, these in 8 bits against themselves.
         """
         rows = [row for row in self.of(dataset) if row.name != observers.NAME]
         pairs = [
@@ -94,7 +94,7 @@ class Results:
 
 
 def means(results: Results) -> list[dict]:
-    """One flat dict a row: dataset, split, row, metrics, frames, dropped. For programs."""
+    """One flat dict per row: dataset, split, row, metrics, frames, dropped."""
     listed = []
     for row in results.rows:
         values = {m: e.value for m, e in results.estimates(row).items()}
@@ -113,7 +113,7 @@ def means(results: Results) -> list[dict]:
 
 
 def counted(row: Row) -> str:
-    """How many videos and frames a row is about, in words."""
+    """The number of videos and frames of a row, in words."""
     return f'{_many(len(row.videos), "video")}, {_many(row.frames, "frame")}'
 
 
@@ -122,12 +122,12 @@ def _many(number: int, what: str) -> str:
 
 
 def dropped(row: Row) -> int:
-    """Frames of which no metric is defined."""
+    """The number of frames without any defined metric."""
     return sum(int(np.isnan(video.scores).all(axis=1).sum()) for video in row.videos)
 
 
 def problem_lines(results: Results) -> list[str]:
-    """What was wrong with frames, in words."""
+    """Problems of frames, in words."""
     lines = []
     for row in results.rows:
         counts = row.problems()
@@ -135,7 +135,7 @@ def problem_lines(results: Results) -> list[str]:
             if counts.get(problem):
                 lines.append(
                     f'{row.dataset} / {row.name}: {counts[problem]} of {row.frames} frames: '
-                    f'{problem}; what it leaves undefined is dropped'
+                    f'{problem}; undefined scores are dropped'
                 )
         for problem in PREDICTION_PROBLEMS:
             if counts.get(problem):
@@ -143,7 +143,7 @@ def problem_lines(results: Results) -> list[str]:
                 outcome = (
                     'KL is dropped'
                     if problem == 'negative prediction'
-                    else 'DROPPED as the protocol says, so the mean may be better than deserved'
+                    else 'DROPPED by the protocol, so the mean may be too good'
                     if dropping
                     else 'scored as a uniform map'
                 )
@@ -191,7 +191,7 @@ def text(results: Results, per_video: bool = False) -> str:
 
 
 def difference_lines(results: Results, dataset: tuple[str, str]) -> list[str]:
-    """The comparisons of a dataset's rows in words, a star where the difference is real."""
+    """The comparisons of a dataset's rows in words, with a star if significant."""
     lines = []
     for a, b, by_metric in results.differences(dataset):
         words = [
@@ -205,27 +205,27 @@ def difference_lines(results: Results, dataset: tuple[str, str]) -> list[str]:
 
 
 def signed(d: statistics.Difference) -> str:
-    """`+0.0123`; with more digits where a real difference needs them."""
+    """`+0.0123`; with more digits if a significant difference needs them."""
     value = 0 if d.value is None else d.value
     return f'{round(value, digits(d)) + 0:+.{digits(d)}f}'
 
 
 def digits(d: statistics.Difference) -> int:
-    """After the point: four, but two that count of a real difference that is smaller."""
+    """Decimal places: four, or two significant digits of a smaller significant difference."""
     if not d.real or not d.value or abs(d.value) >= 5e-5:
         return 4
     return 1 - math.floor(math.log10(abs(d.value)))
 
 
 def protocol_lines(results: Results) -> list[str]:
-    """What the numbers mean, under every table."""
+    """The description of the numbers, under every table."""
     protocol = results.protocol
     return [
         f'protocol {protocol.name}: {protocol.about} (seed {results.seed})',
         *(f'  {line}' for line in protocol.describe()),
         f'intervals and differences: {100 * statistics.LEVEL:.0f} %, bootstrap over videos '
-        f'({statistics.RESAMPLES} draws); * (bold in the report): a real difference, its interval '
-        f'leaves out zero and p < {1 - statistics.LEVEL:.2f} when signs are flipped video by video',
+        f'({statistics.RESAMPLES} draws); * (bold in the report): a significant difference, '
+        f'its interval excludes zero and p < {1 - statistics.LEVEL:.2f} by sign flips of videos',
         *few_videos_lines(results),
         'KL, in nat: lower is better; the others: higher',
         *problem_lines(results),
@@ -234,7 +234,7 @@ def protocol_lines(results: Results) -> list[str]:
 
 
 def few_videos_lines(results: Results) -> list[str]:
-    """Where the intervals cannot be trusted."""
+    """Lines about unreliable intervals."""
     counts = {dataset: len(results.of(dataset)[0].videos) for dataset in results.datasets}
     return [
         f'{name}, {split}: {_many(count, "video")}, too few for intervals (too narrow, or none)'

@@ -12,13 +12,13 @@ from stsa_jax.evaluation.selection import Dataset, Selected
 
 
 def frame_seed(*parts) -> int:
-    """A seed that depends on what the parts say, not on the order in which frames are visited."""
+    """A seed that depends only on the parts, not on the order in which frames are visited."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:4], 'little')
 
 
 class GroundTruth:
-    """Fixation positions per frame; a few bytes a fixation, so whole datasets fit in memory."""
+    """Fixation positions per frame; a few bytes per fixation, so whole datasets fit in memory."""
 
     def __init__(
         self, dataset: Dataset, videos: Sequence[Selected], *, seed: int, workers: int = 2
@@ -49,7 +49,7 @@ class GroundTruth:
                 ),
             ):
                 self._size[example], self._positions[example] = size, positions
-        # In an order of their own: negatives must not depend on the order of the videos.
+        # Sorted, because negatives must not depend on the order of the videos.
         self._pool = sorted(
             (e for e in examples if len(self._positions[e])), key=lambda e: (self._video[e], e)
         )
@@ -70,12 +70,12 @@ class GroundTruth:
         return fixations.shape, np.flatnonzero(fixations).astype(np.int32)
 
     def most_fixations(self, frames: int = 1) -> int:
-        """An upper bound on the fixations of so many frames together."""
+        """An upper bound on the total fixations of this many frames."""
         counts = sorted((len(positions) for positions in self._positions.values()), reverse=True)
         return sum(counts[:frames])
 
     def digest(self) -> str:
-        """Changes with the fixations of any frame: a frame's negatives are other frames'."""
+        """A digest of the fixations of all frames: a frame's negatives come from other frames."""
         digest = hashlib.sha256()
         for example in sorted(self._positions, key=lambda e: (self._video[e], e)):
             digest.update(f'{self._video[example]} {self._size[example]}'.encode())
@@ -83,7 +83,7 @@ class GroundTruth:
         return digest.hexdigest()
 
     def count(self, example: int) -> int:
-        """How many pixels of frame `example` are fixated."""
+        """The number of fixated pixels of frame `example`."""
         return len(self._positions[example])
 
     def density_alone(self, example: int) -> bool:
@@ -112,8 +112,8 @@ class GroundTruth:
     def other_frames(self, example: int, number: int) -> list[int]:
         """`number` frames of other videos, each with fixations, drawn for this frame.
 
-        The draw depends on the seed, the dataset, the video and the frame alone. Fewer where the
-        other videos have fewer.
+        The draw depends only on the seed, the dataset, the video and the frame. Fewer if the other
+        videos have fewer.
         """
         own = self._video[example]
         rng = np.random.default_rng(frame_seed('negatives', self.seed, *self.identity(example)))
@@ -126,14 +126,14 @@ class GroundTruth:
         return list(chosen)
 
     def identity(self, example: int) -> tuple[str, str, int]:
-        """Dataset, video and place in the video: what random draws for a frame are seeded by."""
+        """Dataset, video and index in the video: the seed of random draws for a frame."""
         video = self._video[example]
         return self.dataset.name, video, example - self._first[video]
 
     def other_positions(self, example: int, number: int) -> np.ndarray:
         """Fixated pixels of `other_frames`, ascending positions in a map of this frame's size.
 
-        A fixation keeps its relative position: pixel centre to the pixel that holds it.
+        A fixation keeps its relative position: its pixel centre maps to the pixel that contains it.
         """
         height, width = self._size[example]
         found = [np.zeros(0, np.int64)]
