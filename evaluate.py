@@ -31,8 +31,10 @@ from absl import logging
 
 import data
 import stsa_jax
+from data.own import viewers
 from data.own.options import add_options, how_of
 from data.own.truth import FolderTruth
+from data.preparation.registry import BUILDERS
 from stsa_jax import evaluation, files
 from stsa_jax.configuration import load_config, parse_size
 from stsa_jax.errors import InputError, exit_cleanly, ranges
@@ -77,7 +79,8 @@ def main() -> None:
         training=lambda dataset: (
             None if options.truth else training_split(dataset, config, data_dir)
         ),
-        viewers=lambda dataset: read_viewers(dataset, options.observers),
+        viewers=lambda dataset: viewers_of(dataset, options),
+        sigma=viewers.sigma_of(how_of(options)),
         every=options.every,
         seed=options.seed,
         references=not options.no_references,
@@ -262,6 +265,15 @@ def folder_truth(options) -> FolderTruth:
             f'folder first: python -m data.prepare folder --name=mine --source={options.truth}'
         )
     return FolderTruth(Path(options.truth), how_of(options), options.split or '')
+
+
+def viewers_of(dataset, options) -> dict:
+    """Video -> fixations of each viewer, for the inter-observer row; {} where none are known."""
+    own = options.truth or (dataset.name not in BUILDERS and options.observers)
+    if not own:
+        return read_viewers(dataset, options.observers)
+    needed = bool(options.observers)
+    return viewers.read_viewers(Path(own), how_of(options), dataset.videos, needed=needed)
 
 
 def submit(models: dict, names: list[str], split: str, data_dir, options) -> None:

@@ -1,5 +1,6 @@
 """Maps scored against a folder of recordings as it lies, and datasets of density maps alone."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -22,8 +23,12 @@ from test_own_folder import (
 
 import data
 import evaluate
+from data import gaze
+from data.copies import images
+from data.own import viewers
 from data.own.recordings import How
 from data.own.truth import FolderTruth
+from data.own.video import Sigma
 from data.pipeline import train_clips
 from stsa_jax import evaluation
 from stsa_jax.errors import InputError
@@ -103,6 +108,33 @@ def test_a_truth_without_frames_and_one_without_annotation(tmp_path):
     frames(tmp_path / 'frames' / 'walk', 'walk')
     with pytest.raises(InputError, match='nothing to score against'):
         FolderTruth(tmp_path, How())
+
+
+def test_the_viewers_of_a_folder_are_its_ceiling(tmp_path):
+    root = tmp_path / 'copy'
+    for video in ('walk', 'Sea_2'):
+        film(root / 'videos' / f'{video}.avi', video)
+    gaze_table(root / 'gaze.csv', ['walk', 'Sea_2'])
+    truth = FolderTruth(root, How())
+    looks = viewers.read_viewers(root, How(), truth.videos)
+    assert set(looks) == {'walk', 'Sea_2'}
+    for video in truth.videos:
+        together = gaze.Fixations.together(looks[video.name])
+        for i in range(video.first_example, video.first_example + video.num_frames):
+            fixated = together.map(truth.frame_number(i) - 1, (video.height, video.width))
+            assert np.array_equal(fixated, truth.fixations(i))
+    # The annotation has half of the video's pixels: each look goes to where its centre lies.
+    half = [dataclasses.replace(v, height=24, width=48) for v in truth.videos]
+    small = gaze.Fixations.together(viewers.read_viewers(root, How(), half)['walk'])
+    expected = images.move_points(truth.fixations(truth.videos[1].first_example), (24, 48))
+    assert np.array_equal(small.map(0, (24, 48)), expected)
+    results = evaluation.evaluate(
+        [truth], {}, viewers=lambda _: looks, sigma=viewers.sigma_of(How(sigma=Sigma(3)))
+    )
+    assert [row.name for row in results.rows][-1] == 'inter-observer'
+    (root / 'gaze.csv').unlink()
+    with pytest.raises(InputError, match='no tables of gaze with several viewers'):
+        viewers.read_viewers(root, How(), truth.videos)
 
 
 @pytest.mark.parametrize('arguments, told', [

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,15 @@ class Samples:
         for column in (self.viewer, self.when, self.x, self.y, self.lasts):
             digest.update(column.tobytes())
         return f'Samples({digest.hexdigest()[:24]})'
+
+    def by_viewer(self) -> Iterator['Samples']:
+        """Those of each viewer."""
+        for k, name in enumerate(self.viewers):
+            own = self.viewer == k
+            yield Samples(
+                self.source, (name,), (self.begins[k],), np.zeros(np.count_nonzero(own), np.int64),
+                self.when[own], self.x[own], self.y[own], self.lasts[own], self.in_frames,
+            )  # fmt: skip
 
 
 class Tables:

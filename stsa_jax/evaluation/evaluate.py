@@ -30,6 +30,7 @@ def evaluate(
     protocol: str | Protocol = 'dhf1k',
     training: Callable[[Any], Any | None] = lambda dataset: None,
     viewers: Callable[[Any], Mapping[str, Any]] = lambda dataset: {},
+    sigma: Callable[[tuple[int, int]], float] | None = None,
     every: int | str = 1,
     seed: int = 0,
     references: bool = True,
@@ -47,6 +48,7 @@ def evaluate(
         protocol: a name in PROTOCOLS, or a Protocol.
         training: dataset -> the split whose mean density map is the centre prior, or None.
         viewers: dataset -> video -> each viewer's fixations, for the inter-observer row.
+        sigma: of the inter-observer row's maps, see `observers.HalfOfViewers`.
         every: which frames, see `selection.select`.
         seed: of sAUC's negatives and draws, the shuffled maps and the bootstrap.
         references: whether to add the baselines: centre prior and shuffled maps.
@@ -119,14 +121,14 @@ def evaluate(
                 )
             )
         if looks:
-            results.rows.append(_ceiling(dataset, looks, videos, results, folder, workers))
+            results.rows.append(_ceiling(dataset, looks, videos, results, folder, workers, sigma))
     return results
 
 
-def _ceiling(dataset, looks, videos, results, folder, workers) -> Row:
+def _ceiling(dataset, looks, videos, results, folder, workers, sigma) -> Row:
     """The inter-observer row, over the videos with viewers."""
     there = [v for v in videos if v.name in looks]
-    half, other = (observers.HalfOfViewers(dataset, looks, results.seed, i) for i in (0, 1))
+    half, other = (observers.HalfOfViewers(dataset, looks, results.seed, i, sigma) for i in (0, 1))
     truth = GroundTruth(other, there, seed=results.seed, workers=workers or os.cpu_count() or 1)
     results.notes.append(
         f'{dataset.name}: {observers.NAME}: half of the viewers predict the other half, '

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,10 +37,15 @@ class HalfOfViewers:
         viewers: Mapping[str, Sequence[gaze.Fixations]],
         seed: int,
         half: int,
+        sigma: Callable[[tuple[int, int]], float] | None = None,
     ):
-        """`viewers`: video -> fixations of each viewer; `half`: 0 or 1, of a seeded split."""
+        """`viewers`: video -> fixations of each viewer; `half`: 0 or 1, of a seeded split.
+
+        `sigma`: size (h, w) -> that of the density maps in pixels; without, see `blur`.
+        """
         from data import gaze
 
+        self._sigma = sigma
         self._dataset, self._half = dataset, half
         self.name, self.split, self.folder = dataset.name, dataset.split, dataset.folder
         self.videos = [v for v in dataset.videos if v.name in viewers]
@@ -72,7 +77,11 @@ class HalfOfViewers:
         """float32 (h, w): fixations of this half, blurred."""
         from data import gaze
 
-        sigma = blur(self.name, self._where[i].width)
+        video = self._where[i]
+        if self._sigma is not None:
+            sigma = self._sigma((video.height, video.width))
+        else:
+            sigma = blur(self.name, video.width)
         return gaze.density_map(self.fixations(i), sigma).astype(np.float32)
 
     def maps(self, video: Selected) -> Iterator[np.ndarray]:
