@@ -12,7 +12,8 @@ A map has the number of its frame, as `data.prepare` counts: in a video file its
 folder the last number in its name. So `evaluate.py --predictions` takes the maps of several videos.
 
 A map is the network's output, resized (bilinear) and divided by its own maximum, which becomes 255:
-8 bits are used fully, and the field's metrics do not change with the scale of a map. The folder is
+8 bits are used fully, and the field's metrics do not change with the scale of a map. Other models
+than STSA-Net finish their maps as their released code does; prediction.json says how. The folder is
 filled at the end of a video; an interrupted or failed run leaves nothing behind.
 
 Three other things it does with a video:
@@ -201,8 +202,9 @@ def predict(
             'frames_left_out': ranges(film.left_out),
             'size': [info.height, info.width],
             'checkpoint': FLAGS.checkpoint,
+            'kind': getattr(model, 'kind', None),
             'model': dataclasses.asdict(model.config),
-            'maps': 'resized to the size of the video (bilinear), each scaled to a maximum of 255',
+            'maps': getattr(model, 'how_finished', None),
         }
         write_atomic(staging / 'prediction.json', json.dumps(record, indent=2) + '\n')
     return count, film.left_out
@@ -225,17 +227,31 @@ def save_picture(kind: str) -> None:
     if not FLAGS.overwrite:
         check_free(output, [name])
     model = load_model()
-    target = windows.target_index(model.config)
-    around = windows.windows(film.frames, model.config.frames, target)
-    frames = next((w for w in around if w[target].number == number), None)
-    if frames is None:
+    if kind == 'attention' and model.kind != 'stsanet':
+        raise InputError(
+            f'{FLAGS.checkpoint}: --attention pictures what STSA-Net attends to, but these weights '
+            f'are of {model.kind}, which has no attention; --gradient works with every model'
+        )
+    around = (
+        (w.frames, target)
+        for w in windows.windows_of(film.frames, model.config)
+        for target in w.places
+    )
+    found = next((pair for pair in around if pair[0][pair[1]].number == number), None)
+    if found is None:
         raise InputError(
             f'{info.path}: its frame {number} does not decode; name another one (--frame)'
         )
+    frames, target = found
     window = [frame.pixels for frame in frames]
     clip = np.concatenate([model.preprocess(pixels[None]) for pixels in window])
     place = pixel and ((pixel[0] + 0.5) / info.width, (pixel[1] + 0.5) / info.height)
-    gradient = attention_maps.input_gradient(model, clip, place)
+
+    def of_target(clips):
+        saliency = model(clips)
+        return saliency if saliency.ndim == 3 else saliency[:, target]
+
+    gradient = attention_maps.input_gradient(of_target, clip, place)
     maps = None
     if kind == 'attention' and place:
         _, taps = model(clip[None], return_intermediates=True)

@@ -116,3 +116,12 @@ def real_data() -> Path:
     if not path.is_dir():
         pytest.skip('the real data sample (shared/data beside the checkout) is not here')
     return path
+
+
+@pytest.fixture(scope='session')
+def tinyhd_weights() -> Path:
+    """The folder with tinyHD's released weights, beside the checkout where it is there."""
+    path = SHARED / 'weights' / 'tinyhd'
+    if not path.is_dir():
+        pytest.skip("tinyHD's weights (shared/weights/tinyhd beside the checkout) are not here")
+    return path

@@ -23,6 +23,7 @@ from stsa_jax.evaluation.scoring import Scorer
 from stsa_jax.evaluation.selection import select
 from stsa_jax.evaluation.truth import GroundTruth
 from stsa_jax.inference import films
+from stsa_jax.media.visualize import to_8bit
 
 ROOT = Path(__file__).parents[1]
 FRAMES = 8
@@ -73,7 +74,9 @@ def test_predicted_files_score_as_the_model_itself(dataset, tmp_path):
         (tmp_path / video.name).mkdir()
         pairs = inference.predict_video(Brightness(), frames)
         for number, (frame, saliency) in enumerate(pairs, 1):
-            predicted = films.Predicted(f'{number:04d}', Fraction(0), frame, saliency)
+            predicted = films.Predicted(
+                f'{number:04d}', Fraction(0), frame, saliency, to_8bit(saliency, frame.shape[:2])
+            )
             films.write_map(tmp_path / video.name, predicted)
     rows = {
         'direct': lambda d, v: evaluation.ModelMaps(Brightness(), d, 8),

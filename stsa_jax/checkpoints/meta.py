@@ -11,14 +11,14 @@ from stsa_jax.configuration import differences, to_json
 from stsa_jax.errors import InputError
 from stsa_jax.media.preprocess import IMAGENET, Normalisation
 
-KINDS = ('stsanet', 's3d')
 _FORMAT = 'stsa-jax checkpoint 1'
 
 
 def describe(kind: str, model_config: Mapping, normalisation: Normalisation = IMAGENET) -> dict:
-    """The part of a checkpoint's `meta` that identifies the model of its arrays."""
-    if kind not in KINDS:
-        raise ValueError(f'kind must be one of {KINDS}, found {kind!r}')
+    """The part of a checkpoint's `meta` that says which model its arrays belong to.
+
+    `kind` is one of `stsa_jax.weights.known`.
+    """
     return {
         'format': _FORMAT,
         'kind': kind,
@@ -35,8 +35,8 @@ def read_meta(folder: Path) -> dict:
         if meta.get('format') != _FORMAT:
             raise ValueError(f'its format is {meta.get("format")!r}, not {_FORMAT!r}')
         missing = {'kind', 'model', 'normalisation', 'data', 'metrics', 'checksums'} - set(meta)
-        if missing or meta['kind'] not in KINDS:
-            raise ValueError(f'it lacks {sorted(missing)}' if missing else f'kind {meta["kind"]!r}')
+        if missing:
+            raise ValueError(f'it lacks {sorted(missing)}')
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(damaged(path, error)) from error
     return meta

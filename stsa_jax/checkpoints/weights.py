@@ -34,8 +34,8 @@ __all__ = ['Checkpointer', 'Weights', 'describe', 'load_weights', 'save_weights'
 class Weights(NamedTuple):
     """A model's weights and what is needed to use them."""
 
-    kind: str  # 'stsanet' or 's3d'
-    model_config: dict[str, Any]  # the fields of STSANetConfig or S3DConfig that were set
+    kind: str  # one of `stsa_jax.weights.known`
+    model_config: dict[str, Any]  # the fields of its config that were set
     params: dict[str, Any]  # nested dicts of numpy arrays
     batch_stats: dict[str, Any]
     normalisation: Normalisation  # of the clips in training

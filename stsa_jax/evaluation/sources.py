@@ -5,8 +5,7 @@ frame of the video in order, and `identity()`, a string that changes whenever it
 """
 
 import hashlib
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import jax
@@ -17,7 +16,7 @@ from stsa_jax.distribution import sharding
 from stsa_jax.evaluation.selection import Dataset, Selected
 from stsa_jax.evaluation.truth import GroundTruth
 from stsa_jax.inference.identity import identity_of
-from stsa_jax.inference.windows import windows
+from stsa_jax.inference.windows import Window, predict_windows, windows_of
 from stsa_jax.media.preprocess import resize_density
 
 PRIOR_SIZE = (180, 320)  # fine enough for a mean over thousands of maps
@@ -39,6 +38,8 @@ class WeightedPredictor(inference.Predictor, Protocol):
 
     params: Any
     batch_stats: Any
+    finish: Any
+    has_own_finish: bool
 
 
 class ModelMaps:
@@ -58,28 +59,36 @@ class ModelMaps:
             )
 
     def maps(self, video: Selected) -> Iterator[np.ndarray]:
-        """float32 (H, W) at the model's size."""
+        """float32 (H, W) at the model's size; uint8 of a model that finishes its maps itself."""
         model, wanted = self.model, set(video.positions.tolist())
         frames = (
             model.preprocess(self.dataset.frame(video.first_example + i)[None])[0]
             for i in range(video.num_frames)
         )
-        length, target = model.config.frames, inference.target_index(model.config)
-        chosen = (
-            window
-            for position, window in enumerate(windows(frames, length, target))
-            if position in wanted
-        )
-        while batch := list(islice(chosen, self.batch_size)):
-            filled = batch + batch[-1:] * (self.batch_size - len(batch))
-            clips = np.stack([np.stack(window) for window in filled])
-            if self._sharding is not None:
-                clips = jax.device_put(clips, self._sharding)
-            yield from np.asarray(model(clips), np.float32)[: len(batch)]
+        chosen = _only(windows_of(frames, model.config), wanted)
+        place = self._place
+        for saliency in predict_windows(lambda clips: model(place(clips)), chosen, self.batch_size):
+            if getattr(model, 'has_own_finish', False):
+                saliency = model.finish(saliency, (video.height, video.width))
+            yield saliency
+
+    def _place(self, clips):
+        return clips if self._sharding is None else jax.device_put(clips, self._sharding)
 
     def identity(self) -> str:
         """A digest of config and weights."""
         return f'model {identity_of(self.model)}'
+
+
+def _only(windows: Iterable[Window], wanted: set[int]) -> Iterator[Window]:
+    """The windows with maps of the `wanted` frames, and of them those places alone."""
+    first = 0
+    for window in windows:
+        numbers = range(first, first + len(window.places))
+        first += len(window.places)
+        places = tuple(p for p, number in zip(window.places, numbers) if number in wanted)
+        if places:
+            yield Window(window.frames, places)
 
 
 class FixedMap:

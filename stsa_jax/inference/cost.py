@@ -1,6 +1,7 @@
 """Cost of a config: parameters, model size, multiply-adds by part, memory and time of a clip.
 
     python -m stsa_jax.cost --config=configs/dhf1k.py [--memory] [--time] [--config.model.frames=64]
+    python -m stsa_jax.cost --checkpoint=d123s_rc4_rc1T.pth [--memory] [--time]
 
 The multiply-adds are counted in the traced program of one clip in eval mode, without computing
 anything: each convolution and matrix product, by its shapes, is assigned to its module. The FLOPs
@@ -18,6 +19,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +28,13 @@ from flax import nnx, traverse_util
 from jax.extend.core import Jaxpr
 
 from stsa_jax.configuration import load_config
+from stsa_jax.errors import InputError
 from stsa_jax.models import functional
-from stsa_jax.models.stsanet import STSANet, STSANetConfig
 from stsa_jax.ops import forms
+from stsa_jax.ops.convolution import DEPTHWISE
 from stsa_jax.ops.upsampling import RESIZE
+from stsa_jax.weights import known
+from stsa_jax.weights.files import config_from, read_weights
 from stsa_jax.weights.initial import random_weights
 
 DEPTH = {'backbone': 2, 'branch': 3}  # path components that name a part; 1 for the others
@@ -48,10 +53,10 @@ class Part:
         return Part(*(a + b for a, b in pairs))
 
 
-def cost(config: STSANetConfig) -> dict[str, Part]:
+def cost(config: Any) -> dict[str, Part]:
     """The parts of the network as published, in order, by name."""
     parameters: Counter[str] = Counter()
-    for path, array in traverse_util.flatten_dict(functional.abstract(STSANet, config)[1]).items():
+    for path, array in traverse_util.flatten_dict(_abstract(config)[1]).items():
         parameters[_part(path[:-1])] += math.prod(array.shape)
     with forms.use('plain'):
         convolutions, attention = multiply_adds(config)
@@ -59,9 +64,9 @@ def cost(config: STSANetConfig) -> dict[str, Part]:
     return {name: Part(parameters[name], convolutions[name], attention[name]) for name in names}
 
 
-def multiply_adds(config: STSANetConfig) -> tuple[Counter, Counter]:
+def multiply_adds(config: Any) -> tuple[Counter, Counter]:
     """Multiply-adds of the convolutions and of attention, by part, in the program of `config`."""
-    graphdef, *weights = functional.abstract(STSANet, config)
+    graphdef, *weights = _abstract(config)
 
     def run(params, batch_stats, clip):
         model = nnx.merge(graphdef, params, batch_stats)
@@ -83,6 +88,8 @@ def multiply_adds(config: STSANetConfig) -> tuple[Counter, Counter]:
             (summed, _), (batch, _) = equation.params['dimension_numbers']
             shape = equation.invars[0].aval.shape
             counted = attention if batch else convolutions  # kernels are the same in all examples
+        elif equation.primitive.name == 'mul' and DEPTHWISE in path:  # one a tap and channel
+            counted, shape, summed = convolutions, (1,), ()
         else:
             continue
         outputs = times * math.prod(equation.outvars[0].aval.shape)
@@ -121,18 +128,16 @@ def total(parts: dict[str, Part]) -> Part:
     return sum(parts.values(), Part())
 
 
-def compiled_step(config: STSANetConfig) -> jax.stages.Compiled:
+def compiled_step(config: Any) -> jax.stages.Compiled:
     """The compiled eval step of one clip: `(params, batch_stats, clip)` -> saliency."""
-    graphdef, *weights = functional.abstract(STSANet, config)
+    graphdef, *weights = _abstract(config)
     run = jax.jit(functools.partial(functional.apply, graphdef))
     return run.lower(*weights, _clips(config, 1)).compile()
 
 
-def seconds_per_clip(
-    config: STSANetConfig, compiled: jax.stages.Compiled, repeats: int = 3
-) -> float:
+def seconds_per_clip(config: Any, compiled: jax.stages.Compiled, repeats: int = 3) -> float:
     """The best time of `repeats` runs on the default device, with random weights."""
-    _, params, batch_stats = functional.abstract(STSANet, config)
+    _, params, batch_stats = _abstract(config)
     clip = np.random.default_rng(0).normal(size=_clips(config, 1).shape).astype(np.float32)
     inputs = jax.device_put((*random_weights(params, batch_stats), clip))
     times = []
@@ -151,23 +156,35 @@ def main() -> None:
         epilog='Any field can be changed: --config.model.image_size=448,768',
         allow_abbrev=False,
     )
-    parser.add_argument('--config', required=True, help='a config file, such as configs/dhf1k.py')
+    of_what = parser.add_mutually_exclusive_group(required=True)
+    of_what.add_argument('--config', help='a config file, as configs/dhf1k.py')
+    of_what.add_argument('--checkpoint', help='weights of any model that stsa_jax.load takes')
     parser.add_argument('--memory', action='store_true', help='of activations; compiles (minutes)')
     parser.add_argument('--time', action='store_true', help='of one clip; compiles and runs it')
     options, overrides = parser.parse_known_args()
-    config = STSANetConfig(**load_config(options.config, overrides).model)
+    if options.config:
+        chosen = load_config(options.config, overrides)
+        config = config_from(chosen.get('kind', 'stsanet'), chosen.model, options.config)
+    elif overrides:
+        raise InputError(f'{overrides[0]}: not a flag beside --checkpoint')
+    else:
+        weights = read_weights(options.checkpoint)
+        config = config_from(weights.kind, weights.model_config, options.checkpoint)
     parts = cost(config)
     whole = total(parts)
     run = sum(multiply_adds(config)[0].values())
     height, width = config.image_size
-    print(f'clips of {config.frames} frames of {height}x{width}, width {config.width:g}')
+    digits = 0 if whole.convolutions > 20e9 else 2
+    of_width = f', width {config.width:g}' if hasattr(config, 'width') else ''
+    print(f'clips of {config.frames} frames of {height}x{width}{of_width}')
     print(f'parameters      {whole.parameters / 1e6:.2f} M ({whole.parameters:,})')
     print(f'model size      {4 * whole.parameters / 1e6:.0f} MB (float32)')
     print(
-        f'multiply-adds   {whole.convolutions / 1e9:.0f} G in convolutions, and '
+        f'multiply-adds   {whole.convolutions / 1e9:.{digits}f} G in convolutions, and '
         f'{whole.attention / 1e9:.0f} G in attention'
     )
-    print(f'                our program for {config.dtype} runs {run / 1e9:.0f} G in convolutions')
+    dtype = getattr(config, 'dtype', 'float32')
+    print(f'                our program for {dtype} runs {run / 1e9:.3g} G in convolutions')
     if options.memory or options.time:
         compiled = compiled_step(config)
         device = jax.devices()[0].device_kind
@@ -179,7 +196,11 @@ def main() -> None:
     print(f'\n{table(parts)}')
 
 
-def _clips(config: STSANetConfig, count: int) -> jax.ShapeDtypeStruct:
+def _abstract(config: Any):
+    return functional.abstract(known.of_config(config).module, config)
+
+
+def _clips(config: Any, count: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((count, config.frames, *config.image_size, 3), jnp.float32)
 
 

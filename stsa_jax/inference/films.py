@@ -12,15 +12,20 @@ from PIL import Image
 
 from stsa_jax.inference.windows import Predictor, predict_video
 from stsa_jax.media import video, visualize
+from stsa_jax.media.preprocess import resize_frame
 
 
 class Predicted(NamedTuple):
-    """A frame, uint8 `(h, w, 3)`, with its map, `(H, W)`; see `video.Frame` for name and time."""
+    """A frame, uint8 `(h, w, 3)`, with its map; see `video.Frame` for name and time.
+
+    The map is there as the model gave it, `(H, W)`, and in 8 bits at the size of the frame.
+    """
 
     name: str
     time: Fraction
     pixels: np.ndarray
     saliency: np.ndarray
+    levels: np.ndarray
 
 
 def predict_film(
@@ -34,14 +39,16 @@ def predict_film(
             labels.append((frame.name, frame.time))
             yield frame.pixels
 
+    finish = getattr(model, 'finish', visualize.to_8bit)
     for picture, saliency in predict_video(model, pixels(), batch_size):
-        yield Predicted(*labels.popleft(), picture, saliency)
+        size = picture.shape[:2]
+        levels = resize_frame(finish(saliency, size), size)
+        yield Predicted(*labels.popleft(), picture, saliency, levels)
 
 
 def write_map(folder: Path, frame: Predicted) -> None:
-    """Writes a map as a PNG with the frame's size and name, scaled to a maximum of 255."""
-    picture = Image.fromarray(visualize.to_8bit(frame.saliency, frame.pixels.shape[:2]))
-    picture.save(folder / f'{frame.name}.png')
+    """Writes a map as PNG of the frame's size and name, in 8 bits as its model finishes it."""
+    Image.fromarray(frame.levels).save(folder / f'{frame.name}.png')
 
 
 @contextmanager
@@ -57,4 +64,4 @@ def overlay_writer(path: Path, film: video.Video) -> Iterator[Callable[[Predicte
         pixel_aspect=film.pixel_aspect,
         last_duration=film.last_duration,
     ) as write:
-        yield lambda frame: write(visualize.overlay(frame.pixels, frame.saliency), frame.time)
+        yield lambda frame: write(visualize.overlay(frame.pixels, frame.levels), frame.time)

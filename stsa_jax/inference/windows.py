@@ -1,26 +1,40 @@
-"""A saliency map for every frame of a video, from a window that slides one frame at a time.
+"""A saliency map for every frame of a video, by windows over its frames.
 
-The network sees T frames and predicts the saliency of one of them, the target: with T = 32 the 16th
-('middle') or the 32nd ('last'). The window of frame i is i - 15 ... i + 16, or i - 31 ... i; beyond
-the ends of the video its first and last frames are repeated. Memory use does not depend on the
-length of the video, and each frame is resized and normalised once.
+The network sees T frames and predicts the saliency of one of them, the target, and the window
+slides one frame at a time: with T = 32 the target is the 16th ('middle') or the 32nd ('last'), and
+the window of frame i is i - 15 ... i + 16, or i - 31 ... i. Beyond the ends of the video its first
+and last frames are repeated; models with `beginning` 'reversed' take for frame i < T - 1 the frames
+i + T - 1 ... i, backwards. Of models that predict all T ('all') the windows follow each other, and
+a last one ends with the video.
+
+Memory does not grow with the length of the video, and each frame is resized and normalised once.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 Frame = TypeVar('Frame')
 
 
+class Window(NamedTuple):
+    """T frames for the network, and the places in it, from 0, whose maps are used, in order.
+
+    Of all windows of a video together these are its frames, in order, each once.
+    """
+
+    frames: tuple
+    places: tuple[int, ...]
+
+
 class Predictor(Protocol):
     """The interface of a model; `stsa_jax.load` returns one.
 
-    `config.frames` is T, `config.image_size` (H, W), `config.target` 'middle' (the default if the
-    field is missing) or 'last'.
+    `config.frames` is T, `config.image_size` (H, W), `config.target` 'middle' (taken when there is
+    no such field), 'last' or 'all', `config.beginning` 'repeated' (likewise) or 'reversed'.
     """
 
     config: Any
@@ -29,7 +43,7 @@ class Predictor(Protocol):
         """uint8 `(n, h, w, 3)` -> float32 `(n, H, W, 3)`."""
 
     def __call__(self, clips: np.ndarray) -> np.ndarray:
-        """float32 `(B, T, H, W, 3)` -> `(B, H, W)` in [0, 1]."""
+        """float32 `(B, T, H, W, 3)` -> `(B, H, W)` in [0, 1], or `(B, T, H, W)` for 'all'."""
 
 
 def predict_frames(
@@ -52,27 +66,83 @@ def predict_frames(
 def predict_video(
     model: Predictor, frames: Iterable[np.ndarray], batch_size: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Like `predict_frames`, but yields each original frame together with its map."""
-    if batch_size < 1:
-        raise ValueError(f'batch_size is {batch_size}; expected 1 or more')
-    sources: deque[np.ndarray] = deque()  # frames whose maps were not yielded yet
+    """As `predict_frames`, yielding each frame as it came together with its map."""
+    sources: deque[np.ndarray] = deque()  # read, and their maps not given out yet
 
     def prepared() -> Iterator[np.ndarray]:
         for frame in frames:
             sources.append(frame)
             yield model.preprocess(frame[None])[0]
 
-    clips = windows(prepared(), model.config.frames, target_index(model.config))
+    for saliency in predict_windows(model, windows_of(prepared(), model.config), batch_size):
+        yield sources.popleft(), saliency
+
+
+def predict_windows(
+    model: Callable[[np.ndarray], Any], chosen: Iterable[Window], batch_size: int = 1
+) -> Iterator[np.ndarray]:
+    """The maps of the windows' places, in order, float32 `(H, W)`; `model` as a `Predictor`."""
+    if batch_size < 1:
+        raise ValueError(f'batch_size is {batch_size}; expected 1 or more')
+    chosen = iter(chosen)
     running = None  # JAX computes while the next frames are read
-    while batch := list(islice(clips, batch_size)):
+    while batch := list(islice(chosen, batch_size)):
         filled = batch + batch[-1:] * (batch_size - len(batch))
-        pixels = np.stack([frame for window in filled for frame in window])
-        started = model(pixels.reshape(batch_size, -1, *pixels.shape[1:])), len(batch)
+        pixels = np.stack([frame for window in filled for frame in window.frames])
+        started = model(pixels.reshape(batch_size, -1, *pixels.shape[1:])), batch
         if running:
-            yield from _results(*running, sources)
+            yield from _results(*running)
         running = started
     if running:
-        yield from _results(*running, sources)
+        yield from _results(*running)
+
+
+def windows_of(frames: Iterable[Frame], config: Any) -> Iterator[Window]:
+    """The windows of a video's frames for a model of `config`, as the head of this module says."""
+    length = config.frames
+    if getattr(config, 'target', 'middle') == 'all':
+        return following(frames, length)
+    target = target_index(config)
+    if getattr(config, 'beginning', 'repeated') == 'reversed':
+        return with_reversed_beginning(frames, length)
+    return (Window(window, (target,)) for window in windows(frames, length, target))
+
+
+def following(frames: Iterable[Frame], length: int) -> Iterator[Window]:
+    """Windows one after the other, each with the maps of all its frames.
+
+    The last one ends with the video; where it overlaps the one before, its maps are used. Of a
+    video shorter than `length` the first frame is repeated in front.
+    """
+    frames = iter(frames)
+    before = tuple(islice(frames, length))
+    if len(before) < length:
+        missing = length - len(before)
+        if before:
+            yield Window(before[:1] * missing + before, tuple(range(missing, length)))
+        return
+    while more := tuple(islice(frames, length)):
+        yield Window(before, tuple(range(len(more))))
+        before = (before + more)[-length:]
+    yield Window(before, tuple(range(length)))
+
+
+def with_reversed_beginning(frames: Iterable[Frame], length: int) -> Iterator[Window]:
+    """The window of frame i ends with it; for i < length - 1 it begins with it, run backwards.
+
+    Where the video ends before the latter does, it goes on backwards from its last frame.
+    """
+    frames = iter(frames)
+    head = list(islice(frames, 2 * length - 2))
+    mirrored = [*head, *head[::-1]]
+    for i in range(min(length - 1, len(head))):
+        ahead = [mirrored[min(i + k, len(mirrored) - 1)] for k in range(length)]
+        yield Window(tuple(reversed(ahead)), (length - 1,))
+    window: deque[Frame] = deque(maxlen=length)
+    for frame in chain(head, frames):
+        window.append(frame)
+        if len(window) == length:
+            yield Window(tuple(window), (length - 1,))
 
 
 def windows(frames: Iterable[Frame], length: int, target: int) -> Iterator[tuple[Frame, ...]]:
@@ -93,13 +163,16 @@ def windows(frames: Iterable[Frame], length: int, target: int) -> Iterator[tuple
 
 
 def target_index(config: Any) -> int:
-    """The index in the window, from 0, of the frame whose saliency the model predicts."""
+    """The place in the window, from 0, of the one frame whose saliency the model predicts."""
     target = getattr(config, 'target', 'middle')
     if target not in ('middle', 'last'):
         raise ValueError(f"config.target is {target!r}; expected 'middle' or 'last'")
     return config.frames // 2 - 1 if target == 'middle' else config.frames - 1
 
 
-def _results(maps, count: int, sources: deque) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for saliency in np.asarray(maps, np.float32)[:count]:
-        yield sources.popleft(), saliency
+def _results(maps, windows: list[Window]) -> Iterator[np.ndarray]:
+    for saliency, window in zip(np.asarray(maps, np.float32), windows):
+        if saliency.ndim == 2:
+            yield saliency
+        else:
+            yield from (saliency[place] for place in window.places)

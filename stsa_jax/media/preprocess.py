@@ -32,10 +32,46 @@ def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
+def resample(image: np.ndarray, size: tuple[int, int], kernel: str = 'linear') -> np.ndarray:
+    """Resizes `(h, w)` or `(h, w, c)` to `size` = (H, W) without antialiasing, in float32.
+
+    `kernel` is 'linear' or 'cubic' (a = -0.75); half-pixel centres, edges clamped, as OpenCV's and
+    PyTorch's. Linear keeps to the range of `image`, cubic overshoots beside edges.
+    """
+    for axis, wanted in enumerate(size):
+        n = image.shape[axis]
+        if n == wanted:
+            image = image.astype(np.float32)
+            continue
+        shape = [-1 if a == axis else 1 for a in range(image.ndim)]
+        taps = _taps(n, wanted, kernel)
+        parts = (image.take(place, axis) * weight.reshape(shape) for place, weight in taps)
+        image = functools.reduce(np.add, parts)
+    return image
+
+
+@functools.lru_cache(maxsize=16)
+def _taps(n: int, wanted: int, kernel: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each tap of the kernel: which of `n` places it takes for each wanted one, and weights."""
+    places = (np.arange(wanted) + 0.5) * n / wanted - 0.5
+    first = np.floor(places).astype(int)
+    x = places - first
+    if kernel == 'linear':
+        weights = {0: 1 - x, 1: x}
+    else:
+        a = -0.75
+        near = lambda d: ((a + 2) * d - (a + 3)) * d * d + 1  # noqa: E731
+        far = lambda d: ((a * d - 5 * a) * d + 8 * a) * d - 4 * a  # noqa: E731
+        weights = {-1: far(1 + x), 0: near(x), 1: near(1 - x), 2: far(2 - x)}
+    return [
+        (np.clip(first + i, 0, n - 1), weight.astype(np.float32)) for i, weight in weights.items()
+    ]
+
+
 def normalise(
     frames: np.ndarray, normalisation: Normalisation = IMAGENET, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """uint8 `(..., w, 3)` in 0..255 -> float32, (x / 255 - mean) / std; into `out` if given."""
+    """Frames `(..., w, 3)` in 0..255 -> float32, (x / 255 - mean) / std; into `out` if given."""
     if out is None:
         out = np.empty(frames.shape, np.float32)
     # Over whole rows: looping over three channels at a time would take ten times as long.

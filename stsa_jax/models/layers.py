@@ -8,7 +8,7 @@ Every module draws its weights from `rngs`; with None it has shapes instead of a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,9 @@ from flax import nnx
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from stsa_jax.ops.convolution import Triple, conv3d, conv3d_of_upsampled
+from stsa_jax.ops.convolution import Triple, conv3d, conv3d_of_upsampled, depthwise_conv3d
 from stsa_jax.ops.names import PRODUCT
-from stsa_jax.ops.normalisation import batch_norm_relu, layer_norm, scale_shift_relu
+from stsa_jax.ops.normalisation import BATCH_NORM_EPS, batch_norm, layer_norm, scale_shift
 
 BATCH_NORM_MOMENTUM = 0.001  # weight of the new value (PyTorch's convention); S3D's value
 
@@ -43,9 +43,9 @@ class Conv(nnx.Module):
         rngs: nnx.Rngs | None,
     ):
         """Pads by k // 2 on every axis whose stride is 1 (same size)."""
-        bound = 1 / math.sqrt(features_in * math.prod(kernel))
-        self.kernel = nnx.Param(_uniform(rngs, (*kernel, features_in, features_out), bound))
-        self.bias = nnx.Param(_uniform(rngs, (features_out,), bound)) if bias else None
+        self.kernel, self.bias = uniform_conv_weights(
+            kernel, features_in, features_out, bias=bias, rngs=rngs
+        )
         t, h, w = (k // 2 if s == 1 else 0 for k, s in zip(kernel, stride))
         self.stride, self.padding, self.precision = stride, (t, h, w), precision
 
@@ -65,8 +65,8 @@ class ConvOfUpsampled(Conv):
         return conv3d_of_upsampled(x, self.kernel[...], self.stride, self.padding)
 
 
-class ConvBNReLU(nnx.Module):
-    """Bias-free convolution, BatchNorm, ReLU: the unit of S3D."""
+class ConvBN(nnx.Module):
+    """Bias-free convolution, BatchNorm, and what follows: the unit of most backbones."""
 
     def __init__(
         self,
@@ -75,33 +75,48 @@ class ConvBNReLU(nnx.Module):
         kernel: Triple,
         *,
         stride: Triple = (1, 1, 1),
+        padding: Triple | None = None,
+        depthwise: bool = False,
+        activation: Callable | None = jax.nn.relu,
+        eps: float = BATCH_NORM_EPS,
         momentum: float = BATCH_NORM_MOMENTUM,
         precision: lax.Precision | None = None,
         rngs: nnx.Rngs | None,
     ):
-        """Pads by k // 2 on every axis, as S3D does."""
-        bound = 1 / math.sqrt(features_in * math.prod(kernel))
-        self.kernel = nnx.Param(_uniform(rngs, (*kernel, features_in, features_out), bound))
+        """Pads by (k - 1) // 2 on every axis, unless `padding` says otherwise.
+
+        With `depthwise` each channel is filtered by itself.
+        """
+        inputs = 1 if depthwise else features_in
+        bound = 1 / math.sqrt(inputs * math.prod(kernel))
+        self.kernel = nnx.Param(_uniform(rngs, (*kernel, inputs, features_out), bound))
         self.scale = nnx.Param(jnp.ones(features_out))
         self.bias = nnx.Param(jnp.zeros(features_out))
         self.mean = BatchStat(jnp.zeros(features_out))
         self.var = BatchStat(jnp.ones(features_out))
         self.count = BatchStat(jnp.zeros((), jnp.int32))  # batches seen; stored in PyTorch's files
         t, h, w = kernel
-        self.stride, self.padding = stride, (t // 2, h // 2, w // 2)
-        self.momentum, self.precision = momentum, precision
+        self.stride = stride
+        self.padding = padding or ((t - 1) // 2, (h - 1) // 2, (w - 1) // 2)
+        self.depthwise, self.activation = depthwise, activation
+        self.eps, self.momentum, self.precision = eps, momentum, precision
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`(B, T, H, W, features_in)` -> `(B, T', H', W', features_out)`.
 
         In train mode normalises with the batch's statistics and updates the running ones.
         """
-        y = conv3d(x, self.kernel[...], self.stride, self.padding, self.precision)
+        kernel = self.kernel[...]
+        if self.depthwise:
+            y = depthwise_conv3d(x, kernel, self.stride, self.padding)
+        else:
+            y = conv3d(x, kernel, self.stride, self.padding, self.precision)
         y = checkpoint_name(y, PRODUCT)
         scale, bias = self.scale[...], self.bias[...]
         if not train:
-            return scale_shift_relu(y, scale, bias, self.mean[...], self.var[...])
-        out, mean, var = batch_norm_relu(y, scale, bias)
+            mean, var = self.mean[...], self.var[...]
+            return scale_shift(y, scale, bias, mean, var, eps=self.eps, activation=self.activation)
+        out, mean, var = batch_norm(y, scale, bias, eps=self.eps, activation=self.activation)
         # PyTorch normalises with the biased variance but stores the unbiased one.
         count = math.prod(y.shape[:-1])
         unbiased = var * (count / max(count - 1, 1))
@@ -110,6 +125,10 @@ class ConvBNReLU(nnx.Module):
             running.set_value(running[...] + step)
         self.count.set_value(self.count[...] + 1)
         return out
+
+
+class ConvBNReLU(ConvBN):
+    """Bias-free convolution, BatchNorm, ReLU: the unit of S3D."""
 
 
 class LayerNorm(nnx.Module):
@@ -161,6 +180,20 @@ class Taps:
 
 
 NO_TAPS = Taps()
+
+
+def uniform_conv_weights(
+    kernel: Sequence[int],
+    features_in: int,
+    features_out: int,
+    *,
+    bias: bool = True,
+    rngs: nnx.Rngs | None,
+) -> tuple[nnx.Param, nnx.Param | None]:
+    """Kernel `(*kernel, in, out)` and bias of a convolution, by PyTorch's default."""
+    bound = 1 / math.sqrt(features_in * math.prod(kernel))
+    weights = nnx.Param(_uniform(rngs, (*kernel, features_in, features_out), bound))
+    return weights, nnx.Param(_uniform(rngs, (features_out,), bound)) if bias else None
 
 
 def _uniform(rngs: nnx.Rngs | None, shape, bound):

@@ -30,6 +30,7 @@ from jax.nn import relu, sigmoid
 
 from stsa_jax.errors import InputError
 from stsa_jax.models.amsf import AMSF
+from stsa_jax.models.clips import check_clip
 from stsa_jax.models.layers import BATCH_NORM_MOMENTUM, NO_TAPS, Conv, ConvOfUpsampled, Taps
 from stsa_jax.models.s3d import S3DBackbone, scale_width, stage_channels
 from stsa_jax.models.stsa import ATTENTION, STEPS, STSAModule
@@ -263,7 +264,7 @@ class STSANet(nnx.Module):
         With `train`, BatchNorm uses the batch's statistics and updates the running ones. `taps`
         collect the stage features and attention matrices by name.
         """
-        self._check(clip)
+        check_clip(clip, self.config)
         exact, dtype = DTYPES[self.config.dtype]
         stages = self.backbone(clip.astype(exact), train=train, dtype=dtype)
         levels: list[jax.Array | None] = [None] * 4  # None: not used, in a single stream
@@ -277,12 +278,3 @@ class STSANet(nnx.Module):
         x = self.amsf1(upsample_2x(x), levels[1], taps.at('amsf1'))
         x = self.amsf2(upsample_2x(x).astype(exact), levels[0], taps.at('amsf2'))
         return self.readout(x, taps.at('readout'))  # which upsamples to full size
-
-    def _check(self, clip):
-        expected = (self.config.frames, *self.config.image_size, 3)
-        if clip.ndim != 5 or clip.shape[1:] != expected:
-            raise InputError(
-                f'a clip of shape {clip.shape} does not fit this model: expected (B, '
-                f'{", ".join(map(str, expected))}), that is batch, frames, height, width, RGB; '
-                'resize and trim the frames, or use a model with another image_size and frames'
-            )

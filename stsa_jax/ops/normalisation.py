@@ -1,6 +1,6 @@
 """Normalisation with statistics in at least float32; results have the dtype of the features."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,26 +14,40 @@ BATCH_NORM_EPS = 1e-3  # of all BatchNorms of S3D
 LAYER_NORM_EPS = 1e-5
 
 
-def batch_norm_relu(
-    y: jax.Array, scale: jax.Array, bias: jax.Array
+def batch_norm(
+    y: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    eps: float = BATCH_NORM_EPS,
+    activation: Callable | None = jax.nn.relu,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """BatchNorm with the batch's statistics, then ReLU.
+    """BatchNorm with the batch's own statistics, and the activation.
 
     `(..., C)` -> the same, and the mean and (biased) variance over all axes but C, `(C,)` float32.
     """
-    if forms.for_cpu() and y.dtype == jnp.float32:
-        return cpu.batch_norm_relu(y, scale, bias, BATCH_NORM_EPS)
+    if forms.for_cpu() and y.dtype == jnp.float32 and activation is jax.nn.relu:
+        return cpu.batch_norm_relu(y, scale, bias, eps)
     mean, var = _moments(y, tuple(range(y.ndim - 1)))
     mean, var = checkpoint_name(mean, PRODUCT), checkpoint_name(var, PRODUCT)
-    return scale_shift_relu(y, scale, bias, mean, var), mean, var
+    out = scale_shift(y, scale, bias, mean, var, eps=eps, activation=activation)
+    return out, mean, var
 
 
-def scale_shift_relu(
-    y: jax.Array, scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array
+def scale_shift(
+    y: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    *,
+    eps: float = BATCH_NORM_EPS,
+    activation: Callable | None = jax.nn.relu,
 ) -> jax.Array:
-    """BatchNorm with given statistics, all `(C,)`, then ReLU."""
-    factor = scale * lax.rsqrt(var + BATCH_NORM_EPS)
-    return jax.nn.relu(y * factor + (bias - mean * factor)).astype(y.dtype)
+    """BatchNorm with given statistics, all `(C,)`, and the activation."""
+    factor = scale * lax.rsqrt(var + eps)
+    z = y * factor + (bias - mean * factor)
+    return (z if activation is None else activation(z)).astype(y.dtype)
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, axes: Sequence[int]) -> jax.Array:

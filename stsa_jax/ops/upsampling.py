@@ -1,4 +1,7 @@
-"""Bilinear resampling that matches PyTorch's numbers, on `(B, T, H, W, C)`."""
+"""Resampling that gives PyTorch's numbers, on `(B, T, H, W, C)`."""
+
+import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +33,43 @@ def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
         return jnp.einsum('bthwc,wW->bthWc', x, columns, precision=exact)
 
 
+def upsample_aligned(x: jax.Array, axes: Sequence[int], factor: int = 2) -> jax.Array:
+    """Linear along each of `axes` by `factor`; the first and last places stay where they are.
+
+    PyTorch's `Upsample(mode='trilinear', align_corners=True)`.
+    """
+    for axis in axes:
+        n = x.shape[axis]
+        places = np.linspace(0, n - 1, factor * n)
+        weights = jnp.asarray(_weights(n, np.minimum(places.astype(int), n - 1), places), x.dtype)
+        with jax.named_scope(RESIZE):
+            x = jnp.moveaxis(
+                jnp.tensordot(x, weights, ((axis,), (0,)), precision=lax.Precision.HIGHEST),
+                -1,
+                axis,
+            )
+    return x
+
+
+def pixel_shuffle(x: jax.Array) -> jax.Array:
+    """`(B, T, H, W, 4C)` -> `(B, T, 2H, 2W, C)`: each four channels become 2x2 pixels of one."""
+    *batch, h, w, channels = x.shape
+    x = x.reshape(math.prod(batch), h, w, channels // 4, 2, 2)
+    x = x.transpose(0, 1, 4, 2, 5, 3)  # N, H, row, W, column, C
+    return x.reshape(*batch, 2 * h, 2 * w, channels // 4)
+
+
 def _matrix(n: int, wanted: int) -> np.ndarray:
     """`(n, wanted)`: the weights that interpolate `n` positions to `wanted`."""
     before, after, weight = bilinear_taps(n, wanted)
     identity = np.eye(n, dtype=np.float32)
+    return identity[:, before] * (1 - weight) + identity[:, after] * weight
+
+
+def _weights(n: int, before: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """`(n, len(places))`: the weights of the two neighbours of each place."""
+    after, weight = np.minimum(before + 1, n - 1), places - before
+    identity = np.eye(n)
     return identity[:, before] * (1 - weight) + identity[:, after] * weight
 
 

@@ -22,23 +22,11 @@ from stsa_jax import checkpoints
 from stsa_jax.checkpoints.weights import Weights
 from stsa_jax.errors import InputError
 from stsa_jax.files import atomic_path, writer_errors
-from stsa_jax.media.preprocess import (
-    IMAGENET,
-    KINETICS_KYLEMIN,
-    KINETICS_TORCHVISION,
-    Normalisation,
-)
-from stsa_jax.models.s3d import S3DConfig
-from stsa_jax.models.stsanet import STSANetConfig
-from stsa_jax.weights import formats, port, wrappers
+from stsa_jax.media.preprocess import KINETICS_TORCHVISION, Normalisation
+from stsa_jax.weights import formats, known, port, wrappers
 
 _TORCH = ('.pth', '.pt')
 _SAFETENSORS = '.safetensors'
-_NORMALISATION = {
-    'stsanet': IMAGENET,
-    's3d_kinetics': KINETICS_KYLEMIN,
-    's3d_torchvision': KINETICS_TORCHVISION,
-}
 
 
 def note(line: str) -> None:
@@ -75,14 +63,14 @@ def read_weights(
             f'{path}: holds only a backbone (base1 to base4), not a complete model; train one from '
             'it with train.py --config.init_from, or give the weights of a complete model'
         )
-    kind = 'stsanet' if naming == 'stsanet' else 's3d'
+    model = known.of_naming(naming)
     if fields := recorded_config(metadata):
-        config = config_from(kind, fields, path)
+        config = config_from(model.kind, fields, path)
     else:
         config = port.infer_config(state_dict, naming)
-    normalisation = _recorded_normalisation(metadata, path) or _NORMALISATION[naming]
+    normalisation = _recorded_normalisation(metadata, path) or model.normalisations[naming]
     params, batch_stats = port.from_torch(state_dict, config, source=str(path))
-    return Weights(kind, dataclasses.asdict(config), params, batch_stats, normalisation)
+    return Weights(model.kind, dataclasses.asdict(config), params, batch_stats, normalisation)
 
 
 def recorded_config(metadata: dict[str, str]) -> dict[str, Any]:
@@ -109,11 +97,9 @@ def _recorded_normalisation(metadata: dict[str, str], path: Path) -> Normalisati
     )
 
 
-def config_from(
-    kind: str, fields: dict[str, Any], source: str | os.PathLike
-) -> STSANetConfig | S3DConfig:
-    """The config with fields read from `source`; InputError if they are not valid."""
-    config_class = STSANetConfig if kind == 'stsanet' else S3DConfig
+def config_from(kind: str, fields: dict[str, Any], source: str | os.PathLike) -> Any:
+    """The config of fields that were read from `source`; InputError where they are not one's."""
+    config_class = known.of_kind(kind, source).config
     try:
         return config_class(**fields)
     except (TypeError, ValueError) as error:

@@ -1,13 +1,15 @@
 """The name of each of our arrays in a PyTorch state dict: one rule per module, no lists of names.
 
-Three kinds of state dicts are recognised by their names:
+Three kinds of state dicts are known here, by the names inside:
 
     'stsanet'          the released STSA-Net: base1..base4, branch0_pre, ..., readout_2
     's3d_kinetics'     S3D of kylemin/S3D: base.0 .. base.15, fc
     's3d_torchvision'  S3D of torchvision: features.0 .. features.15, classifier
 
-A path is the tuple of keys in our nested dicts; it maps to a PyTorch name and the order of our axes
-in that array.
+and those of other models in `zoo_names`.
+
+A path is the tuple of keys in our nested dicts; it maps to a PyTorch name and to the order in
+which our axes stand there.
 """
 
 import re
@@ -16,13 +18,11 @@ from typing import Any
 
 from stsa_jax.models.s3d import STAGES
 
-NAMINGS = ('stsanet', 's3d_kinetics', 's3d_torchvision')
-
 Path = tuple[str, ...]
-_KERNEL = (4, 3, 0, 1, 2)  # (kt, kh, kw, in, out) -> (out, in, kt, kh, kw)
+KERNEL = (4, 3, 0, 1, 2)  # (kt, kh, kw, in, out) -> (out, in, kt, kh, kw)
 _FULL = (3, 0, 1, 2)  # (T, H, W, C) -> (C, T, H, W)
-_VECTOR = (0,)
-_SCALAR = ()
+VECTOR = (0,)
+SCALAR = ()
 
 # Positions of the blocks in the Sequential of both S3D implementations; pools fill the gaps.
 _FLAT = {
@@ -59,11 +59,17 @@ _READOUT = {
 }  # fmt: skip
 
 
-# A name that only one of the three models has, after any prefix.
-_FIRST = re.compile(
-    r'((?:[^.]+\.)*?)(?:base1\.\d|base\.0\.conv_s\.weight$|features\.0\.0\.0\.weight$)'
-)
-COMPILED = '_orig_mod.'  # from torch.compile, before any component of a name
+# By naming, names that no other model has after whatever prefix. In this order: what is looked for
+# of a later one may be a part of an earlier one too.
+_MARKS = {
+    'tinyhd': r'encoder\.encoder\.0\.0\.weight$',
+    'stsanet': r'base1\.\d',
+    's3d_kinetics': r'base\.0\.conv_s\.weight$',
+    's3d_torchvision': r'features\.0\.0\.0\.weight$',
+}
+_FIRST = {naming: re.compile(r'((?:[^.]+\.)*?)' + mark) for naming, mark in _MARKS.items()}
+_OWN = ('tinyhd',)  # these are told apart first: they may have S3D's backbone inside
+COMPILED = '_orig_mod.'  # of torch.compile, before any part of a name
 
 
 def prefixes(names: Iterable[str]) -> list[str]:
@@ -71,8 +77,21 @@ def prefixes(names: Iterable[str]) -> list[str]:
 
     Several if the dict holds several models, none if it holds an unknown one.
     """
-    found = (_FIRST.match(name.replace(COMPILED, '')) for name in names)
-    return list(dict.fromkeys(match[1] for match in found if match))
+    plain = [name.replace(COMPILED, '') for name in names]
+    rest = tuple(naming for naming in _FIRST if naming not in _OWN)
+    for namings in (*((naming,) for naming in _OWN), rest):
+        found = (_FIRST[naming].match(name) for name in plain for naming in namings)
+        if before := list(dict.fromkeys(match[1] for match in found if match)):
+            return before
+    return []
+
+
+def naming_of(state_dict: Mapping[str, Any]) -> str | None:
+    """The naming of a state dict with bare names, None for another model's."""
+    for naming, mark in _MARKS.items():
+        if any(re.match(mark, name) for name in state_dict):
+            return naming
+    return None
 
 
 def bare(state_dict: Mapping[str, Any], prefix: str | None = None) -> dict[str, Any]:
@@ -126,10 +145,10 @@ def _head(module: list[str]) -> str:
 
 def _plain(prefix, leaf, norm=False):
     if leaf == 'kernel':
-        return f'{prefix}.weight', _KERNEL
+        return f'{prefix}.weight', KERNEL
     if norm:
         return f'{prefix}.{"weight" if leaf == "scale" else "bias"}', _FULL
-    return f'{prefix}.{leaf}', _VECTOR
+    return f'{prefix}.{leaf}', VECTOR
 
 
 def _backbone(module, leaf, naming):
@@ -150,10 +169,10 @@ def _backbone(module, leaf, naming):
         prefix += f'.{"branch0" if torchvision_b0 else place}'
     convolution, norm = _UNIT[naming][rest[0] if rest else '']
     return {
-        'kernel': (f'{prefix}{convolution}.weight', _KERNEL),
-        'scale': (f'{prefix}{norm}.weight', _VECTOR),
-        'bias': (f'{prefix}{norm}.bias', _VECTOR),
-        'mean': (f'{prefix}{norm}.running_mean', _VECTOR),
-        'var': (f'{prefix}{norm}.running_var', _VECTOR),
-        'count': (f'{prefix}{norm}.num_batches_tracked', _SCALAR),
+        'kernel': (f'{prefix}{convolution}.weight', KERNEL),
+        'scale': (f'{prefix}{norm}.weight', VECTOR),
+        'bias': (f'{prefix}{norm}.bias', VECTOR),
+        'mean': (f'{prefix}{norm}.running_mean', VECTOR),
+        'var': (f'{prefix}{norm}.running_var', VECTOR),
+        'count': (f'{prefix}{norm}.num_batches_tracked', SCALAR),
     }[leaf]

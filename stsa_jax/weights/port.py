@@ -3,8 +3,8 @@
     python -m stsa_jax.port SOURCE DEST
 
 SOURCE and DEST are each a PyTorch file (.pth, .pt), a safetensors file with PyTorch's names, or a
-checkpoint directory. The model is recognised from the names: STSA-Net, or S3D's Kinetics classifier
-as named by kylemin/S3D or torchvision.
+checkpoint directory. What is inside is recognised from the names: STSA-Net, S3D's Kinetics
+classifier as kylemin/S3D or torchvision name it, or another of the models in `known`.
 
 As a library, on dicts of arrays:
 
@@ -14,7 +14,7 @@ As a library, on dicts of arrays:
 
 import collections
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,32 +23,28 @@ from flax import nnx, traverse_util
 
 from stsa_jax.errors import InputError
 from stsa_jax.models import functional
-from stsa_jax.models.s3d import S3D, S3DConfig
-from stsa_jax.models.stsa import STEPS
-from stsa_jax.models.stsanet import STSANet, STSANetConfig
-from stsa_jax.weights.names import bare, torch_name
+from stsa_jax.weights.known import KNOWN, of_config, of_naming, of_params
+from stsa_jax.weights.names import bare, naming_of
+from stsa_jax.weights.zoo_names import torch_name
 
 StateDict = Mapping[str, Any]
 
 
 def recognise(state_dict: StateDict, source: str = 'the state dict') -> str:
-    """The naming of a state dict: 'stsanet', 's3d_kinetics' or 's3d_torchvision'.
+    """The naming of a state dict: 'stsanet', 's3d_kinetics', 's3d_torchvision', 'tinyhd', ...
 
     Raises InputError for a dict of another model.
     """
-    names = set(bare(state_dict))
-    starts = {name.split('.')[0] for name in names}
-    if 'base1' in starts:
-        return 'stsanet'
-    if 'base.0.conv_s.weight' in names:
-        return 's3d_kinetics'
-    if 'features.0.0.0.weight' in names:
-        return 's3d_torchvision'
+    names = bare(state_dict)
+    if naming := naming_of(names):
+        return naming
     shown = ', '.join(sorted(names)[:3]) or 'none'
+    others = ', '.join(known.title for known in KNOWN[2:])
     raise InputError(
         f'{source}: not the weights of STSA-Net or S3D: expected names such as '
         'base1.0.conv_s.weight (STSA-Net), base.0.conv_s.weight (kylemin/S3D) or '
-        f'features.0.0.0.weight (torchvision S3D); found {shown}. Give a state dict of one of these'
+        f'features.0.0.0.weight (torchvision S3D), nor of {others}; found {shown}. Give a state '
+        'dict of one of these'
     )
 
 
@@ -57,31 +53,15 @@ def is_backbone(state_dict: StateDict) -> bool:
     return not any(_in_head(name) for name in bare(state_dict))
 
 
-def infer_config(state_dict: StateDict, naming: str) -> STSANetConfig | S3DConfig:
-    """The config inferred from a state dict's shapes; other fields have their defaults."""
+def infer_config(state_dict: StateDict, naming: str) -> Any:
+    """The config that a state dict's shapes belong to, with the defaults where they do not say."""
     shapes = {name: np.shape(a) for name, a in bare(state_dict).items()}
-
-    def shape(name, default):
-        return shapes.get(name) or default
-
-    stem = {
-        'stsanet': 'base1.0.conv_s.weight',
-        's3d_kinetics': 'base.0.conv_s.weight',
-        's3d_torchvision': 'features.0.0.0.weight',
-    }[naming]
-    width = shape(stem, (64,))[0] / 64
-    if naming != 'stsanet':
-        head = 'fc.0.weight' if naming == 's3d_kinetics' else 'classifier.1.weight'
-        return S3DConfig(num_classes=shape(head, (400,))[0], width=width)
-    norm = shape('ln_0_0.weight', (192, STEPS, 56, 96))
-    sizes = {'norm': 'size_free'} if len(norm) == 1 else {'image_size': [4 * n for n in norm[2:]]}
-    compression = shape('branch0_pre.0.weight', (192, 192, 4, 1, 1))[2]
-    return STSANetConfig(frames=2 * STEPS * compression, width=width, **sizes)
+    return of_naming(naming).infer(shapes, naming)
 
 
 def from_torch(
     state_dict: StateDict,
-    config: STSANetConfig | S3DConfig | None = None,
+    config: Any = None,
     *,
     seed: int = 0,
     source: str = 'the state dict',
@@ -110,23 +90,25 @@ def from_torch(
     naming = recognise(state_dict, source)
     if config is None:
         config = infer_config(state_dict, naming)
-    target = 'stsanet' if isinstance(config, STSANetConfig) else 's3d'
-    if target == 's3d' and naming == 'stsanet':
-        raise InputError(f"{source}: holds STSA-Net's weights, but S3D's were expected")
+    known, found_in = of_config(config), of_naming(naming)
+    fills_backbone = known.kind == 'stsanet' and found_in.kind == 's3d'
+    if known != found_in and not fills_backbone:
+        raise InputError(
+            f"{source}: holds {found_in.title}'s weights, but {known.title}'s were expected"
+        )
     arrays = with_counts({name: as_numpy(a) for name, a in bare(state_dict).items()})
 
-    model_class: Callable[..., nnx.Module] = STSANet if target == 'stsanet' else S3D
-    _, params, batch_stats = functional.abstract(model_class, config)
+    _, params, batch_stats = functional.abstract(known.module, config)
     wanted = traverse_util.flatten_dict({'params': params, 'batch_stats': batch_stats})
     backbone = {path: a for path, a in wanted.items() if path[1] == 'backbone'}
     rest = {path: a for path, a in wanted.items() if path[1] != 'backbone'}
-    if target == 'stsanet' and is_backbone(arrays):
+    if known.kind == 'stsanet' and is_backbone(arrays):
         wanted, arrays = _backbone(arrays, backbone, rest, source, shared)
     elif shared is not None:
         wanted, arrays = _shared(arrays, backbone, rest, source, shared)
     found = _match(arrays, wanted, naming, source)
     if len(found) < len(backbone) + len(rest):
-        model = functional.split(model_class(config, rngs=nnx.Rngs(seed)))
+        model = functional.split(known.module(config, rngs=nnx.Rngs(seed)))
         initial = traverse_util.flatten_dict({'params': model[1], 'batch_stats': model[2]})
         found = {path: np.asarray(initial[path]) for path in rest} | found
     tree = traverse_util.unflatten_dict(found)
@@ -142,7 +124,7 @@ def to_torch(params: dict, batch_stats: dict | None = None, *, naming: str | Non
         params, batch_stats: nested dicts of arrays.
         naming: for S3D's classifier 's3d_kinetics' (the default) or 's3d_torchvision'.
     """
-    naming = naming or ('s3d_kinetics' if 'classifier' in params else 'stsanet')
+    naming = naming or of_params(params).naming
     state_dict = {}
     for path, array in traverse_util.flatten_dict({**_merge(params, batch_stats)}).items():
         array = np.asarray(array)
@@ -241,9 +223,12 @@ def _listed(names) -> str:
 
 
 def _place(path, array, naming):
-    """Like `torch_name`; the scale and bias of a size-free norm are vectors in both."""
+    """`torch_name`; a kernel may be one in two dimensions, and a size-free norm has vectors."""
     name, axes = torch_name(path, naming)
-    return name, axes if len(axes) == len(array.shape) else tuple(range(len(array.shape)))
+    dimensions = len(array.shape)
+    if path[-1] == 'kernel' and dimensions == 4:  # (kh, kw, in, out) -> (out, in, kh, kw)
+        return name, (3, 2, 0, 1)
+    return name, axes if len(axes) == dimensions else tuple(range(dimensions))
 
 
 def _in_head(name: str) -> bool:

@@ -18,10 +18,11 @@ from jax.typing import ArrayLike
 from stsa_jax import checkpoints
 from stsa_jax.checkpoints.meta import read_meta
 from stsa_jax.errors import InputError
-from stsa_jax.media.preprocess import IMAGENET, Normalisation, normalise, resize_frame
+from stsa_jax.media import finishing
+from stsa_jax.media.preprocess import IMAGENET, Normalisation, normalise
 from stsa_jax.models import functional
-from stsa_jax.models.stsanet import STSANet, STSANetConfig
-from stsa_jax.weights import port
+from stsa_jax.models.stsanet import STSANetConfig
+from stsa_jax.weights import known, port
 from stsa_jax.weights.files import (
     config_from,
     convert,
@@ -36,24 +37,28 @@ from stsa_jax.weights.resample import resample
 
 
 class SaliencyModel:
-    """STSA-Net with its weights: maps clips to saliency; compiled once for each batch size.
+    """A model with its weights: a clip in, saliency out; compiled once for each batch size.
 
     Attributes:
-        config: STSANetConfig; `image_size` and `frames` give the shape of its clips.
+        config: STSANetConfig, or another model's; `image_size` and `frames` say what clips it
+            takes, and `target` which of the frames its map is of.
         normalisation: of the frames, for `preprocess`.
         graphdef, params, batch_stats: for `stsa_jax.apply`.
+        kind: which model it is, see `stsa_jax.weights.known`.
     """
 
     def __init__(
         self,
-        config: STSANetConfig,
+        config: Any,
         params: dict,
         batch_stats: dict,
         normalisation: Normalisation = IMAGENET,
     ):
         """Puts the weights on the default device."""
         self.config, self.normalisation = config, normalisation
-        self.graphdef, *_ = functional.abstract(STSANet, config)
+        self._known = known.of_config(config)
+        self.kind = self._known.kind
+        self.graphdef, *_ = functional.abstract(self._known.module, config)
         self.params, self.batch_stats = jax.device_put((params, batch_stats))
         self._run = jax.jit(functools.partial(functional.apply, self.graphdef))
         self._explain = jax.jit(
@@ -63,8 +68,10 @@ class SaliencyModel:
     def __call__(self, clip: ArrayLike, *, return_intermediates: bool = False) -> Any:
         """`(B, T, H, W, 3)` normalised float32 -> saliency `(B, H, W)` float32 in [0, 1].
 
-        With `return_intermediates`, also returns a dict of stage features and attention matrices.
-        Raises InputError for a clip of another shape, or one that cannot be normalised frames.
+        A model whose target is 'all' gives `(B, T, H, W)`, a map of every frame.
+
+        With `return_intermediates`, also a dict of stage features and attention matrices. Raises
+        InputError for a clip of another shape, or one that cannot be normalised frames.
         """
         _check_range(clip)
         run = self._explain if return_intermediates else self._run
@@ -78,8 +85,25 @@ class SaliencyModel:
                 f'frames of type {frames.dtype} and shape {frames.shape}: expected uint8 RGB '
                 '(T, height, width, 3) in 0..255'
             )
-        resized = np.stack([resize_frame(f, self.config.image_size) for f in frames])
+        resized = np.stack([self._known.resize(f, self.config.image_size) for f in frames])
         return normalise(resized, self.normalisation)
+
+    def finish(self, saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """A map `(H, W)` -> uint8 as the released code writes it, for a video of `size` = (h, w).
+
+        See `stsa_jax.media.finishing`; of some models it has the model's size.
+        """
+        return self._known.finish(np.asarray(saliency), size)
+
+    @property
+    def how_finished(self) -> str:
+        """What `finish` does, in words."""
+        return self._known.finished
+
+    @property
+    def has_own_finish(self) -> bool:
+        """Whether the released code does more to its maps than to resize and scale them."""
+        return self._known.finish is not finishing.stsanet
 
 
 def _check_range(clip) -> None:
@@ -116,25 +140,26 @@ def load(
     frames: int | None = None,
     allow_nonfinite: bool = False,
 ) -> SaliencyModel:
-    """STSA-Net from a training or converted checkpoint directory, a PyTorch or safetensors file.
+    """A model from a training or converted checkpoint directory, PyTorch's or safetensors' file.
 
-    `step` selects a checkpoint of a directory, or 'best'; by default the latest. If `image_size`
-    (H, W) or `frames` differ from those of the weights, these are resampled
-    (`stsa_jax.weights.resample`), and a line on standard error reports it. Raises InputError that
-    names the file for anything else, and for weights with NaN or infinity unless `allow_nonfinite`.
+    Which one is told by the names in it: STSA-Net or another of `stsa_jax.weights.known`. `step` is
+    for a directory: which checkpoint, or 'best'; by default the latest. With `image_size` (H, W) or
+    `frames` other than those of the weights, what of STSA-Net depends on them is resampled
+    (`stsa_jax.weights.resample`), and a line on standard error says so. Raises InputError, naming
+    the file, for anything else; for weights with NaN or infinity too, unless `allow_nonfinite`.
     """
     weights = read_weights(path, step, allow_nonfinite=allow_nonfinite)
-    if weights.kind != 'stsanet':
+    if weights.kind == 's3d':
         raise InputError(
             f"{path}: holds S3D's Kinetics classifier, not a saliency model; give STSA-Net's "
             'weights, or train from these with train.py --config.init_from'
         )
-    own = STSANetConfig(**weights.model_config)
+    own = known.of_kind(weights.kind, path).config(**weights.model_config)
     wanted = dataclasses.replace(
         own, image_size=image_size or own.image_size, frames=frames or own.frames
     )
     trees = weights.params, weights.batch_stats
-    if wanted != own:
+    if wanted != own and weights.kind == 'stsanet':  # the others' weights fit every size
         trees = _fitted(port.to_torch(*trees), wanted, str(path))
     return SaliencyModel(wanted, *trees, weights.normalisation)
 

@@ -11,6 +11,7 @@ from stsa_jax.ops import forms
 from stsa_jax.ops.cpu import memory
 from stsa_jax.ops.cpu.attention import softmax_product
 from stsa_jax.ops.cpu.convolution import conv3d
+from stsa_jax.ops.cpu.depthwise import depthwise_conv3d
 from stsa_jax.ops.cpu.normalisation import batch_norm_relu
 from stsa_jax.ops.cpu.pooling import max_pool
 from stsa_jax.ops.cpu.upsampling import conv3d_of_upsampled, upsample_2x
@@ -19,6 +20,7 @@ __all__ = [
     'batch_norm_relu',
     'conv3d',
     'conv3d_of_upsampled',
+    'depthwise_conv3d',
     'max_pool',
     'set_up',
     'softmax_product',

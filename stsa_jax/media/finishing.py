@@ -1,0 +1,41 @@
+"""From a model's map to the 8-bit one that its released code writes, a function a model.
+
+Each takes a map float `(H, W)` at the model's size and the video's (h, w), and gives uint8: at the
+video's size, or at the model's where the released code leaves the resizing to the metrics. The
+values are those of OpenCV, which the programs use, but for single grey levels.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.ndimage import correlate1d
+
+from stsa_jax.media.preprocess import resample
+from stsa_jax.media.visualize import to_8bit
+
+Finish = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
+_BINOMIAL = np.array([1, 4, 6, 4, 1]) / 16  # OpenCV's 5-tap Gaussian
+
+
+def stsanet(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resized (bilinear) and divided by its maximum, which becomes 255: `visualize.to_8bit`."""
+    return to_8bit(saliency, size)
+
+
+def tinyhd(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """From least to greatest into 8 bits, bicubic to `size`, then a 5x5 Gaussian filter.
+
+    `post_process_png` of tinyHD's `src/generate.py`.
+    """
+    levels = np.floor(_spread(saliency) * 255)
+    large = np.clip(np.rint(resample(levels, size, 'cubic')), 0, 255)
+    for axis in (0, 1):
+        large = correlate1d(large, _BINOMIAL, axis, mode='mirror')
+    return np.rint(large).astype(np.uint8)
+
+
+def _spread(saliency: np.ndarray) -> np.ndarray:
+    """From its least value, 0, to its greatest, 1; a constant map becomes zero."""
+    saliency = np.asarray(saliency, np.float64)
+    low, high = saliency.min(), saliency.max()
+    return (saliency - low) / (high - low) if high > low else np.zeros_like(saliency)

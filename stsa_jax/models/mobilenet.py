@@ -1,0 +1,58 @@
+"""MobileNetV2's block in three dimensions (Sandler et al., CVPR 2018), as tinyHD inflates it.
+
+An inverted residual widens its channels by a 1x1x1 convolution, filters each by itself, and narrows
+them again; the narrow ends are linear. Every convolution is bias-free and followed by BatchNorm.
+"""
+
+import jax
+from flax import nnx
+from jax.nn import relu6
+
+from stsa_jax.models.layers import ConvBN
+
+BATCH_NORM_EPS = 1e-5  # PyTorch's defaults
+BATCH_NORM_MOMENTUM = 0.1
+
+
+class InvertedResidual(nnx.Module):
+    """Widen, filter channel by channel, narrow; with the input added where both fit."""
+
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        *,
+        expansion: int,
+        time: tuple[int, int] = (3, 1),
+        space_stride: int = 1,
+        residual: bool = False,
+        **options,
+    ):
+        """`time` is kernel and stride in time of the filters, which are 3x3 in space.
+
+        `options` are those of `ConvBN`: `rngs`, `eps` and `momentum`.
+        """
+        kernel, stride = time
+        hidden = expansion * features_in
+        self.expand = (
+            ConvBN(features_in, hidden, (1, 1, 1), activation=relu6, **options)
+            if expansion > 1
+            else None
+        )
+        self.filter = ConvBN(
+            hidden,
+            hidden,
+            (kernel, 3, 3),
+            stride=(stride, space_stride, space_stride),
+            depthwise=True,
+            activation=relu6,
+            **options,
+        )
+        self.project = ConvBN(hidden, features_out, (1, 1, 1), activation=None, **options)
+        self.residual = residual
+
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """`(B, T, H, W, features_in)` -> `(B, T', H', W', features_out)`."""
+        y = x if self.expand is None else self.expand(x, train=train)
+        y = self.project(self.filter(y, train=train), train=train)
+        return x + y if self.residual else y

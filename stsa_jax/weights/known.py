@@ -1,0 +1,167 @@
+"""The models that weights may be of, each with what it takes to use them as released.
+
+What a model owes the rest of the program, and where it says so:
+
+    clips           its config: `frames`, `image_size`, `target`, `beginning` (`models.clips`)
+    frames -> clip  here: how frames are resized, and their normalisation
+    network         its module, a pure function by `models.functional`
+    map -> 8 bits   here: the post-processing of its released code (`media.finishing`)
+    names           `names` and `zoo_names`: its arrays in the released state dict
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from stsa_jax.errors import InputError
+from stsa_jax.media import finishing
+from stsa_jax.media.preprocess import (
+    IMAGENET,
+    KINETICS_KYLEMIN,
+    KINETICS_TORCHVISION,
+    Normalisation,
+    resample,
+    resize_frame,
+)
+from stsa_jax.models.s3d import S3D, S3DConfig
+from stsa_jax.models.stsa import STEPS
+from stsa_jax.models.stsanet import STSANet, STSANetConfig
+from stsa_jax.models.tinyhd import TinyHD, TinyHDConfig
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model and how its released weights are used.
+
+    Attributes:
+        kind: its name in our checkpoints and in the metadata of safetensors files.
+        title: its name in messages.
+        module, config: the classes of the network and of its config.
+        part: of its parameters' top level, one that no other model has.
+        normalisations: by the naming of the state dict, that of the frames.
+        infer: the config that the shapes of a state dict belong to, and its naming.
+        resize: a frame uint8 `(h, w, 3)` to (H, W), values 0 to 255.
+        finish: its maps in 8 bits, see `media.finishing`.
+        finished: what that does, in words.
+    """
+
+    kind: str
+    title: str
+    module: Callable[..., nnx.Module]
+    config: type
+    part: str
+    normalisations: Mapping[str, Normalisation]
+    infer: Callable[[Shapes, str], Any]
+    resize: Callable[[np.ndarray, tuple[int, int]], np.ndarray] = resize_frame
+    finish: finishing.Finish = finishing.stsanet
+    finished: str = 'resized to the size of the video (bilinear), each scaled to a maximum of 255'
+
+    @property
+    def naming(self) -> str:
+        """Of its released state dict."""
+        return next(iter(self.normalisations))
+
+
+def _stsanet(shapes: Shapes, naming: str) -> STSANetConfig:
+    width = shapes.get('base1.0.conv_s.weight', (64,))[0] / 64
+    norm = shapes.get('ln_0_0.weight', (192, STEPS, 56, 96))
+    sizes: dict[str, Any] = (
+        {'norm': 'size_free'} if len(norm) == 1 else {'image_size': [4 * n for n in norm[2:]]}
+    )
+    compression = shapes.get('branch0_pre.0.weight', (192, 192, 4, 1, 1))[2]
+    return STSANetConfig(frames=2 * STEPS * compression, width=width, **sizes)
+
+
+def _s3d(shapes: Shapes, naming: str) -> S3DConfig:
+    kinetics = naming == 's3d_kinetics'
+    stem = 'base.0.conv_s.weight' if kinetics else 'features.0.0.0.weight'
+    head = 'fc.0.weight' if kinetics else 'classifier.1.weight'
+    width = shapes.get(stem, (64,))[0] / 64
+    return S3DConfig(num_classes=shapes.get(head, (400,))[0], width=width)
+
+
+def _tinyhd(shapes: Shapes, naming: str) -> TinyHDConfig:
+    channels = shapes.get('encoder.encoder.0.0.weight', (8,))[0]
+    last_only = len(shapes.get('decoder.decoder.0.weight', (1, 6, 1, 1))) == 4
+    if channels == 32 and not last_only:
+        raise InputError(
+            'tinyHD-M of all channels: its two released files, d1d2d3_M_lt.pth and ucf_d123m.pth, '
+            "have the same names but mix the decoders' maps in different orders, so that the "
+            'weights do not say how they are to be used. Give tinyHD-S, or tinyHD-M of fewer '
+            'channels (d123m_rc2_rc1T.pth, d123m_rc4_rc1T.pth)'
+        )
+    return TinyHDConfig(
+        target='last' if last_only else 'all', reduction=32 // channels if 32 % channels == 0 else 0
+    )
+
+
+KNOWN = (
+    Known(
+        kind='stsanet',
+        title='STSA-Net',
+        module=STSANet,
+        config=STSANetConfig,
+        part='readout',
+        normalisations={'stsanet': IMAGENET},
+        infer=_stsanet,
+    ),
+    Known(
+        kind='s3d',
+        title='S3D',
+        module=S3D,
+        config=S3DConfig,
+        part='classifier',
+        normalisations={
+            's3d_kinetics': KINETICS_KYLEMIN,
+            's3d_torchvision': KINETICS_TORCHVISION,
+        },
+        infer=_s3d,
+    ),
+    Known(
+        kind='tinyhd',
+        title='tinyHD',
+        module=TinyHD,
+        config=TinyHDConfig,
+        part='mix',
+        normalisations={'tinyhd': IMAGENET},
+        infer=_tinyhd,
+        resize=resample,
+        finish=finishing.tinyhd,
+        finished='each from its least value to its greatest in 8 bits, resized to the size of the '
+        'video (bicubic), and filtered by a 5x5 Gaussian',
+    ),
+)
+
+
+def of_config(config: Any) -> Known:
+    """The model of a config."""
+    return next(known for known in KNOWN if type(config) is known.config)
+
+
+def of_naming(naming: str) -> Known:
+    """The model of a naming."""
+    return next(known for known in KNOWN if naming in known.normalisations)
+
+
+def of_params(params: Mapping[str, Any]) -> Known:
+    """The model that a tree of parameters, or of gradients, is of; STSA-Net if none has its part.
+
+    A backbone alone has STSA-Net's names.
+    """
+    return next((known for known in KNOWN if known.part in params), KNOWN[0])
+
+
+def of_kind(kind: str, source: Any) -> Known:
+    """The model of a kind; InputError where there is none."""
+    for known in KNOWN:
+        if known.kind == kind:
+            return known
+    raise InputError(
+        f'{source}: holds a model of kind {kind!r}, which is none of '
+        f'{", ".join(known.kind for known in KNOWN)}; if a later version wrote it, update stsa_jax'
+    )
