@@ -1,18 +1,19 @@
-"""The main job, end to end, on the embedded dataset: `make demo`.
+"""The whole pipeline on the synthetic dataset: `make demo`.
 
     python demo.py --workdir=runs/demo
 
 Builds the dataset, trains the small model of configs/tiny.py, evaluates it on held-out videos
-beside a centre prior, and draws. Three to four minutes on two CPU cores. Writes to `workdir`
+against a centre prior, and draws figures. Takes three to four minutes on two CPU cores. Writes to
+`workdir`
 
     metrics/table.txt, .md, results.csv, results.json, report.html     the scores
     training_curves.png                                     loss, KL and CC against the step
-    overlay.mp4                                             a held-out video, prediction and truth
+    overlay.mp4                                             a held-out video with both maps
     frames.png                                              some of its frames
-    model/                                                  the training run: train.py continues it
+    model/                                                  the training run; train.py can resume it
 
-Ends with exit code 1 if the model is not better than the centre prior in CC, NSS, SIM and KL, with
-a CC of at least 1.5 times its.
+Exits with code 1 unless the model is better than the centre prior in CC, NSS, SIM and KL, with at
+least 1.5 times its CC.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from stsa_jax.media.video import write_video
 from stsa_jax.ops import cpu
 from train import train
 
-MARGIN = 1.5  # of CC over the centre prior's
+MARGIN = 1.5  # times the centre prior's CC
 HIGHER_IS_BETTER = {'cc': True, 'nss': True, 'sim': True, 'kl': False}
 
 
@@ -40,7 +41,9 @@ def main() -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--workdir', default='runs/demo', help='where everything is written')
-    parser.add_argument('--steps', type=int, default=0, help='of training; default: as configured')
+    parser.add_argument(
+        '--steps', type=int, default=0, help='training steps; default: as configured'
+    )
     options = parser.parse_args()
     start = time.perf_counter()
     workdir = files.output_folder(options.workdir)
@@ -49,7 +52,7 @@ def main() -> int:
     if options.steps:
         config.num_steps = options.steps
 
-    print('[1/4] building the embedded dataset')
+    print('[1/4] building the synthetic dataset')
     data.prepare_dataset('stsa_synthetic', config.data.data_dir)
     print(f'[2/4] training for {config.num_steps} steps')
     history = train(config, str(workdir / 'model'))
@@ -57,7 +60,7 @@ def main() -> int:
         workdir / 'training_curves.png',
         [line for line in history if line['kind'] == 'train'],
         [line for line in history if line['kind'] == 'validation'],
-        'the small model on the embedded dataset',
+        'the small model on the synthetic dataset',
     )
     print('[3/4] evaluating on held-out videos')
     model = stsa_jax.load(workdir / 'model')
@@ -86,9 +89,9 @@ def evaluate(model, test, data_dir: str) -> evaluation.Results:
 
 
 def verdict(results: evaluation.Results) -> int:
-    """Says how far the model is ahead of the centre prior; 1 if that is not far enough.
+    """Prints the model's lead over the centre prior; returns 1 if it is too small.
 
-    Says too which of the differences are beyond doubt, which the table marks with a star.
+    Also prints which differences are significant, which the table marks with a star.
     """
     ours, prior = (
         next(m for m in evaluation.means(results) if m['row'].startswith(row))
@@ -109,9 +112,9 @@ def verdict(results: evaluation.Results) -> int:
     print(
         f"CC is {ratio:.1f} times the centre prior's (at least {MARGIN}); better in "
         f'{", ".join(m.upper() for m, b in better.items() if b) or "nothing"}: '
-        f'{"as it should be" if good else "NOT as it should be"}'
+        f'{"as expected" if good else "NOT as expected"}'
     )
-    print(f'better beyond doubt in {", ".join(m.upper() for m in sure) or "nothing"}')
+    print(f'significantly better in {", ".join(m.upper() for m in sure) or "nothing"}')
     return 0 if good else 1
 
 

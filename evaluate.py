@@ -1,10 +1,10 @@
-"""Scores saliency models: CC, SIM, NSS, KL, AUC-Judd and shuffled AUC, with the protocol said.
+"""Scores saliency models: CC, SIM, NSS, KL, AUC-Judd and shuffled AUC, by a stated protocol.
 
 A trained model, on the datasets of its config:
 
     python evaluate.py --config=configs/dhf1k.py --workdir=runs/dhf1k
 
-Maps that any model wrote, `<video>/<frame>.png`; several models, side by side:
+Map files from any model, `<video>/<frame>.png`; several models, side by side:
 
     python evaluate.py --dataset=dhf1k --split=validation --predictions=ViNet=maps/vinet \\
         --predictions=STSA-Net=maps/stsanet --protocol=dhf1k
@@ -19,7 +19,7 @@ Prints the table, and writes to --output (default WORKDIR/evaluation, or ./evalu
     table.txt, table.md                    the table
     results.json, results.csv              all numbers, per dataset and per video
     frames.csv                             every frame's scores
-    scored/                                finished videos: the same command goes on from there
+    scored/                                finished videos, from which the same command resumes
 """
 
 import argparse
@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = made.add_argument
-    add('--config', help='a config file: says on which datasets, as configs/dhf1k.py')
+    add('--config', help='a config file that names the datasets, such as configs/dhf1k.py')
     add(
         '--workdir',
         action='append',
@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
         action='append',
         default=[],
         metavar='[NAME=]PATH',
-        help="a checkpoint, PyTorch's or safetensors' file; may be repeated",
+        help='a checkpoint folder, a PyTorch or safetensors file; may be repeated',
     )
     add(
         '--predictions',
@@ -123,23 +123,23 @@ def parser() -> argparse.ArgumentParser:
         metavar='[NAME=]DIR',
         help='a folder of maps, <video>/<frame>.png; may be repeated',
     )
-    add('--allow_missing', action='store_true', help='score the maps that are there')
+    add('--allow_missing', action='store_true', help='score incomplete maps')
     add('--allow_extra', action='store_true', help='leave out maps of frames that are not stored')
     add(
         '--first_frame',
         type=natural,
         metavar='N',
-        help="the number that each video's first map in --predictions has (default: its frame's)",
+        help="the number of each video's first map in --predictions (default: its frame's)",
     )
     add(
         '--in_order',
         action='store_true',
-        help='the maps in --predictions are those of the stored frames in order, one for each',
+        help='the maps in --predictions belong to the stored frames in order, one for each',
     )
-    add('--allow_nonfinite', action='store_true', help='take weights with NaN or infinity too')
+    add('--allow_nonfinite', action='store_true', help='accept weights with NaN or infinity')
     add('--dataset', action='append', default=[], help='a prepared dataset; may be repeated')
-    add('--split', help='default: that of the config, or validation; DIEM: test_i, ii, iii')
-    add('--data_dir', help="where datasets were prepared (default: the config's, or TFDS's own)")
+    add('--split', help="default: the config's, or validation; DIEM: test_i, ii, iii")
+    add('--data_dir', help="where datasets were prepared (default: the config's, or TFDS's)")
     add(
         '--truth',
         metavar='DIR',
@@ -152,22 +152,24 @@ def parser() -> argparse.ArgumentParser:
         type=every,
         default=1,
         metavar='N',
-        help="take each n-th frame of a video, or 'clip': the frames on which the released code "
+        help="use every n-th frame of a video, or 'clip': the frames on which the released code "
         'validates (on DHF1K the 16th of every 32)',
     )
-    add('--seed', type=natural, default=0, help='of all draws')
+    add('--seed', type=natural, default=0, help='of all random draws')
     add('--output', help='folder for the results')
     add('--image_size', metavar='H,W', help="resample the models' weights for frames of this size")
-    add('--clip_frames', type=int, help="resample the models' weights for clips of so many frames")
+    add(
+        '--clip_frames', type=int, help="resample the models' weights for clips of this many frames"
+    )
     add('--batch_size', type=natural, default=0, help='windows at once, over all devices')
-    add('--workers', type=natural, default=0, help='threads that score; 0 for one a core')
+    add('--workers', type=natural, default=0, help='scoring threads; 0 for one per core')
     add(
         '--observers',
         metavar='DIR',
         help="a copy with the viewers' gaze records, for the inter-observer row",
     )
     add('--no_references', action='store_true', help='leave out the reference rows')
-    add('--submission', metavar='DIR', help='write the maps for a benchmark server, and verify')
+    add('--submission', metavar='DIR', help='write and verify the maps for a benchmark server')
     add_options(made)
     return made
 
@@ -180,19 +182,19 @@ def every(text: str) -> int | str:
 
 
 def natural(text: str) -> int:
-    """A whole number, 0 or more."""
+    """An integer, 0 or more."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f'{text}: expected a whole number, 0 or more')
+        raise argparse.ArgumentTypeError(f'{text}: expected an integer, 0 or more')
     return int(text)
 
 
 def collect_models(options) -> dict:
-    """Name -> function that makes the source of its maps for a dataset and selected videos."""
+    """Name -> function that creates its source of maps for a dataset and selected videos."""
     models = {}
 
     def add(name, make):
         if name in models:
-            raise InputError(f'two models are called {name}; name one of them: NAME=PATH')
+            raise InputError(f'two models are called {name}; rename one of them: NAME=PATH')
         models[name] = make
 
     how = {
@@ -203,7 +205,7 @@ def collect_models(options) -> dict:
     how = {name: value for name, value in how.items() if value}
     loaded = []
     if options.step and not options.workdir:
-        raise InputError(f'--step={options.step}: is of a --workdir, and none is given')
+        raise InputError(f'--step={options.step}: needs a --workdir')
     for given in options.workdir:
         name, workdir = _named(given)
         loaded.append((name, stsa_jax.load(workdir, _step(options.step), **how)))
@@ -223,7 +225,7 @@ def collect_models(options) -> dict:
         add(name, lambda dataset, videos, model=model: maps_of(model, dataset))
     numbering = Numbering(options.first_frame, options.in_order, options.allow_extra)
     if options.first_frame is not None and options.in_order:
-        raise InputError('--first_frame and --in_order: give one of them')
+        raise InputError('--first_frame and --in_order: use only one of them')
     for given in options.predictions:
         name, path = _named(given)
         add(
@@ -240,7 +242,7 @@ def collect_models(options) -> dict:
 
 
 def what(options, config) -> tuple[list[str], str, str | None]:
-    """Names of the datasets, their split, and where they are."""
+    """Names of the datasets, their split, and their folder."""
     names, split, data_dir = options.dataset, options.split, options.data_dir
     if config is not None:
         names = names or list(config.data.eval_datasets or config.data.datasets)
@@ -249,7 +251,7 @@ def what(options, config) -> tuple[list[str], str, str | None]:
     if not names:
         raise InputError('no dataset: give --dataset=NAME, or a --config that names some')
     if len(set(names)) < len(names):
-        raise InputError(f'{", ".join(names)}: a dataset is named twice; name each once')
+        raise InputError(f'{", ".join(names)}: a dataset is listed twice; list each once')
     return names, split or 'validation', data_dir
 
 
@@ -290,7 +292,7 @@ def submit(models: dict, names: list[str], split: str, data_dir, options) -> Non
     )
     print(
         f'{options.submission}: {counts["frames"]} maps of {counts["videos"]} videos of '
-        f'{dataset.name} {dataset.split}, verified: all there, each of its size, 8-bit grey'
+        f'{dataset.name} {dataset.split}, verified: complete, of the right sizes, 8-bit grey'
     )
     if lacking := missing_videos(dataset):
         print(f'PARTIAL: the benchmark expects {len(lacking)} more videos: {ranges(lacking)}')
@@ -320,7 +322,7 @@ def _step(given: str | None) -> int | str | None:
 
 
 def _named(given: str) -> tuple[str, str]:
-    """`NAME=PATH`, or a path that is named by its last part."""
+    """`NAME=PATH`, or a path named by its last component."""
     name, equals, path = given.partition('=')
     if equals and name and '/' not in name:
         return name, path

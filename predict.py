@@ -1,4 +1,4 @@
-"""Predicts where people look in a video: one saliency map for every frame.
+"""Predicts where people look in a video: one saliency map per frame.
 
     python predict.py --checkpoint=STSANet_DHF1K.pth --video=film.mp4 --output=runs/film
 
@@ -6,28 +6,27 @@ writes
 
     runs/film/maps/0001.png ...   a map for each frame, 8-bit grey, at the video's own size
     runs/film/overlay.mp4         the video with the maps in colour over it, at the video's times
-    runs/film/prediction.json     what was run on what
+    runs/film/prediction.json     the model, the video and the settings
 
-A map has the number of its frame, as `data.prepare` counts: in a video file its place in time, in a
-folder the last number in its name. So `evaluate.py --predictions` takes the maps of several videos.
+A map has the number of its frame, as in `data.prepare`: in a video file its position in time, in a
+folder the last number in its name. So `evaluate.py --predictions` can read the maps.
 
-A map is the network's output, resized (bilinear) and divided by its own maximum, which becomes 255:
-8 bits are used fully, and the field's metrics do not change with the scale of a map. Other models
-than STSA-Net finish their maps as their released code does; prediction.json says how. The folder is
-filled at the end of a video; an interrupted or failed run leaves nothing behind.
+A map is the network's output, resized (bilinear) and scaled to a maximum of 255, to make full use
+of 8 bits; the metrics are invariant to the scale of a map. Models other than STSA-Net finish their
+maps as their released code does; prediction.json says how. The output appears at the end of a
+video; an interrupted or failed run leaves nothing behind.
 
-Three other things it does with a video:
+Three other modes:
 
-    --attention=320,180 [--frame=50]   a picture of where the network looks, at each level and in
-                                       the other times, from that pixel (x,y) of that frame, and of
-                                       the pixels that the saliency there depends on
-    --gradient[=320,180] [--frame=50]  a picture, over all frames of the clip, of the pixels that
+    --attention=320,180 [--frame=50]   a figure of where that pixel (x,y) of that frame attends, at
+                                       each level and in the other time steps, and of the pixels
+                                       that the saliency there depends on
+    --gradient[=320,180] [--frame=50]  a figure, over all frames of the clip, of the pixels that
                                        the saliency there, or of the whole map, depends on
-    --classify                         the five most probable Kinetics classes; here the checkpoint
-                                       is S3D's, and no --output is needed
+    --classify                         the five most probable Kinetics classes; the checkpoint is
+                                       S3D's, and no --output is needed
 
-The network is compiled anew in each run; with JAX_COMPILATION_CACHE_DIR set to a folder, only in
-the first.
+Each run compiles the network; with JAX_COMPILATION_CACHE_DIR set to a folder, only the first does.
 """
 
 import dataclasses
@@ -51,19 +50,21 @@ from stsa_jax.ops import cpu
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
-    'checkpoint', None, "Training directory, converted checkpoint, PyTorch's or safetensors' file."
+    'checkpoint', None, 'Training directory, converted checkpoint, PyTorch or safetensors file.'
 )
 flags.DEFINE_multi_string(
     'video', None, 'Video file that FFmpeg reads, or folder of frames. May be given several times.'
 )
 flags.DEFINE_string(
-    'output', None, 'Folder to write to; of several videos, each gets a folder in it by its name.'
+    'output', None, 'Folder to write to; with several videos, each gets a subfolder named after it.'
 )
 flags.DEFINE_string(
-    'image_size', None, "Resample the weights for frames of H,W; by default the weights' own size."
+    'image_size',
+    None,
+    "Resample the weights for frames of size H,W; default: the weights' own size.",
 )
 flags.DEFINE_integer(
-    'clip_frames', None, 'Resample the weights for clips of so many frames.', lower_bound=16
+    'clip_frames', None, 'Resample the weights for clips of this many frames.', lower_bound=16
 )
 flags.DEFINE_integer('batch_size', 1, 'Frames predicted at once.', lower_bound=1)
 flags.DEFINE_float('fps', 30, 'Frame rate of a folder of frames.', lower_bound=0.1)
@@ -72,23 +73,25 @@ flags.DEFINE_bool('overwrite', False, 'Replace the maps and overlay of an earlie
 flags.DEFINE_bool(
     'allow_truncated', False, 'Use the undamaged frames of a truncated or damaged video.'
 )
-flags.DEFINE_bool('allow_nonfinite', False, 'Take weights with NaN or infinity too.')
-flags.DEFINE_string('attention', None, 'Picture the attention from this pixel, as x,y.')
+flags.DEFINE_bool('allow_nonfinite', False, 'Accept weights with NaN or infinity.')
+flags.DEFINE_string('attention', None, 'Draw the attention from this pixel, as x,y.')
 flags.DEFINE_string(
-    'gradient', None, 'Picture what this pixel, as x,y, depends on; without a value, the whole map.'
+    'gradient',
+    None,
+    'Draw the pixels that this pixel (x,y) depends on; without a value, the whole map.',
 )
 flags.DEFINE_integer(
-    'frame', None, 'Frame for these two, by its number; by default the middle one.', lower_bound=0
+    'frame', None, 'Number of the frame for these two; default: the middle one.', lower_bound=0
 )
-flags.DEFINE_bool('classify', False, 'Name what happens, with the Kinetics classifier.')
+flags.DEFINE_bool('classify', False, 'Classify the video with the Kinetics classifier.')
 WHOLE_MAP = 'map'
 OUTPUTS = ('maps', 'overlay.mp4', 'prediction.json')
 
 
 def main(arguments: list[str]) -> None:
-    """Reads the flags and does what they ask for."""
+    """Reads the flags and runs the requested mode."""
     parse_flags(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up, as after Ctrl-C
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up as after Ctrl-C
     if FLAGS.classify:
         print_classes()
     elif FLAGS.attention or FLAGS.gradient:
@@ -100,13 +103,13 @@ def main(arguments: list[str]) -> None:
 def save_predictions() -> None:
     """Checks what can be checked early, and predicts video by video."""
     jobs = plan(FLAGS.video, Path(FLAGS.output))
-    for path, folder in jobs:  # all of them before the work on the first
+    for path, folder in jobs:  # check all before starting on the first
         if not FLAGS.overwrite:
             check_free(folder, OUTPUTS)
         film = open_video(path)
     model = load_model()
     for path, folder in jobs:
-        if len(jobs) > 1:  # else it is open, and what there is to say about it has been said
+        if len(jobs) > 1:  # a single one is already open, with its warnings logged
             film = open_video(path)
         count, left_out = predict(model, film, path, folder)
         gap = f'; {len(left_out)} damaged frames left out: {ranges(left_out)}' if left_out else ''
@@ -114,10 +117,10 @@ def save_predictions() -> None:
 
 
 def parse_flags(arguments: list[str]) -> None:
-    """Raises InputError where absl would print its usage and end with its own exit code."""
+    """Raises InputError where absl would print its usage and exit with its own code."""
     app.define_help_flags()
     following = [*arguments[1:], '--']
-    arguments = [  # --gradient without a value is that of the whole map
+    arguments = [  # --gradient without a value means the whole map
         f'{given}={WHOLE_MAP}' if given == '--gradient' and after.startswith('--') else given
         for given, after in zip(arguments, following)
     ]
@@ -126,17 +129,17 @@ def parse_flags(arguments: list[str]) -> None:
     except flags.Error as error:
         raise InputError(f'{error}; python {arguments[0]} --help lists the flags') from error
     if FLAGS.attention and FLAGS.gradient:
-        raise InputError('--attention and --gradient: give one of them; they are two pictures')
+        raise InputError('--attention and --gradient: use only one of them')
     needed = ('checkpoint', 'video') if FLAGS.classify else ('checkpoint', 'video', 'output')
     missing = [f'--{name}' for name in needed if not FLAGS[name].value]
     if missing:
-        raise InputError(f'{" and ".join(missing)} missing; python {arguments[0]} --help says more')
+        raise InputError(f'{" and ".join(missing)} missing; see python {arguments[0]} --help')
     if rest[1:]:
         raise InputError(f'{rest[1]}: not a flag; give videos as --video={rest[1]}')
 
 
 def load_model() -> 'stsa_jax.SaliencyModel':
-    """`stsa_jax.load` as the flags say."""
+    """`stsa_jax.load` with the flags."""
     how = {'frames': FLAGS.clip_frames} if FLAGS.clip_frames else {}
     if FLAGS.image_size:
         how['image_size'] = parse_size(FLAGS.image_size)
@@ -146,7 +149,7 @@ def load_model() -> 'stsa_jax.SaliencyModel':
 
 
 def open_video(path: str | Path) -> video.Video:
-    """`video.open_video` as the flags say."""
+    """`video.open_video` with the flags."""
     return video.open_video(path, folder_fps=FLAGS.fps, allow_truncated=FLAGS.allow_truncated)
 
 
@@ -168,7 +171,7 @@ def plan(videos: list[str], output: Path) -> list[tuple[Path, Path]]:
 
 
 def video_name(path: Path) -> str:
-    """What a dataset calls a video: of frames in <shot>/images it is the shot."""
+    """The dataset's name of a video: for frames in <shot>/images it is the shot."""
     if not path.is_dir():
         return path.stem
     name = path.name or path.resolve().name
@@ -178,7 +181,7 @@ def video_name(path: Path) -> str:
 def predict(
     model: windows.Predictor, film: video.Video, path: Path, folder: Path
 ) -> tuple[int, list[int]]:
-    """Writes maps and overlay of one video; returns the number of maps, and frames left out."""
+    """Writes maps and overlay of one video; returns the number of maps, and the frames left out."""
     info, count = film.info, 0
     with staged_folder(folder, OUTPUTS, overwrite=FLAGS.overwrite) as staging:
         (staging / 'maps').mkdir()
@@ -211,7 +214,7 @@ def predict(
 
 
 def save_picture(kind: str) -> None:
-    """Writes one picture for one frame of a video: its attention or its gradient."""
+    """Writes one figure for one frame of a video: its attention or its gradient."""
     from stsa_jax.inference import attention_maps
 
     if len(FLAGS.video) > 1:
@@ -229,7 +232,7 @@ def save_picture(kind: str) -> None:
     model = load_model()
     if kind == 'attention' and model.kind != 'stsanet':
         raise InputError(
-            f'{FLAGS.checkpoint}: --attention pictures what STSA-Net attends to, but these weights '
+            f'{FLAGS.checkpoint}: --attention draws what STSA-Net attends to, but these weights '
             f'are of {model.kind}, which has no attention; --gradient works with every model'
         )
     around = (
@@ -240,7 +243,7 @@ def save_picture(kind: str) -> None:
     found = next((pair for pair in around if pair[0][pair[1]].number == number), None)
     if found is None:
         raise InputError(
-            f'{info.path}: its frame {number} does not decode; name another one (--frame)'
+            f'{info.path}: its frame {number} does not decode; choose another one (--frame)'
         )
     frames, target = found
     window = [frame.pixels for frame in frames]
@@ -268,25 +271,25 @@ def save_picture(kind: str) -> None:
 
 
 def chosen_frame(film: video.Video) -> int:
-    """The number of the frame that --frame names, or of the middle one."""
+    """The number of the frame given by --frame, or of the middle one."""
     numbers = film.numbers
     if FLAGS.frame is None:
         return numbers[(len(numbers) - 1) // 2]
     if FLAGS.frame not in numbers:
         known = ranges(numbers).replace('-', ' to ')
         raise InputError(
-            f'--frame={FLAGS.frame}: {film.info.path} has frames {known}; name one of these'
+            f'--frame={FLAGS.frame}: {film.info.path} has frames {known}; choose one of these'
         )
     return FLAGS.frame
 
 
 def parse_place(kind: str, info: video.VideoInfo) -> tuple[int, int]:
-    """The pixel `x,y` of the video, from 0, that flag `kind` names."""
+    """The pixel `x,y` of the video, from 0, given by flag `kind`."""
     text = str(FLAGS[kind].value)
     try:
         x, y = (int(part) for part in text.split(','))
     except ValueError:
-        raise InputError(f'--{kind}={text}: expected two whole numbers, as 320,180') from None
+        raise InputError(f'--{kind}={text}: expected two integers, such as 320,180') from None
     if not (0 <= x < info.width and 0 <= y < info.height):
         raise InputError(
             f'--{kind}={text}: outside the video; expected x below {info.width} and y below '

@@ -2,12 +2,12 @@
 
     python train.py --config=configs/dhf1k.py --workdir=runs/dhf1k [--config.batch_size=8]
 
-The same command again continues an interrupted run, exactly as if it had not been interrupted. The
-fields of a config are explained in configs/default.py. `workdir` gets
+The same command resumes an interrupted run, exactly as if it had not been interrupted.
+configs/default.py documents the fields of a config. Writes to `workdir`
 
-    config.json             the whole config
+    config.json             the config
     checkpoints/<step>/     the last few checkpoints
-    log.jsonl               a line of numbers every so many steps
+    log.jsonl               metrics, one line every `log_every` steps
     events.out.tfevents.*   the same for TensorBoard: tensorboard --logdir=runs
 """
 
@@ -40,12 +40,12 @@ def train(
     profile: str | None = None,
     stopping: processes.StopSignal | None = None,
 ) -> list[dict]:
-    """Trains, or continues to, until `config.num_steps`; returns the log, a dict a line.
+    """Starts or resumes training until `config.num_steps`; returns the log, one dict per line.
 
-    `profile` is a folder for a trace of a few steps. `stopping` says afterwards whether a signal
+    `profile` is a folder for a trace of a few steps. Afterwards `stopping` says whether a signal
     ended the run early. Each dict has `step`, `kind` ('train' or 'validation') and values: loss,
-    kl, cc, ... Raises InputError for anything about the config, the data or the workdir that cannot
-    be used, and if the last checkpoint cannot be written.
+    kl, cc, ... Raises InputError if the config, the data or the workdir cannot be used, and if the
+    last checkpoint cannot be written.
     """
     run_config.check(config, workdir)
     stopping = stopping or processes.StopSignal()
@@ -58,7 +58,7 @@ def train(
         run = stack.enter_context(open_run(config, workdir, mesh, clips, held_out))
         report, history = run.report, run.report.history
         if run.is_over and not run.unvalidated:
-            report.say(f'{workdir}: is trained already, {run.step} of {run.num_steps} steps')
+            report.say(f'{workdir}: is already trained, {run.step} of {run.num_steps} steps')
             return history
         run.announce()
         run.compile()
@@ -94,7 +94,7 @@ def train(
                 run.checkpoints.wait()
                 report.say(f'stopped at step {run.step}, saved; the same command continues')
         if not stop and run.step < run.num_steps:
-            report.say(f'stopped early at step {run.step}: no better {run.best.metric} for a while')
+            report.say(f'stopped early at step {run.step}: {run.best.metric} no longer improves')
     return history
 
 
@@ -116,7 +116,7 @@ def open_clips(config: ConfigDict, batch_size: int) -> tuple[Clips, HeldOut | No
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         num_workers=config.data.num_workers,
-        normalise=False,  # uint8 to the device, normalised there
+        normalise=False,  # transfers uint8, normalised on the device
         **view,
     )
     if not config.validation.every:
@@ -133,11 +133,11 @@ def open_clips(config: ConfigDict, batch_size: int) -> tuple[Clips, HeldOut | No
 def main() -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        description='Trains STSA-Net; the same command again continues.',
+        description='Trains STSA-Net; the same command resumes an interrupted run.',
         epilog='Any field of the config can be changed: --config.batch_size=8',
         allow_abbrev=False,
     )
-    parser.add_argument('--config', required=True, help='a config file, as configs/dhf1k.py')
+    parser.add_argument('--config', required=True, help='a config file, such as configs/dhf1k.py')
     parser.add_argument('--workdir', required=True, help='folder for checkpoints and logs')
     parser.add_argument('--profile', metavar='DIR', help='write a trace of five steps here')
     parser.add_argument(
@@ -145,7 +145,7 @@ def main() -> int:
         type=int,
         default=0,
         metavar='N',
-        help='exit code of a run that SIGTERM stopped, so that a launcher starts it again',
+        help='exit code of a run stopped by SIGTERM, so that a launcher can restart it',
     )
     several = parser.add_argument_group('several processes (see docs/scaling.md)')
     several.add_argument('--coordinator', default='', help='HOST:PORT of process 0')

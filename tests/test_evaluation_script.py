@@ -91,7 +91,7 @@ def test_maps_numbered_in_other_ways(prepared, run, tmp_path):
     for option in ('--first_frame=0', '--in_order'):
         told = run(*arguments, option, f'--output={tmp_path / "2"}')
         assert told.replace(str(tmp_path / '2'), str(tmp_path / '1')) == own
-    with pytest.raises(InputError, match='give one of them'):
+    with pytest.raises(InputError, match='use only one of them'):
         run(*arguments, '--first_frame=0', '--in_order')
 
 
@@ -212,7 +212,7 @@ def test_a_trained_model_on_the_datasets_of_its_config(run, monkeypatch, tmp_pat
     assert 'mean of the same split' not in written
     written = run(*arguments, f'--workdir={first}', '--config.data.train_split=validation')
     assert 'the centre prior is the mean of the same split that is scored' in written
-    with pytest.raises(InputError, match=r'two models are called run\.1; name one of them: NAME='):
+    with pytest.raises(InputError, match=r'called run\.1; rename one of them: NAME='):
         run(*arguments, f'--workdir={first}', f'--workdir={second}')
 
 
@@ -254,11 +254,11 @@ def test_submission_of_a_copy_without_all_videos(prepared, run, tmp_path):
     [
         ([], 'nothing to evaluate: give --workdir'),
         (['--every=x'], "argument --every: x: expected 1 or more, or 'clip'"),
-        (['--workers=-1'], 'argument --workers: -1: expected a whole number, 0 or more'),
+        (['--workers=-1'], 'argument --workers: -1: expected an integer, 0 or more'),
         (['--seed=-1'], 'argument --seed: -1: expected'),
         (['--batch_size=two'], 'argument --batch_size: two: expected'),
         (['--predictions=x', '--dataset=d', '--step=3'], '--step=3: is of a --workdir'),
-        (['--predictions=x', '--dataset=d', '--dataset=d'], 'd, d: a dataset is named twice'),
+        (['--predictions=x', '--dataset=d', '--dataset=d'], 'd, d: a dataset is listed twice'),
         (['--predictions=x'], 'no dataset: give --dataset'),
         (['--predictions=x', '--dataset=nowhere', '--data_dir=/nonexistent'], 'nowhere'),
         (['--checkpoint=missing.pth', '--dataset=stsa_synthetic'], 'missing.pth'),

@@ -124,7 +124,7 @@ def test_stopped_anywhere_it_ends_at_once_and_goes_on_as_if_it_had_not_been(runs
     saved = [max(map(int, r['left']), default=None) for r in results['stopped']]
     assert saved == [None, 3, 4, 4, 8, 12, 12], 'no step is taken after the signal'
     assert all(f'stopped at step {step}, saved' in told[i] for i, step in ((1, 3), (2, 4), (4, 8)))
-    assert 'is trained already' not in told[-1]
+    assert 'is already trained' not in told[-1]
     assert_same_end(folder / 'whole short', folder / 'stopped')
     validated = [e['step'] for e in read_log(folder / 'stopped') if e['kind'] == 'validation']
     assert validated == [4, 8, 12]

@@ -364,7 +364,7 @@ def test_attention_of_a_pixel(tmp_path, film, monkeypatch, capsys):
     assert Image.open(out / 'attention-0005-20-24.png').width > 600
     capsys.readouterr()
     for wrong, words in {
-        '--attention=20': 'two whole numbers',
+        '--attention=20': 'two integers',
         '--attention=80,24': 'x below 80 and y below 48',
         '--attention=20,-1': 'outside the video',
         '--attention=1,1 --frame=18': 'frames 1 to 17',
@@ -402,9 +402,9 @@ def test_gradient_of_a_pixel_and_of_the_map(tmp_path, film, monkeypatch, capsys)
     told = capsys.readouterr().out.splitlines()
     assert 'frame 5, pixel 20,24' in told[0] and 'frame 9, the whole map' in told[1]
     for wrong, words in {
-        '--gradient=20': '--gradient=20: expected two whole numbers',
+        '--gradient=20': '--gradient=20: expected two integers',
         '--gradient=80,24': 'x below 80 and y below 48',
-        '--gradient --attention=1,1': 'give one of them',
+        '--gradient --attention=1,1': 'use only one of them',
         '--gradient --frame=9': 'already holds gradient-0009.png',
     }.items():
         assert run_main(*flags, *wrong.split()) == 2
