@@ -1,8 +1,8 @@
-"""Datasets of video saliency: TFDS builders, access by video, and training clips by Grain.
+"""Video saliency datasets: TFDS builders, access by video, and training clips with Grain.
 
-`data.open_split('dhf1k', 'test')` gives a prepared split video by video (evaluation, inference),
-`data.train_clips(...)` an endless, resumable iterator of training batches. Nothing here imports
-JAX or TensorFlow, and importing the package does no work: names are loaded on first use.
+`data.open_split('dhf1k', 'test')` opens a prepared split for access by video (evaluation,
+inference); `data.train_clips(...)` is an endless, resumable iterator of training batches. Nothing
+here imports JAX or TensorFlow, and importing the package is cheap: names are loaded on first use.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""DHF1K (Wang et al., CVPR 2018; TPAMI 2021), in any of the arrangements in circulation.
+"""DHF1K (Wang et al., CVPR 2018; TPAMI 2021), in any of the layouts in circulation.
 
 Videos 1-600 are for training, 601-700 for validation, 701-1000 for testing (without annotation).
 """
@@ -43,7 +43,7 @@ def _videos(root: Path, report: Report) -> dict[int, Path]:
 
 
 def _add(result: dict[int, Path], number: int, path: Path, frames: Path, report: Report) -> None:
-    """Adds a video; of two with one number the first one is taken."""
+    """Adds a video; of two with the same number the first one is used."""
     if number in result:
         report.add(path, f'has the same number as {result[number]}', 'skipped')
     else:
@@ -51,7 +51,7 @@ def _add(result: dict[int, Path], number: int, path: Path, frames: Path, report:
 
 
 def _folders(*parts: str, inner: str = '') -> Callable[[Path, Report], dict[int, Path]]:
-    """Finds parts/0001/inner for every number; of parts, any may be there."""
+    """Finds parts/0001/inner for every number, in any of the parts."""
 
     def found(root: Path, report: Report) -> dict[int, Path]:
         result: dict[int, Path] = {}
@@ -155,5 +155,5 @@ def _fixations(folder: Path, report: Report) -> Path | None:
 
 
 def _has_images(folder: Path) -> bool:
-    # No more of it than needed: copies have 600,000 files.
+    # Lists only as much as needed: copies have 600,000 files.
     return folder.is_dir() and next(tree.images_of(folder), None) is not None

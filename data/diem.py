@@ -1,6 +1,6 @@
 """DIEM (Mital et al., Cognitive Computation 2011), raw or as prepared for STAViS and ViNet.
 
-Of 84 videos 20 are for testing. The literature tests on three sets, to be named as splits:
+20 of the 84 videos are for testing. The literature uses three test sets, available as splits:
 `test_i`, the first 300 frames of the 20; `test_ii`, 17 of the 20; `test_iii`, all (also `test`).
 """
 
@@ -26,7 +26,7 @@ TEST_II = (
 )  # fmt: skip
 TEST_III = (*TEST_II, 'ami_ib4010_closeup', 'ami_ib4010_left', 'news_tony_blair_resignation')
 TRAINING_VIDEOS = 64
-# Of the density maps made from raw gaze, relative to the video's width: as DHF1K's, 12.74 of 640.
+# Sigma of density maps made from raw gaze, relative to the video's width: DHF1K's, 12.74 of 640.
 RELATIVE_SIGMA = gaze.DHF1K_SIGMA / gaze.DHF1K_SIZE[1]
 
 EXPECTED = """\
@@ -42,7 +42,7 @@ def read_viewers(
 ) -> list[gaze.Fixations]:
     """The fixations of every gaze file in `folder`, on frames of `size` (h, w).
 
-    What is no gaze file is left out and reported.
+    Other files are left out and reported.
     """
     paths = gaze_files(folder, root, report)
     tree.note_strays(folder, root, report, paths)
@@ -64,7 +64,7 @@ class GazeAnnotation(Annotation):
         self.numbers = frozenset(range(1, last + 1))
 
     def path(self, number: int) -> str:
-        """The folder: the gaze files hold all frames."""
+        """The folder: each gaze file holds all frames."""
         return str(self.folder)
 
     def read(self, number: int) -> tuple[Map, Map]:
@@ -88,7 +88,7 @@ class RawDiemVideo(FolderVideo):
 
 
 def gaze_files(folder: Path, root: Path, report: Report) -> list[Path]:
-    """The gaze files of a folder `event_data`, one a viewer."""
+    """The gaze files of a folder `event_data`, one per viewer."""
     files = tree.entries(folder, root, report)
     return [p for p in files if p.suffix.lower() == '.txt' and not tree.is_litter(p)]
 
@@ -142,7 +142,7 @@ def _prepared(root: Path, report: Report) -> dict[str, VideoSource]:
 
 
 def _plain(name: str) -> str:
-    """A video's name without the size in its folder's."""
+    """A video's name without the size in its folder's name."""
     return re.sub(r'_\d+x\d+$', '', name)
 
 
@@ -150,7 +150,7 @@ class Diem(SaliencyBuilder):
     """TFDS builder of DIEM; `manual_dir` is the folder that holds the copy."""
 
     VERSION = '1.0.0'
-    SUMMARY = 'DIEM: 84 videos of many sorts, with the free-viewing gaze of about 50 observers.'
+    SUMMARY = 'DIEM: 84 videos of many kinds, with the free-viewing gaze of about 50 observers.'
     HOMEPAGE = 'https://thediemproject.wordpress.com'
     CITATION = (
         '@article{mital2011clustering, title={Clustering of Gaze During Dynamic Scene Viewing is '

@@ -1,10 +1,10 @@
 """Eye-tracker records to maps: `python -m data.fixations dhf1k --source=COPY --output=DIR`.
 
-For DHF1K, reads COPY/exportdata_train/P*/P*_Trail<video>.txt and writes, as the dataset has them,
+For DHF1K, reads COPY/exportdata_train/P*/P*_Trail<video>.txt and writes, in the dataset's layout,
 DIR/annotation/<video>/{maps,fixation}/<frame>.png. For DIEM, reads <name>_<W>x<H>/event_data/*.txt
-and writes DIR/<name>_<W>x<H>/{maps,fixation}/<frame>.png. With --compare, also says how the result
-agrees with the annotation that COPY has. A viewer's file that cannot be read is named, counted and
-left out. The mappings are in data.gaze.
+and writes DIR/<name>_<W>x<H>/{maps,fixation}/<frame>.png. With --compare, also compares the result
+with the annotation in COPY. Viewers' files that cannot be read are reported and left out. The
+mappings are in data.gaze.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from stsa_jax.files import output_folder, write_atomic
 
 
 class Recorded(NamedTuple):
-    """One video's records: its name, viewers' fixations, frames and their size, where maps are."""
+    """One video's records: name, viewers' fixations, frames and their size, the folder of maps."""
 
     name: str
     fixations: gaze.Fixations
@@ -44,9 +44,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--source', required=True, help='folder of your copy, with the records')
     parser.add_argument('--output', required=True, help='folder to write to')
     parser.add_argument('--videos', nargs='*', help='numbers (DHF1K) or names (DIEM); default: all')
-    parser.add_argument('--num_frames', type=int, help='frames a video; default: as the video has')
+    parser.add_argument(
+        '--num_frames', type=int, help='frames per video; default: those of the video'
+    )
     parser.add_argument('--sigma', type=float, help='of the Gaussian, in pixels of the video')
-    parser.add_argument('--compare', action='store_true', help="with the copy's own annotation")
+    parser.add_argument(
+        '--compare', action='store_true', help="compare with the copy's own annotation"
+    )
     options = parser.parse_args(arguments)
     root = Path(options.source).expanduser()
     if not root.is_dir():
@@ -89,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def find_dhf1k(root: Path, videos: list[str] | None, report: Report) -> Iterator[Recorded]:
-    """The videos of which there are records in `exportdata_train`, or those asked for."""
+    """The videos with records in `exportdata_train`, or the requested ones."""
     top = tree.find(root, 'exportdata_train') or root
     records: dict[int, list[Path]] = {}
     for viewer in tree.folders(top, root, report):
@@ -120,7 +124,7 @@ def find_dhf1k(root: Path, videos: list[str] | None, report: Report) -> Iterator
 
 
 def find_diem(root: Path, videos: list[str] | None, report: Report) -> Iterator[Recorded]:
-    """The videos with a folder `event_data`, or those asked for, by name with or without size."""
+    """The videos with a folder `event_data`, or those requested, with or without size."""
     found = {}
     for folder in tree.folders(root, root, report):
         named = re.fullmatch(r'(.+)_(\d+)x(\d+)', folder.name)
@@ -133,7 +137,7 @@ def find_diem(root: Path, videos: list[str] | None, report: Report) -> Iterator[
         )
     names = [re.sub(r'_\d+x\d+$', '', wanted) for wanted in videos or sorted(found)]
     if absent := [name for name in names if name not in found]:
-        raise InputError(f'{root}: no video {absent[0]!r}; there are {", ".join(sorted(found))}')
+        raise InputError(f'{root}: no video {absent[0]!r}; available: {", ".join(sorted(found))}')
     for name in names:
         folder, events, size = found[name]
         viewers = diem.read_viewers(events, root, size, report)
@@ -152,7 +156,7 @@ def find_diem(root: Path, videos: list[str] | None, report: Report) -> Iterator[
 
 
 def write(video: Recorded, output: Path) -> None:
-    """Writes the maps of all frames, numbered from 1, with four digits or as many as it takes."""
+    """Writes the maps of all frames, numbered from 1, with at least four digits."""
     folder = output / video.folder
     for kind in ('maps', 'fixation'):
         output_folder(folder / kind)
@@ -164,9 +168,9 @@ def write(video: Recorded, output: Path) -> None:
 
 
 def compare(video: Recorded, output: Path, root: Path) -> str:
-    """One line: how the written maps agree with those in the copy.
+    """One line that compares the written maps with those in the copy.
 
-    Raises InputError if there is no frame of which both have maps that can be read.
+    Raises InputError if no frame has readable maps in both.
     """
     theirs = tree.find(root, *video.folder.split('/'))
     report, pairs = Report(), []
@@ -211,7 +215,7 @@ def compare(video: Recorded, output: Path, root: Path) -> str:
 def _count_frames(
     film: Path | None, folder: Path, name: str, fixations: gaze.Fixations, report: Report
 ) -> int:
-    """As the video has, or else as far as the records go."""
+    """The number of the video's frames, or of the last recorded frame."""
     numbers = (number for number, _ in frames_of_video(film, report)) if film else ()
     if frames := max(numbers, default=0):
         return frames

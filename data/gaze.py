@@ -1,16 +1,16 @@
 """Eye-tracker records to fixations, and fixations to density maps, by the published mappings.
 
-DHF1K's exports (one file a viewer and video): time in microseconds and the point of regard in
+DHF1K's exports (one file per viewer and video): time in microseconds and the point of regard in
 pixels of a 1440x900 screen, on which the video fills the width:
 
     x' = x 640/1440,  y' = (y - 45) 640/1440,  frame = floor(30 t),  t from the record's first line
 
-DIEM's gaze files (one a viewer): for each frame both eyes' positions on a 1280x960 screen with the
-video in its middle: x' = x - (1280 - W)/2, y' = y - (960 - H)/2; a fixation is when both eyes have
-event 1, at the mean of their positions.
+DIEM's gaze files (one per viewer): for each frame both eyes' positions on a 1280x960 screen with
+the video in the centre: x' = x - (1280 - W)/2, y' = y - (960 - H)/2; a fixation is a frame in which
+both eyes have event 1, at the mean of their positions.
 
-Files are read whatever the habits of the program that saved them last (`data.copies.text_table`).
-A sample whose place is missing, NaN or -1 is no fixation.
+All usual variants of text tables are accepted (`data.copies.text_table`). A sample whose position
+is missing, NaN or -1 is no fixation.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ from stsa_jax.errors import InputError
 DHF1K_SIZE, DHF1K_SCREEN, DHF1K_FPS = (360, 640), (900, 1440), 30
 DHF1K_SIGMA = 12.74  # pixels: full width 30 at half height, and 30 / (2 sqrt(2 ln 2)) = 12.74
 DIEM_SCREEN = (960, 1280)
-LOST = -1  # a coordinate of which the tracker knows nothing, where it does not leave it empty
+LOST = -1  # a coordinate that the tracker could not measure, if it is not left empty
 
 
 class Fixations(NamedTuple):
@@ -38,11 +38,11 @@ class Fixations(NamedTuple):
 
     @classmethod
     def together(cls, parts: Iterable['Fixations']) -> 'Fixations':
-        """Those of several viewers."""
+        """The fixations of several viewers."""
         return cls(*(np.concatenate(columns) for columns in zip(*parts)))
 
     def map(self, frame: int, size: tuple[int, int]) -> np.ndarray:
-        """bool (h, w): where someone fixated during this frame."""
+        """bool (h, w): the pixels fixated during this frame."""
         here = self.frame == frame
         result = np.zeros(size, bool)
         result[self.y[here], self.x[here]] = True
@@ -52,7 +52,7 @@ class Fixations(NamedTuple):
 def density_map(fixations: np.ndarray, sigma: float) -> np.ndarray:
     """bool (h, w) -> float64 (h, w) with maximum 1: a Gaussian of `sigma` pixels at each fixation.
 
-    At the edges the map is reflected, so that no mass is lost, as in the published maps. All zero
+    The map is reflected at the edges, so that no mass is lost, as in the published maps. All zero
     if there is no fixation.
     """
     height, width = fixations.shape
@@ -64,7 +64,7 @@ def density_map(fixations: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _reflected(centres: np.ndarray, length: int, sigma: float) -> np.ndarray:
-    """(length, n): Gaussians along one axis, with what passes an edge thrown back."""
+    """(length, n): Gaussians along one axis, reflected at the edges."""
     positions = np.arange(length)[:, None]
     images = (centres, -1 - centres, 2 * length - 1 - centres)
     return sum(np.exp(-((positions - c) ** 2) / (2 * sigma**2)) for c in images)
@@ -78,7 +78,7 @@ def read_dhf1k(
 ) -> Fixations:
     """The fixations of one record of DHF1K's `exportdata_train`, on frames of `size` (h, w).
 
-    Samples that fall outside the frame are left out. Raises InputError if it is no such record.
+    Samples outside the frame are left out. Raises InputError if it is not such a record.
     """
     rows = read_rows(path)
     if not rows or len(rows[0]) < 8 or not rows[0][0].lower().startswith('time'):
@@ -106,7 +106,7 @@ def read_dhf1k(
     if not there.any():
         return _none()
     start = table[np.isfinite(table[:, 0]), 0][0]
-    table = np.where(there[:, None], table, start)  # what is lost is no fixation, see below
+    table = np.where(there[:, None], table, start)  # lost samples are no fixations, see below
     frame = np.floor((table[:, 0] - start) * 1e-6 * fps).astype(int)
     x = np.rint(table[:, 1] * scale).astype(int)
     y = np.rint((table[:, 2] - margin) * scale).astype(int)
@@ -114,7 +114,7 @@ def read_dhf1k(
 
 
 def _columns(header: list[str]) -> tuple[int, ...]:
-    """Where time, type, x, y and event stand, by their names, else where DHF1K has them."""
+    """The columns of time, type, x, y and event, by name, else in DHF1K's positions."""
     names = [name.casefold() for name in header]
     usual = {'time': 0, 'type': 1, 'l por x [px]': 5, 'l por y [px]': 6, 'l event info': 7}
     return tuple(names.index(name) if name in names else at for name, at in usual.items())
@@ -125,23 +125,23 @@ def read_diem(
 ) -> Fixations:
     """The fixations of one DIEM gaze file, on frames of `size` (h, w).
 
-    Samples that fall outside the frame are left out. Raises InputError if it is no such file.
+    Samples outside the frame are left out. Raises InputError if it is not such a file.
     """
     rows = read_rows(path, spaces_separate=True)
     if len(rows) > 1 and len(rows[0]) >= 9 and not any(map(_is_number, rows[0])):
-        rows = rows[1:]  # names of the columns, which somebody added
+        rows = rows[1:]  # a header that somebody added
     try:
         table = np.array([[number(cell) for cell in row[:9]] for row in rows], np.float64)
         table = table.reshape(len(rows), 9)
     except ValueError as error:
         raise InputError(
-            f'{path}: is no gaze file of DIEM: nine tab-separated numbers a line were expected '
+            f'{path}: not a DIEM gaze file: nine tab-separated numbers per line were expected '
             f'(frame, then x, y, pupil, event of either eye); {error}'
         ) from error
     places = table[:, [0, 1, 2, 5, 6]]
     there = np.isfinite(places).all(axis=1) & ~(places[:, 1:] == LOST).any(axis=1)
     fixating = there & (table[:, 4] == 1) & (table[:, 8] == 1)
-    table = np.where(there[:, None], table, 0)  # what is lost is no fixation
+    table = np.where(there[:, None], table, 0)  # lost samples are no fixations
     top, left = (screen[0] - size[0]) / 2, (screen[1] - size[1]) / 2
     x = np.rint((table[:, 1] + table[:, 5]) / 2 - left).astype(int)
     y = np.rint((table[:, 2] + table[:, 6]) / 2 - top).astype(int)
@@ -158,7 +158,7 @@ def _is_number(cell: str) -> bool:
 def read_all(
     paths: Iterable[Path], read: Callable[[Path], Fixations], report: Report
 ) -> list[Fixations]:
-    """`read(path)` of every viewer's file; one that cannot be read is left out and reported."""
+    """`read(path)` for every viewer's file; unreadable ones are left out and reported."""
     viewers = []
     for path in paths:
         try:

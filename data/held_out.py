@@ -1,4 +1,4 @@
-"""The same clips of a split every time, for validation during training."""
+"""A fixed set of clips of a split, for validation during training."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,9 @@ from stsa_jax.media.preprocess import IMAGENET, Normalisation
 class HeldOutClips:
     """`count` clips spread evenly over the videos and over each video's time.
 
-    Every video gives one clip before any gives two. `len(clips)` is how many there are, and
+    Every video contributes one clip before any contributes two. `len(clips)` is their number, and
     `clips.read(indices)` reads some of them as a batch, see data.windows.ClipReader.
-    `clips.problems` are lines about what could not be read so far, each once.
+    `clips.problems` are lines about what could not be read so far, without repetitions.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class HeldOutClips:
         target: str = 'middle',
         normalisation: Normalisation | None = IMAGENET,
     ):
-        """Raises InputError if a dataset or its split is not there, or has no fixations."""
+        """Raises InputError if a dataset or its split is missing, or has no fixations."""
         opened = tuple(open_split(name, split, data_dir) for name in datasets)
         offset = target_offset(frames, target)
         height, width = image_size
@@ -50,7 +50,7 @@ class HeldOutClips:
         self._windows = []
         self.problems: list[str] = []
         for i, (d, v, targets) in enumerate(videos[j] for j in chosen):
-            share = len(range(i, count, len(chosen)))  # of the clips, this video's
+            share = len(range(i, count, len(chosen)))  # this video's clips
             at = (np.arange(share) + 0.5) / share * len(targets)
             places = sorted(set(at.astype(int)))
             self._windows += [Window(d, v, int(targets[place])) for place in places]

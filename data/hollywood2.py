@@ -1,6 +1,6 @@
 """Hollywood-2 with eye movements (Mathe and Sminchisescu, TPAMI 2015), videos split into shots.
 
-Frame numbers run on through the source video, so a shot does not start at 1.
+Frame numbers count through the source video, so a shot need not start at 1.
 """
 
 from data.preparation.shots import ShotsBuilder

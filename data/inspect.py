@@ -1,8 +1,8 @@
-"""Looks at a prepared dataset: `python -m data.inspect dhf1k --output=dhf1k.png`.
+"""Inspects a prepared dataset: `python -m data.inspect dhf1k --output=dhf1k.png`.
 
-Prints a table of its splits and writes a contact sheet: frames of sample videos, the same with the
-density map over them, and with the fixations, so that one sees at a glance whether they belong
-together. Warns where numbers say that they do not.
+Prints a table of its splits and writes a contact sheet: frames of sample videos, with the density
+map over them, and with the fixations, to see whether they belong together. Warns if the numbers say
+that they do not.
 """
 
 import argparse
@@ -18,10 +18,10 @@ from stsa_jax.files import atomic_path
 from stsa_jax.media.preprocess import resize_frame
 
 COLUMNS = 4  # frames of each video on the sheet
-# A fixation far from all density: below this share of the map's maximum. Where a map is the blurred
-# fixations, even a lone fixation beside many keeps more.
+# A fixation is far from all density below this fraction of the map's maximum. If the map is made of
+# blurred fixations, even an isolated fixation beside many is above it.
 FAINT = 0.02
-MOST_NOTICED = 20  # warnings from the preparation that are shown
+MOST_NOTICED = 20  # warnings from preparation to show
 MOST_FAINT = 0.1  # of a sample's fixations; more means that map and fixations differ
 
 
@@ -31,10 +31,10 @@ def main(arguments: list[str] | None = None) -> None:
         prog='python -m data.inspect', description=__doc__.splitlines()[0]
     )
     parser.add_argument('dataset', help='such as dhf1k, or dhf1k/224x384_png')
-    parser.add_argument('--data_dir', help='where it was prepared; ~/tensorflow_datasets without')
-    parser.add_argument('--output', help='picture to write; <dataset>.png without')
+    parser.add_argument('--data_dir', help='where it was prepared; default: ~/tensorflow_datasets')
+    parser.add_argument('--output', help='image to write; default: <dataset>.png')
     parser.add_argument('--videos', type=int, default=6, help='on the sheet')
-    parser.add_argument('--seed', type=int, default=0, help='of the choice of videos')
+    parser.add_argument('--seed', type=int, default=0, help='for choosing the videos')
     options = parser.parse_args(arguments)
     if options.videos < 1:
         raise InputError(f'--videos={options.videos}: at least 1 was expected')
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     choice = [(d, v) for d in splits for v in d.videos]
     chosen = rng.choice(len(choice), size=min(options.videos, len(choice)), replace=False)
     strips = []
-    # Counts and sizes that do not agree were noticed when it was prepared.
+    # Preparation recorded inconsistent counts and sizes.
     noticed = dict(builder.info.metadata or {}).get('problems', [])
     warnings = [str(problem) for problem in noticed[:MOST_NOTICED]]
     if len(noticed) > MOST_NOTICED:
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def table(splits: list[VideoDataset]) -> str:
-    """Per split: videos, shortest and longest, frames, those that cannot be targets, sizes."""
+    """Per split: videos, shortest and longest, frames, frames that cannot be targets, sizes."""
     head = ('split', 'videos', 'frames', 'shortest', 'longest', 'not targets', 'sizes')
     rows: list[tuple] = [head]
     for dataset in splits:
@@ -120,7 +120,7 @@ def sample(dataset: VideoDataset, video: VideoInfo) -> tuple[np.ndarray, list[st
 
 
 def sheet(strips: list[np.ndarray]) -> np.ndarray:
-    """Strips of any sizes below each other, padded with white."""
+    """Stacks strips of any sizes, padded with white."""
     width = max(s.shape[1] for s in strips)
     padded = [
         np.pad(s, ((0, 8), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips

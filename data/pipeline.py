@@ -1,10 +1,10 @@
-"""Training clips by Grain: seeded, shuffled, sharded by process, and resumable.
+"""Training clips with Grain: seeded, shuffled, sharded by process, and resumable.
 
 There is one global stream of clips, a pure function of the seed: every epoch takes each video once,
 in a new order, with a new random window; several datasets are mixed by their weights. The stream is
-cut into global batches, and each of these into equal parts, that of process p the p-th. So no two
+divided into global batches, and each batch into equal parts, the p-th for process p. So no two
 processes see the same crop, the global batches and the order of their clips do not depend on the
-number of processes or workers, and a position in the stream is all the state there is.
+number of processes or workers, and the position in the stream is the only state.
 """
 
 import hashlib
@@ -46,18 +46,18 @@ def train_clips(
 
     Each batch has `clip` (B, T, H, W, 3) float32, normalised (uint8 with `normalise=False`),
     `density` (B, H, W) float32 in [0, 1], `video` (B,) names, `frame` (B,) the target's frame
-    number, and `problems` (B,) texts about what was damaged and replaced, mostly empty; see
+    number, and `problems` (B,) texts about damaged and replaced frames, mostly empty; see
     data.windows.ClipReader. B is `batch_size`, of this process.
 
     Args:
       datasets: names of prepared datasets, see data.videos.open_split.
-      weights: how often a clip is of each dataset, up to a factor; by default, in proportion to
-        their numbers of videos.
-      num_workers: processes that read; with 0, threads of this process do, one a core.
+      weights: relative frequencies of the datasets; by default, proportional to their numbers of
+        videos.
+      num_workers: worker processes; with 0, threads of this process read, one per core.
       seed: of the order and the windows.
-      process_index, process_count: of this process among those that train together.
+      process_index, process_count: of this process among the training processes.
 
-    Raises InputError if a dataset is not prepared, or none of its frames can be learnt from.
+    Raises InputError if a dataset is not prepared, or has no frame to learn from.
     """
     names = [datasets] if isinstance(datasets, str) else list(datasets)
     if not names:
@@ -81,8 +81,8 @@ class ClipIterator(grain.DatasetIterator):
     """See `train_clips`. Attributes, besides the iterator's own:
 
     steps_per_epoch: batches until as many clips were drawn as there are videos.
-    summary: for each dataset, what is used: videos, windows, and what was left out because the
-      target has no fixation or no density.
+    summary: for each dataset, the videos and windows used, and those left out because the target
+      has no fixation or no density.
     notes: lines about datasets whose frames are stored smaller than the clips.
     """
 
@@ -131,7 +131,7 @@ class ClipIterator(grain.DatasetIterator):
     def __next__(self) -> dict[str, np.ndarray]:
         if self._iterator is None:
             self._iterator = self._start()
-            # Workers are to be stopped while Python still stands, even if nobody calls `close`.
+            # Stops workers before Python shuts down, even if nobody calls `close`.
             self._stop = weakref.finalize(self, self._iterator.close)
         batch = next(self._iterator)
         self._next += 1
@@ -140,7 +140,7 @@ class ClipIterator(grain.DatasetIterator):
     def _start(self):
         remaining = self._batches[self._next :] if self._next else self._batches
         if self._num_workers:
-            if not flags.FLAGS.is_parsed():  # Grain's workers read flags, also in a plain script
+            if not flags.FLAGS.is_parsed():  # Grain's workers read flags, even in a plain script
                 flags.FLAGS.mark_as_parsed()
             one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
             options = grain.MultiprocessingOptions(self._num_workers, per_worker_buffer_size=1)
@@ -159,7 +159,7 @@ class ClipIterator(grain.DatasetIterator):
         return {'clips': self._next * self._clips_per_step, 'stream': self._stream_identity}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to the position of `get_state`, of an iterator with any number of workers.
+        """Restores a position from `get_state` of an iterator with any number of workers.
 
         Raises InputError if the state is of another stream (other data, window length, target,
         weights or seed), or lies inside a batch of this size.
@@ -191,12 +191,12 @@ class ClipIterator(grain.DatasetIterator):
 
 
 def _outlive_sigterm(*_) -> None:
-    """A signal to the whole process group is for the main process, which then still needs clips."""
+    """Ignores a signal to the process group: the main process handles it and still needs clips."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Shares:
-    """`count` windows, from the one numbered `first` on, of every `step` of the stream."""
+    """`count` windows, starting at number `first`, of every `step` of the stream."""
 
     def __init__(self, stream: grain.MapDataset, step: int, first: int, count: int):
         self._stream, self._step = stream, step
@@ -210,7 +210,7 @@ class _Shares:
 
 
 def _stream(k: int, targets: list[np.ndarray], seed: int) -> grain.MapDataset:
-    """The endless stream of windows of dataset k: shuffled anew in every epoch."""
+    """The endless stream of windows of dataset k, reshuffled in every epoch."""
     videos = [v for v in range(len(targets)) if len(targets[v])]
 
     def choose(video: int, rng: np.random.Generator) -> Window:

@@ -1,10 +1,10 @@
-"""Scenes whose attention is understood by construction: scripts of events, and how they look.
+"""Scenes with known attention: scripts of events, and their rendering.
 
-A scene is a set of objects over a textured background. A script says where each object is, how it
-looks and which one is attended in every frame. In *plain* scenes the attended object stands out in
-the frames around it: it moves, flickers, is vivid or has just come up bright. In *relational* ones
-it looks like all others at the time and stands out only by what happened a few frames earlier: it
-changed its colour, jumped, appeared among its likes, or has just stopped moving.
+A scene is a set of objects over a textured background. A script defines the position and appearance
+of each object, and the attended one, in every frame. In *plain* scenes the attended object stands
+out in the frames around it: it moves, flickers, is vivid or has just appeared brightly. In
+*relational* ones it looks like all others at the time and stands out only by what happened a few
+frames earlier: it changed its colour, jumped, appeared among similar objects, or has just stopped.
 
 Lengths are in pixels, positions (y, x), time in frames.
 """
@@ -17,7 +17,7 @@ from PIL import Image
 
 HEIGHT, WIDTH, FRAMES = 128, 192, 56
 MARGIN = 12  # of object centres from the frame's edges
-LATEST = 4  # frames after which the slowest observer follows
+LATEST = 4  # frames until the slowest observer follows
 SAMPLE, CHOICE, TRIAL = 4, 8, 16  # frames of a trial: end of the sample, start of the choice, end
 VIVID = np.array(
     [
@@ -33,7 +33,7 @@ SHAPES = ('disc', 'square', 'diamond', 'triangle', 'ring', 'cross')
 
 
 class Scene(NamedTuple):
-    """N objects over T frames, and which of them is attended."""
+    """N objects over T frames, and the attended one."""
 
     background: np.ndarray  # (H', W', 3) float32 in 0..255, at least the frame's size
     pan: np.ndarray  # (T, 2) the frame's corner in the background
@@ -49,7 +49,7 @@ class Scene(NamedTuple):
 
 
 def mover(rng: np.random.Generator) -> Scene:
-    """One object moves, the others stand; halfway another one sets off."""
+    """One object moves, the others stand still; halfway another one starts."""
     scene = _still(rng, count=5)
     first, second = rng.permutation(5)[:2]
     half = FRAMES // 2 + int(rng.integers(-4, 5))
@@ -60,7 +60,7 @@ def mover(rng: np.random.Generator) -> Scene:
 
 
 def onset(rng: np.random.Generator) -> Scene:
-    """Objects come up one after another, bright and growing, and go when the next one comes."""
+    """Objects appear one after another, bright and growing, and vanish when the next appears."""
     starts = _event_times(rng, 12, 16)
     scene = _still(rng, count=3 + len(starts), muted=True)
     for k, (start, stop) in enumerate(zip(starts, [*starts[1:], FRAMES])):
@@ -75,7 +75,7 @@ def onset(rng: np.random.Generator) -> Scene:
 
 
 def popout(rng: np.random.Generator) -> Scene:
-    """All objects have one dull colour but one, which is vivid; which one changes now and then."""
+    """All objects have one dull colour except a vivid one, which changes from time to time."""
     scene = _still(rng, count=6, alike=True, muted=True)
     vivid = _vivid(rng)
     for start, stop, k in _shifts(rng, 6, 14, 20):
@@ -105,7 +105,7 @@ def changed(rng: np.random.Generator) -> Scene:
 
 
 def moved(rng: np.random.Generator) -> Scene:
-    """Alike objects; the one that jumped last is attended."""
+    """Identical objects; the one that jumped last is attended."""
     scene = _still(rng, count=6, alike=True)
     for start, _, k in (shifts := _shifts(rng, 6, 8, 11)):
         scene.centre[k, start:] = _free_place(rng, scene, k, start)
@@ -113,7 +113,7 @@ def moved(rng: np.random.Generator) -> Scene:
 
 
 def joined(rng: np.random.Generator) -> Scene:
-    """Alike objects; one goes and another comes elsewhere, which is attended."""
+    """Identical objects; one vanishes and another appears elsewhere, which is attended."""
     shifts = [(a, b, 6 + i) for i, (a, b, _) in enumerate(_shifts(rng, 6, 8, 11))]
     scene = _still(rng, count=6 + len(shifts), alike=True)
     for start, _, k in shifts:
@@ -127,7 +127,7 @@ def joined(rng: np.random.Generator) -> Scene:
 
 
 def stopped(rng: np.random.Generator) -> Scene:
-    """Alike objects; one moves for a few frames and is attended on after it has stopped."""
+    """Identical objects; one moves for a few frames and stays attended after it has stopped."""
     scene = _still(rng, count=6, alike=True)
     for start, stop, k in (shifts := _shifts(rng, 6, 9, 12)):
         _travel(rng, scene, k, start, min(start + 4, stop))
@@ -135,11 +135,11 @@ def stopped(rng: np.random.Generator) -> Scene:
 
 
 def matched(rng: np.random.Generator) -> Scene:
-    """One object is shown alone, later three elsewhere; the one of its colour is attended.
+    """One object is shown alone, later three elsewhere; the one with its colour is attended.
 
-    A delayed match to sample, of TRIAL frames: nothing that is seen at the time or has moved or
-    changed tells the match from the others, only its relation to what was somewhere else before.
-    In between nothing is seen.
+    A delayed match-to-sample of TRIAL frames: nothing visible, moving or changing at the time
+    distinguishes the match from the others, only its relation to an earlier object elsewhere. In
+    between nothing is shown.
     """
     scene, match = _trial(rng)
     colours = rng.permutation(VIVID[:3])[[0, 1, 2, match]]
@@ -158,21 +158,21 @@ def contrasted(rng: np.random.Generator) -> Scene:
 
 PLAIN: tuple[Callable[[np.random.Generator], Scene], ...] = (mover, onset, popout, flicker)
 RELATIONAL: tuple[Callable[[np.random.Generator], Scene], ...] = (changed, joined, stopped, moved)
-# Two plain ones, then a relational one, so that every stretch of videos has all of them.
+# Two plain scripts, then a relational one, so that every range of videos has all of them.
 CYCLE = tuple(
     script
     for i in range(4)
     for script in (PLAIN[(2 * i) % 4], PLAIN[(2 * i + 1) % 4], RELATIONAL[i])
 )
-# Each of a dataset of its own.
+# Each has its own dataset.
 MATCHING, CONTRAST = (matched,), (contrasted,)
 
 
 def singled_out(saliency: np.ndarray, scene: Scene, t: int) -> bool | None:
-    """Whether a map of frame t is higher at the attended object than at all others that are seen.
+    """Whether a map of frame t is higher at the attended object than at all other visible ones.
 
-    `saliency` is `(h, w)` of any size. None for a frame in which nothing is attended, or something
-    else a few frames before, so that not all observers are there yet.
+    `saliency` is `(h, w)` of any size. None for a frame in which nothing is attended, or in which
+    attention has shifted so recently that not all observers have followed.
     """
     recent = scene.attended[max(t - LATEST, 0) : t + 1]
     k = int(scene.attended[t])
@@ -191,7 +191,7 @@ def singled_out(saliency: np.ndarray, scene: Scene, t: int) -> bool | None:
 def _still(
     rng, count: int, alike: bool = False, muted: bool = False, frames: int = FRAMES
 ) -> Scene:
-    """`count` objects that stand apart from each other and do nothing."""
+    """`count` separate, static objects."""
     places = _apart(rng, count, least=24)
     same = _muted(rng) if muted else _vivid(rng)
     colours = [same if alike else _muted(rng) if muted else _vivid(rng) for _ in places]
@@ -213,7 +213,7 @@ def _still(
 def _trial(rng) -> tuple[Scene, int]:
     """A sample alone (object 3), nothing, then three objects, and the index of the attended one.
 
-    Each is in a cell of its own of a grid of 2x3, so that the coarsest features can tell them.
+    Each has its own cell of a 2x3 grid, so that the coarsest features can separate them.
     """
     scene = _still(rng, count=4, alike=True, frames=TRIAL)
     sample, attended = 3, int(rng.integers(3))
@@ -227,7 +227,7 @@ def _trial(rng) -> tuple[Scene, int]:
 
 
 def _apart(rng, count: int, least: float) -> list[np.ndarray]:
-    """Random places at least so far from each other, if a few tries find them."""
+    """Random positions at least `least` apart, if a few tries find them."""
     places = [_place(rng)]
     while len(places) < count:
         tries = np.array([_place(rng) for _ in range(24)])
@@ -275,7 +275,7 @@ def _shifts(rng, count: int, shortest: int, longest: int) -> list[tuple[int, int
 
 
 def _place(rng) -> np.ndarray:
-    """A random place; as in filmed videos, somewhat more often near the centre."""
+    """A random position, somewhat more often near the centre, as in real videos."""
     low, high = np.full(2, MARGIN), np.array([HEIGHT, WIDTH]) - MARGIN
     return (
         rng.uniform(low, high)
@@ -285,7 +285,7 @@ def _place(rng) -> np.ndarray:
 
 
 def _free_place(rng, scene: Scene, k: int, t: int) -> np.ndarray:
-    """A place away from all visible objects and from where object k is."""
+    """A position away from all visible objects and from object k."""
     tries = np.array([_place(rng) for _ in range(24)])
     others = scene.centre[scene.visible[:, t] | (np.arange(len(scene.shape)) == k), t]
     gap = np.linalg.norm(tries[:, None] - others[None], axis=-1).min(axis=1)

@@ -1,11 +1,11 @@
-"""The embedded datasets: everything is rendered from a seed, nothing downloaded.
+"""The synthetic datasets: everything is rendered from a seed, nothing is downloaded.
 
-`stsa_synthetic` has scripts of many kinds, `stsa_matching` one that takes relating distant times,
-and `stsa_contrast` the same without that relation.
+`stsa_synthetic` has scripts of many kinds, `stsa_matching` one that requires relating distant
+times, and `stsa_contrast` the same without that relation.
 
-Short videos of scenes (see data.scenes) watched by simulated observers, who follow what is attended
-with a lag and some scatter, blink, look at something else now and then, and start at the centre.
-Their gaze gives the fixation maps, and blurred fixations the density maps, as in the real sets.
+Short videos of scenes (see data.scenes) are watched by simulated observers, who follow the attended
+object with a lag and some scatter, blink, sometimes look elsewhere, and start at the centre. Their
+gaze gives the fixation maps, and blurred fixations the density maps, as in the real datasets.
 """
 
 import dataclasses
@@ -26,15 +26,15 @@ SEED = 2023
 VIDEOS = {'train': 60, 'validation': 6, 'test': 12}
 OBSERVERS = 15
 SCATTER = 3.5  # pixels, an observer's error, drawn at every shift of attention
-TREMOR = 1.2  # pixels, a frame
-CENTRE_SPREAD = (0.16, 0.16)  # of the frame's height and width, of looks at the centre
+TREMOR = 1.2  # pixels per frame
+CENTRE_SPREAD = (0.16, 0.16)  # spread of looks at the centre, relative to height and width
 BLUR = 7.0  # pixels, sigma of the density maps
 TRIALS = (*scenes.MATCHING, *scenes.CONTRAST)
 
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticVideo(VideoSource):
-    """Video `index` of a split; its name says which script it follows."""
+    """Video `index` of a split; its name contains its script."""
 
     split: str
     index: int
@@ -44,24 +44,24 @@ class SyntheticVideo(VideoSource):
     def at(
         cls, split: str, index: int, scripts: Sequence[Callable] = scenes.CYCLE
     ) -> 'SyntheticVideo':
-        """The video at this place of the split; `scripts` follow each other in turn."""
+        """The video at this index of the split; the `scripts` alternate."""
         script = scripts[index % len(scripts)]
         return cls(f'{split}_{index:03d}_{script.__name__}', split, index, script)
 
     @classmethod
     def named(cls, name: str) -> 'SyntheticVideo':
-        """The video of this name, of whichever dataset."""
+        """The video of this name, from any of the datasets."""
         split, index, script = name.split('_')
         known = {each.__name__: each for each in (*scenes.CYCLE, *TRIALS)}
         return cls(name, split, int(index), known[script])
 
     @property
     def kind(self) -> str:
-        """'plain' if the attended object stands out around the time, else 'relational'."""
+        """'plain' if the attended object stands out at the time, else 'relational'."""
         return 'plain' if self.script in (*scenes.PLAIN, *scenes.CONTRAST) else 'relational'
 
     def scene(self) -> tuple[Scene, np.random.Generator]:
-        """The video's scene, and the generator from which its observers are drawn."""
+        """The video's scene, and the random generator of its observers."""
         rng = np.random.default_rng([SEED, list(VIDEOS).index(self.split), self.index])
         return self.script(rng), rng
 
@@ -86,9 +86,9 @@ class SyntheticVideo(VideoSource):
 
 
 def observe(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Where the observers look, (OBSERVERS, T, 2) positions (y, x), and whether with open eyes.
+    """Positions (y, x) of the observers' gaze, (OBSERVERS, T, 2), and whether their eyes are open.
 
-    In some videos nobody's fixation was recorded for a few frames, as happens in the real sets.
+    In some videos no fixation is recorded for a few frames, as happens in the real datasets.
     """
     frames = len(scene.attended)
     gaze = np.zeros((OBSERVERS, frames, 2))
@@ -101,7 +101,7 @@ def observe(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
             if wanted != last:
                 last, at = wanted, wanted
                 if rng.random() < 0.15:
-                    at = -1  # looks back at the centre instead
+                    at = -1  # the centre instead
                 elif rng.random() < 0.06:
                     at = int(rng.integers(len(scene.shape)))  # or at something else
                 spread = np.array([HEIGHT, WIDTH]) * CENTRE_SPREAD if at < 0 else SCATTER
@@ -116,7 +116,7 @@ def observe(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
 
 
 def fixation_map(points: np.ndarray) -> np.ndarray:
-    """(n, 2) positions -> bool (HEIGHT, WIDTH), true where someone looked within the frame."""
+    """(n, 2) positions -> bool (HEIGHT, WIDTH), true at positions within the frame."""
     y, x = np.rint(points).astype(int).T
     inside = (y >= 0) & (y < HEIGHT) & (x >= 0) & (x < WIDTH)
     result = np.zeros((HEIGHT, WIDTH), bool)
@@ -125,7 +125,7 @@ def fixation_map(points: np.ndarray) -> np.ndarray:
 
 
 class StsaSynthetic(SaliencyBuilder):
-    """TFDS builder of the embedded dataset; no data needed."""
+    """TFDS builder of the synthetic dataset; no data needed."""
 
     VERSION = '1.0.0'
     BUILDER_CONFIGS = [ORIGINAL_JPEG, ORIGINAL_PNG]  # noqa: RUF012
@@ -146,7 +146,7 @@ class StsaSynthetic(SaliencyBuilder):
 
 
 class StsaMatching(StsaSynthetic):
-    """TFDS builder of delayed matches to a sample; no data needed."""
+    """TFDS builder of delayed match-to-sample trials; no data needed."""
 
     VERSION = '2.0.0'
     COUNTS = {'train': 1500, 'validation': 30, 'test': 90}  # noqa: RUF012

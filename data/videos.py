@@ -1,4 +1,4 @@
-"""A prepared split, video by video: frames, density and fixation maps of any frame at random.
+"""Access to a prepared split by video: frames, density and fixation maps in random order.
 
 dataset = open_split('dhf1k', 'validation')
 video = dataset.videos[0]
@@ -45,7 +45,7 @@ class VideoInfo:
     has_fixations: bool = True
 
     def usable(self) -> np.ndarray:
-        """bool (num_frames,): which frames can be targets, having a fixation and density."""
+        """bool (num_frames,): the frames that can be targets, with a fixation and density."""
         usable = np.ones(self.num_frames, bool)
         for start, stop in self.unusable:
             usable[start:stop] = False
@@ -56,7 +56,7 @@ class VideoDataset:
     """Random access to the frames of a prepared split. Picklable."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, part: dict | None = None):
-        """`part` restricts the videos to some names, or each to its `first_frames`."""
+        """`part` restricts the videos to some names, or each video to its `first_frames`."""
         self.name, self.split = builder.name, split
         self.folder = str(builder.data_dir)
         self._source = builder.as_data_source(split, deserialize_method=RAW)
@@ -73,8 +73,8 @@ class VideoDataset:
                 f'{self.folder}: its index counts {first} frames in split {split}, but the files '
                 f'hold {len(self._source)}; prepare {self.name} again'
             )
-        # Each file is opened: one cut off is noticed here, not in the midst of training. Its first
-        # example may be damaged alone, then its last one is good.
+        # Opens each file, to detect truncation here and not during training. If only its first
+        # example is damaged, its last one is intact.
         ends = np.cumsum([0, *builder.info.splits[split].shard_lengths]).tolist()
         for first, end in itertools.pairwise(ends):
             try:
@@ -88,11 +88,11 @@ class VideoDataset:
         return len(self._source)
 
     def frame(self, i: int) -> np.ndarray:
-        """Frame of example i: uint8 RGB (h, w, 3) at the size it is stored at."""
+        """Frame of example i: uint8 RGB (h, w, 3) at its stored size."""
         return self._decoded(self.example(i), 'frame', images.decode_frame)
 
     def density(self, i: int) -> np.ndarray | None:
-        """Density map of example i: float32 (h, w) in [0, 1] at its original size, None without."""
+        """Density map of example i: float32 (h, w) in [0, 1] at its original size, or None."""
         density = self._map(i, 'density')
         return None if density is None else density.astype(np.float32) / 255
 
@@ -104,7 +104,7 @@ class VideoDataset:
     def enlarged(self, image_size: tuple[int, int]) -> str:
         """A line for the user if frames are stored smaller than `image_size` (H, W), else ''.
 
-        Frames stored at their video's own size have no more to give, and need no line.
+        Frames stored at their video's own size cannot be improved, and give no line.
         """
         stored = re.match(r'(\d+)x(\d+)', Path(self.folder).parent.name)
         if not stored or all(int(n) >= wanted for n, wanted in zip(stored.groups(), image_size)):
@@ -117,7 +117,7 @@ class VideoDataset:
         )
 
     def frame_number(self, i: int) -> int:
-        """The frame's number as the dataset counts."""
+        """The frame's number in the dataset's numbering."""
         return self.example(i)['frame_number']
 
     def example(self, i: int) -> dict:
@@ -171,13 +171,13 @@ def open_split(name: str, split: str, data_dir: str | os.PathLike | None = None)
     """Opens a prepared split.
 
     Args:
-      name: `dhf1k`, or with the storage of its frames, `dhf1k/224x384_png`. With the name alone,
-        the only storage prepared, or the default one among several.
+      name: `dhf1k`, or with the version of its frames, `dhf1k/224x384_png`. The name alone means
+        the only prepared version, or the default one among several.
       split: `train`, `validation` or `test`, as the dataset has them; also DIEM's test sets,
         `test_i`, `test_ii`, `test_iii`.
-      data_dir: where datasets were prepared; TFDS's own default without.
+      data_dir: where datasets were prepared; by default TFDS's own folder.
 
-    Raises InputError if the dataset or the split is not there.
+    Raises InputError if the dataset or the split does not exist.
     """
     builder = prepared_builder(name, data_dir)
     parts = dict(builder.info.metadata or {}).get('subsets', {})
@@ -207,7 +207,7 @@ def prepared_builder(
     root = Path(data_dir).expanduser() if data_dir else default_data_dir()
     dataset, _, config = name.partition('/')
     if any(part in ('', '.', '..') for part in name.split('/')) or os.path.isabs(name):
-        raise InputError(f'{name!r} is no name of a dataset')
+        raise InputError(f'{name!r} is not the name of a dataset')
     pattern = f'{dataset}/{config or "*"}/*/dataset_info.json'
     # Unfinished preparations have folders too, `1.0.0.incomplete...`.
     found = sorted(

@@ -1,9 +1,10 @@
-"""Which 32 frames make a clip, and the clip of a window: reading, decoding, resizing, normalising.
+"""Selects windows of 32 frames and reads their clips: decoding, resizing, normalising.
 
-A window is named by its target, the frame whose saliency is learnt: the middle one (the 16th of 32)
-or the last. Frames before the first or after the last one of the video are repetitions of these.
-In a video that is long enough all windows lie inside it, as in the paper; in a shorter one every
-frame can be the target, so that no video is left out. A target has a fixation, and density.
+A window is identified by its target, the frame whose saliency is learnt: the middle one (the 16th
+of 32) or the last. Before the start and after the end of the video its first and last frames are
+repeated. In a video that is long enough all windows lie inside it, as in the paper; in a shorter
+one every frame can be the target, so that no video is left out. A target has a fixation and
+density.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from stsa_jax.media.preprocess import (
     resize_frame,
 )
 
-MOST_WINDOWS = 100  # that cannot be read in a row, before this is an error
+MOST_WINDOWS = 100  # unreadable windows in a row that are an error
 
 
 def target_offset(frames: int, target: str) -> int:
@@ -55,7 +56,7 @@ def usable_targets(video: VideoInfo, frames: int, offset: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """One clip to be read: of which dataset and video, and its target's place in the video."""
+    """One clip to be read: its dataset and video, and its target's index in the video."""
 
     dataset: int
     video: int
@@ -66,10 +67,10 @@ class Window:
 class ClipReader:
     """Reads the clips of windows in batches.
 
-    Damage is not fatal. In place of a frame that does not decode stands the nearest one of the
-    window that does (the earlier of two). A density map is never replaced, since it belongs to
-    exactly its frame: if the target's does not decode, the window around the nearest other target
-    of the video is read, or one of the next video.
+    Damage is not fatal. A frame that does not decode is replaced by the nearest one of the window
+    that does (the earlier of two). A density map is never replaced, because it belongs to exactly
+    one frame: if the target's does not decode, the window around the nearest other target of the
+    video is read, or one of the next video.
     """
 
     datasets: tuple[VideoDataset, ...]
@@ -83,9 +84,8 @@ class ClipReader:
 
         clip (B, T, H, W, 3) float32, uint8 without a normalisation; density (B, H, W) float32 in
         [0, 1] of the target; video and frame (B,), the target's video and frame number; problems
-        (B,), texts with a line for everything that could not be read, empty where all could.
-
-        Raises InputError if nothing around a window can be read.
+        (B,), texts with a line for everything that could not be read, or empty. Raises InputError
+        if nothing around a window can be read.
         """
         shape = (len(windows), self.frames, *self.image_size, 3)
         clip = np.empty(shape, np.uint8 if self.normalisation is None else np.float32)
@@ -129,9 +129,9 @@ class ClipReader:
     def _read(
         self, chosen: Window, clip: np.ndarray, density: np.ndarray, problems: list[str]
     ) -> dict | None:
-        """Fills clip (T, H, W, 3) and density (H, W); returns the target's example, None without.
+        """Fills clip (T, H, W, 3) and density (H, W); returns the target's example, or None.
 
-        What cannot be read is added to `problems`.
+        Adds unreadable frames to `problems`.
         """
         dataset = self.datasets[chosen.dataset]
         video = dataset.videos[chosen.video]
@@ -152,7 +152,7 @@ class ClipReader:
             target = dataset.example(video.first_example + chosen.target)
             original = images.decode_map(target['density']).astype(np.float32)
         except (OSError, InputError) as error:
-            note(chosen.target, 'its density map is damaged', error, 'another target is taken')
+            note(chosen.target, 'its density map is damaged', error, 'another target is used')
             return None
         density[:] = resize_density(original / 255, self.image_size)
 
@@ -171,11 +171,11 @@ class ClipReader:
         good = sorted(set(places.tolist()) - set(failed))
         for place, problem in failed.items():
             if not good:
-                note(place, 'is damaged', problem, 'so is all of its window, another is taken')
+                note(place, 'is damaged', problem, 'so is all of its window, another is used')
                 return None
             nearest = min(good, key=lambda other: abs(other - place))
             clip[places == place] = clip[np.argmax(places == nearest)]
-            note(place, 'is damaged', problem, f'frame {number(nearest)} stands in its place')
+            note(place, 'is damaged', problem, f'frame {number(nearest)} replaces it')
         return target
 
     def _read_frame(self, content: bytes, out: np.ndarray, buffer: np.ndarray) -> None:
@@ -188,5 +188,5 @@ class ClipReader:
 
 
 def problem_lines(batch: dict[str, np.ndarray]) -> list[str]:
-    """What of a batch could not be read, a line each; see ClipReader."""
+    """Lines about what could not be read in a batch; see ClipReader."""
     return [line for text in batch['problems'].tolist() for line in text.splitlines()]

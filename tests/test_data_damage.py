@@ -56,9 +56,7 @@ def test_damaged_frames_are_replaced_by_their_nearest_neighbours(intact, tmp_pat
     lines = problem_lines(batch)
     assert len(lines) == 3
     assert lines[0].startswith('dhf1k, split train, video 0001, frame 5: is damaged (')
-    assert [line.split('; ')[1] for line in lines] == [
-        f'frame {n} stands in its place' for n in (4, 9, 12)
-    ]
+    assert [line.split('; ')[1] for line in lines] == [f'frame {n} replaces it' for n in (4, 9, 12)]
     assert problem_lines(read(folder, 2, 8)) == problem_lines(read(intact, 1, 8)) == []
 
 
@@ -77,7 +75,7 @@ def test_density_is_never_replaced_but_another_target_taken(intact, tmp_path):
     assert numbers_in(batch)[OFFSET] == 64 + 11
     for number, line in zip((10, 9), problem_lines(batch), strict=True):
         assert f'frame {number}: its density map is damaged' in line
-        assert line.endswith('; another target is taken')
+        assert line.endswith('; another target is used')
 
 
 def test_video_without_any_good_frame_gives_way_to_the_next(intact, tmp_path):

@@ -111,7 +111,7 @@ def test_imperfect_copy_is_reported_by_file_and_only_the_unusable_skipped(tmp_pa
     assert train.videos[0].unusable == ((2, 4), (5, 7))
     assert copies.number_in(train.density(4)) == 69
 
-    with pytest.raises(InputError, match='things are wrong with this copy'):
+    with pytest.raises(InputError, match='this copy has'):
         data.prepare_dataset('dhf1k', tmp_path / 'strict', copy, num_workers=1, strict=True)
     assert not list((tmp_path / 'strict').glob('dhf1k/*/1.0.0'))
 

@@ -264,7 +264,7 @@ def test_bad_requests_are_named(prepared):
         train_clips(['dhf1k'], [1, 2], data_dir=prepared, batch_size=1)
     with pytest.raises(InputError, match="target 'first'"):
         clips(prepared, target='first')
-    with pytest.raises(InputError, match='no name of a dataset'):
+    with pytest.raises(InputError, match='not the name of a dataset'):
         data.open_split('../dhf1k', 'train', prepared)
     with pytest.raises(InputError, match='batch size 0'):
         clips(prepared, batch_size=0)

@@ -92,9 +92,9 @@ def test_frames_of_a_variable_rate_are_counted(tmp_path):
     'name, codec, packet, left_out, told',
     [
         ('a.avi', 'mjpeg', 11, [11], '1 damaged frames: 11 (Invalid data'),
-        ('a.avi', 'mpeg4', 6, range(6, 13), '6 frames built upon a damaged one: 7-12'),
+        ('a.avi', 'mpeg4', 6, range(6, 13), '6 frames predicted from damaged ones: 7-12'),
         ('a.mp4', 'libx264', 1, range(1, 13), '1 damaged frames: 1 (Invalid data'),
-        ('a.avi', 'mpeg4', 25, range(25, 37), '11 frames built upon a damaged one: 26-36'),
+        ('a.avi', 'mpeg4', 25, range(25, 37), '11 frames predicted from damaged ones: 26-36'),
     ],
 )
 def test_one_damaged_packet_costs_no_more_than_what_is_built_upon_it(

@@ -1,1 +1,1 @@
-"""Reading what people hold: folders, video files, images, in the layouts that are about."""
+"""Reading users' copies of datasets: folders, video files, images, in the known layouts."""

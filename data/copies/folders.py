@@ -1,7 +1,7 @@
-"""A video as datasets keep them: a video file or a folder of frames, beside folders of maps.
+"""A video in a dataset's layout: a video file or a folder of frames, beside folders of maps.
 
-Frames and maps are brought together by their numbers. What does not fit is reported by video: a
-frame without maps is kept, as one that was not annotated; a map without frame is left out.
+Frames and maps are matched by their numbers. Mismatches are reported by video: a frame without maps
+is kept as not annotated; a map without frame is left out.
 """
 
 import contextlib
@@ -82,7 +82,7 @@ class FolderVideo(VideoSource):
             alone = annotation.densities_alone
             yield Frame(number, image, *pngs, fixated, density.size, black, alone)
             if fits and not _same_shape(image.shape[:2], density.size):
-                fits = False  # told once for the video
+                fits = False  # report once per video
                 report.add(
                     annotation.path(number),
                     f'{_size(density.size)}, but the frames are {_size(image.shape[:2])}',
@@ -157,7 +157,7 @@ class Annotation:
     numbers: frozenset[int] = frozenset()  # of the frames that have both maps
 
     def path(self, number: int) -> str:
-        """What to name in a message about this frame's maps."""
+        """The path to name in messages about this frame's maps."""
         raise NotImplementedError
 
     def read(self, number: int) -> tuple['Map', 'Map']:
@@ -167,10 +167,10 @@ class Annotation:
 
 @dataclasses.dataclass(frozen=True)
 class Map:
-    """A density or fixation map: its size (h, w), and its pixels or a PNG to be stored as it is.
+    """A density or fixation map: its size (h, w), and its pixels or a PNG to be stored unchanged.
 
-    `merged` is of fixations moved from a map of another size: how many fell on another one;
-    `recovered` of those told from noise around them.
+    For fixations moved from a map of another size, `merged` is how many fell on another one;
+    `recovered` says whether they were separated from noise.
     """
 
     size: tuple[int, int]

@@ -2,7 +2,7 @@
 
 Maps are stored losslessly. A density map is uint8 with its maximum at 255; a fixation map is 255 at
 fixated pixels and 0 elsewhere. Files in circulation also hold maps with three equal channels, a
-palette or one bit a pixel; `decode_map` takes them all.
+palette or one bit per pixel; `decode_map` reads them all.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from PIL import Image
 
 from stsa_jax.media.pictures import read_picture
 
-JPEG_QUALITY = 95  # 46.8 dB against the resized frame on DHF1K's video 002, at 12 kB a frame
+JPEG_QUALITY = 95  # 46.8 dB against the resized frame on DHF1K's video 002, at 12 kB per frame
 
 
 def encode_frame(frame: np.ndarray, encoding: str = 'jpeg') -> bytes:
@@ -32,14 +32,14 @@ def encode_frame(frame: np.ndarray, encoding: str = 'jpeg') -> bytes:
 def decode_frame(content: bytes, buffer: np.ndarray | None = None) -> np.ndarray:
     """The bytes of an image file -> uint8 RGB `(h, w, 3)`, as displayed (EXIF), 16 bits as 8.
 
-    Raises OSError if it is damaged, or holds several pictures or values of an unknown range.
+    Raises OSError if it is damaged, or holds several images or values of an unknown range.
 
     A JPEG is decoded into `buffer`, uint8 and contiguous, if it has room; the result is a view.
     """
     if content[:2] == b'\xff\xd8' and b'Exif\0' not in content[:4096]:
-        try:  # the same library and pixels as Pillow's, in less than half the time
+        try:  # the same library and pixels as Pillow, in less than half the time
             if buffer is not None:
-                # Without asking for the size first, which takes Python's lock once more a frame.
+                # Without reading the size first, which takes Python's lock once more per frame.
                 with contextlib.suppress(ValueError):
                     return simplejpeg.decode_jpeg(content, 'RGB', buffer=buffer)
             return simplejpeg.decode_jpeg(content, 'RGB')
@@ -58,7 +58,7 @@ def encode_map(values: np.ndarray) -> bytes:
 
 
 def decode_map(content: bytes) -> np.ndarray:
-    """The bytes of an image file -> uint8 `(h, w)`; of several channels the largest counts.
+    """The bytes of an image file -> uint8 `(h, w)`; the maximum over several channels.
 
     Raises OSError if the file is damaged.
     """
@@ -74,20 +74,20 @@ def decode_map(content: bytes) -> np.ndarray:
 
 
 def rescale_to_uint8(values: np.ndarray) -> np.ndarray:
-    """Any real `(h, w)` map -> uint8, its maximum at 255; what is below 0 or not finite is 0."""
+    """Any real `(h, w)` map -> uint8, its maximum at 255; negative and non-finite values are 0."""
     values = np.nan_to_num(np.asarray(values, np.float64), nan=0, posinf=0, neginf=0).clip(0)
     peak = values.max(initial=0)
     return np.rint(values * (255 / peak if peak > 0 else 0)).astype(np.uint8)
 
 
 def plain_map_size(content: bytes) -> tuple[int, int] | None:
-    """(h, w) of a PNG of one 8-bit channel, which can be stored as it is; None of any other file.
+    """(h, w) of a PNG of one 8-bit channel, which can be stored unchanged; None for other files.
 
-    The file is checked by its checksums, in a hundredth of the time that decoding takes. Raises
+    The file is verified by its checksums, in a hundredth of the time that decoding takes. Raises
     OSError if it is damaged.
     """
     if content[:8] != b'\x89PNG\r\n\x1a\n' or content[24:26] != b'\x08\x00':
-        return None  # after the signature comes the header: width, height, bit depth, colour type
+        return None  # the header after the signature: width, height, bit depth, colour type
     for kind, start, end in _chunks(content):
         checksum = content[end : end + 4]
         if len(checksum) < 4 or zlib.crc32(kind + content[start:end]) != int.from_bytes(
@@ -110,14 +110,15 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
 def is_black(content: bytes) -> bool:
     """Whether a map's file is 0 everywhere. Raises OSError if it is damaged.
 
-    Of a plain PNG only as much is inflated as it takes to find a value: a tenth of decoding it.
+    A plain PNG is inflated only until a value is found, in a tenth of the time of decoding it.
     """
     if plain_map_size(content):
         data = b''.join(content[a:b] for kind, a, b in _chunks(content) if kind == b'IDAT')
         inflater = zlib.decompressobj()
         try:
             while data and (part := inflater.decompress(data, 1 << 14)):
-                # Below 5 it may also be the number of a row's filter; all 0 stays 0 under each.
+                # Values below 5 may also be the number of a row's filter; zeros stay 0 under each
+                # filter.
                 if part.translate(None, b'\0\1\2\3\4'):
                     return False
                 data = inflater.unconsumed_tail
@@ -127,13 +128,13 @@ def is_black(content: bytes) -> bool:
 
 
 def move_points(fixations: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """bool (h, w) -> bool `size`: each point goes to the pixel in which its centre lies, scaled.
+    """bool (h, w) -> bool `size`: each point moves to the pixel that contains its scaled centre.
 
-    Into a smaller size several points may go to one pixel.
+    At a smaller size several points may fall on one pixel.
     """
     y, x = np.nonzero(fixations)
     moved = np.zeros(size, bool)
-    # (y + 1/2) H/h, rounded down, in whole numbers.
+    # (y + 1/2) H/h, rounded down, in integers.
     moved[
         (2 * y + 1) * size[0] // (2 * fixations.shape[0]),
         (2 * x + 1) * size[1] // (2 * fixations.shape[1]),

@@ -1,4 +1,4 @@
-"""Recognising how a copy is arranged, and saying what is expected and what was found."""
+"""Recognises the layout of a copy, and reports what was expected and found."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +11,7 @@ from stsa_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """One arrangement: what to call it, and a function (root, report) -> its videos by key."""
+    """One layout: its name, and a function (root, report) -> its videos by key."""
 
     name: str
     find: Callable[[Path, Report], dict]
@@ -25,16 +25,16 @@ def choose_layout(
     report: Report,
     *folder_names: str,
 ) -> tuple[Path, str, dict]:
-    """The folder that holds the dataset, its layout's name, and what the layout's `find` found.
+    """The folder with the dataset, its layout's name, and the result of the layout's `find`.
 
-    The dataset is looked for in `manual_dir` and in the folders of `folder_names` inside it. If
-    several layouts fit, the one with most videos is taken, the earlier one of equals.
+    The dataset is searched in `manual_dir` and in the folders of `folder_names` inside it. If
+    several layouts match, the one with most videos is used, the first of equals.
 
-    Raises InputError, with the expected tree and what is there, if none fits.
+    Raises InputError, with the expected and the actual tree, if none matches.
     """
     if manual_dir is None or not manual_dir.is_dir():
         raise InputError(
-            f'{manual_dir}: {title} was expected here, but there is no such folder; name the '
+            f'{manual_dir}: {title} was expected here, but there is no such folder; give the '
             f'folder that holds:\n{expected}{_around(manual_dir)}'
         )
     roots = [manual_dir, *(tree.find(manual_dir, name) for name in folder_names)]
@@ -59,7 +59,7 @@ def choose_layout(
 
 
 def _around(missing: Path | None) -> str:
-    """What there is in place of a folder that is missing."""
+    """The outline of the closest existing folder to a missing one."""
     if missing is None:
         return ''
     there = next((parent for parent in missing.parents if parent.is_dir()), None)
@@ -69,7 +69,7 @@ def _around(missing: Path | None) -> str:
 def check_counts(
     report: Report, root: Path, what: str, here: Iterable[int], expected: Iterable[int]
 ) -> None:
-    """Reports which of the expected numbers are not there."""
+    """Reports the expected numbers that are missing."""
     missing = set(expected) - set(here)
     if missing:
         report.add(

@@ -6,10 +6,10 @@ import numpy as np
 
 
 def read_matlab(path: Path, variable: str = '') -> np.ndarray:
-    """The map `variable`, or the only one there is, of a .mat file: real `(h, w)`.
+    """The map `variable`, or the only one, of a .mat file: real `(h, w)`.
 
-    A sparse matrix is filled with its zeros; of several channels the largest counts. Raises
-    ValueError if there is no such map.
+    Sparse matrices are made dense; several channels are reduced to their maximum. Raises ValueError
+    if there is no such map.
     """
     import scipy.io
     import scipy.sparse

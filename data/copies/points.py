@@ -1,12 +1,13 @@
-"""Fixated points in maps that are no longer binary: after a lossy format, or resized as pictures.
+"""Recovers fixated points from maps that are not binary: after JPEG, or resized as images.
 
-A fixation map is 0 and one other value. Counts of fixations, 1 mostly and sometimes 2 or 3, are as
-good. Anything else is noise around the points: a JPEG turns 13 points into some 400 values above 0.
-The points are recovered where that is plain, as measured on maps with 1 to 130 points:
+A fixation map is 0 and one other value. Counts of fixations, mostly 1 and sometimes 2 or 3, are
+accepted too. Anything else is noise around the points: a JPEG turns 13 points into some 400 values
+above 0. The points are recovered if that is unambiguous, as measured on maps with 1 to 130 points:
 
-- after JPEG (quality 50 and more) points stay above 0.7 of the maximum and noise below 0.45: what
-  lies above the gap is a point;
-- after resizing each point is a spot of a few pixels, all of about the same sum: its centre is it.
+- after JPEG (quality 50 and more) points stay above 0.7 of the maximum and noise below 0.45: values
+  above the gap are points;
+- after resizing each point is a spot of a few pixels, all of about the same sum: the point is its
+  centre.
 """
 
 import collections
@@ -15,10 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 MOST_COUNTED = 20  # fixations on one pixel in one frame
-FULL = 0.75  # of 255: below this the peaks of points have been spread
-GAP = 0.2  # of the maximum, at the least, between points and noise
+FULL = 0.75  # of 255: below this the peaks of points have been blurred
+GAP = 0.2  # of the maximum: least gap between points and noise
 SPOT = 12  # pixels, the largest height and width of a resized point
-ODD = 0.1  # of the spots may be of another sum: two points in one, or half of one at an edge
+ODD = (
+    0.1  # fraction of spots that may have another sum: two points merged, or half of one at an edge
+)
 
 
 class Points(NamedTuple):
@@ -31,7 +34,7 @@ class Points(NamedTuple):
 def find_points(values: np.ndarray) -> Points:
     """The fixated pixels of a map `(h, w)` of any real type, 0 where there is none.
 
-    Raises ValueError if the values are noise from which no points can be told.
+    Raises ValueError if no points can be separated from noise.
     """
     top = values.max(initial=0)
     if values.dtype.kind in 'bu' and np.count_nonzero(values) == np.count_nonzero(values == top):
@@ -53,10 +56,10 @@ def find_points(values: np.ndarray) -> Points:
 
 
 def _are_counts(values: np.ndarray) -> bool:
-    """Whether the values above 0 are one constant, or mostly it and else small multiples of it.
+    """Whether the values above 0 are one constant, or mostly it and small multiples of it.
 
-    Of whole numbers the constant is 1 or the largest multiple 255, as counts are stored; a single
-    point that was spread over four pixels may have such multiples by chance.
+    For integers the constant must be 1, or the largest multiple 255, as counts are stored; a single
+    point blurred over four pixels may have such multiples by chance.
     """
     least, most = values.min(), values.max()
     if most == least:
@@ -68,7 +71,7 @@ def _are_counts(values: np.ndarray) -> bool:
 
 
 def _above_gap(values: np.ndarray) -> np.ndarray | None:
-    """What lies above the widest gap between the values above a quarter of the maximum."""
+    """The pixels above the widest gap between the values above a quarter of the maximum."""
     top = values.max()
     there = np.unique(np.append(values[values > top / 4], top / 4))
     widths = np.diff(there)
@@ -79,7 +82,7 @@ def _above_gap(values: np.ndarray) -> np.ndarray | None:
 
 
 def _are_blocks(found: np.ndarray) -> bool:
-    """Whether what touches is the same rectangle nearly everywhere: the map was enlarged."""
+    """Whether nearly all connected components are the same rectangle: the map was enlarged."""
     from scipy import ndimage
 
     labels, count = ndimage.label(found, np.ones((3, 3)))

@@ -1,4 +1,4 @@
-"""What a dataset's layout gives the builder: videos that yield their frames, and what was wrong.
+"""The interface of layouts and builder: videos that yield their frames, and a report of problems.
 
 A source is small and picklable, and reads nothing before `frames` is called, so that any process
 can prepare any video.
@@ -16,7 +16,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Something in a copy that is not as it should be: the file or folder, what, what was done."""
+    """A problem in a copy: the file or folder, the problem, and how it was handled."""
 
     path: str
     what: str
@@ -27,20 +27,20 @@ class Problem:
 
 
 class Report:
-    """Collects the problems met on the way; the caller decides what to make of them."""
+    """Collects problems; the caller decides how to react."""
 
     def __init__(self):
         self.problems: list[Problem] = []
 
     def add(self, path: str | os.PathLike, what: str, done: str = '') -> None:
-        """Notes that `what` is wrong with `path` and what was `done` about it."""
+        """Records problem `what` of `path`, and how it was handled (`done`)."""
         self.problems.append(Problem(str(path), what, done))
 
 
 class Frame(NamedTuple):
-    """One frame as a dataset has it, before it is stored."""
+    """One frame of a dataset, before it is stored."""
 
-    number: int  # as the dataset counts
+    number: int  # in the dataset's numbering
     image: np.ndarray  # uint8 RGB (h, w, 3), any size
     density: bytes | None  # an image file's content, one 8-bit channel
     fixations: bytes | None  # the same, 255 at fixated pixels
@@ -57,29 +57,29 @@ class Frame(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class VideoSource:
-    """One video of a dataset. Subclasses say how its frames and annotation are read."""
+    """One video of a dataset. Subclasses define how its frames and annotation are read."""
 
     name: str
 
     @property
     def kind(self) -> str:
-        """What sort of video this is, where the dataset distinguishes; else empty."""
+        """The kind of video, if the dataset distinguishes kinds; else empty."""
         return ''
 
     def paths(self) -> tuple[Path, ...]:
-        """The files and folders it is read from; if they change, it is prepared anew."""
+        """The files and folders it is read from; if they change, it is prepared again."""
         return ()
 
     def frames(self, report: Report) -> Iterator[Frame]:
-        """Yields every frame in order; what cannot be used goes to `report`."""
+        """Yields every frame in order; reports unusable ones to `report`."""
         raise NotImplementedError
 
     def expected_frames(self) -> int | None:
-        """About how many frames it has, found without reading them; None if that is not known."""
+        """The approximate number of frames, without reading them; None if unknown."""
         return None
 
     def identity(self) -> str:
-        """A text that changes when what `frames` yields may change."""
+        """A string that changes when the output of `frames` may change."""
         return f'{self!r} {[_state(path) for path in self.paths()]}'
 
 
@@ -93,7 +93,7 @@ def _state(path: Path) -> str:
         stats = [('', path.stat())]
         if path.is_dir():
             with os.scandir(path) as found:
-                # A link counts with what it links to, or by itself if that is not there.
+                # A link counts with its target, or by itself if that is missing.
                 stats += sorted(
                     (e.name, e.stat(follow_symlinks=os.path.exists(e.path))) for e in found
                 )

@@ -1,8 +1,8 @@
-"""Tables in text files as eye trackers and spreadsheets write them, of any habit.
+"""Tables in text files as eye trackers and spreadsheets write them, in all usual variants.
 
 Separated by tabs, semicolons, commas or spaces; numbers with a decimal point or a decimal comma;
-with a byte-order mark or without; lines that end in any way. A missing value is empty, `.`, `-`,
-`NaN` or the like.
+with or without a byte-order mark; any line endings. A missing value is empty, `.`, `-`, `NaN` or
+similar.
 """
 
 import codecs
@@ -24,14 +24,14 @@ _MARKS = {
 def read_rows(path: Path, spaces_separate: bool = False) -> list[list[str]]:
     """The cells of each line, stripped; empty lines and comments (`#`) are left out.
 
-    With `spaces_separate` cells have no spaces in them, so these may stand between cells. Raises
-    InputError if the file is no text.
+    With `spaces_separate` cells contain no spaces, so that spaces can separate cells. Raises
+    InputError if the file is not text.
     """
     return [cells for _, cells in numbered_rows(path, spaces_separate)]
 
 
 def numbered_rows(path: Path, spaces_separate: bool = False) -> Iterator[tuple[int, list[str]]]:
-    """As `read_rows`, one after another, each with the number of its line in the file, from 1."""
+    """Like `read_rows`, but yields each row with its line number in the file, from 1."""
     lines = [
         (number, line)
         for number, line in enumerate(_text(path).splitlines(), 1)
@@ -39,7 +39,7 @@ def numbered_rows(path: Path, spaces_separate: bool = False) -> Iterator[tuple[i
     ]
     if not lines:
         return
-    sample = lines[len(lines) // 2][1]  # not the header, whose names may have anything in them
+    sample = lines[len(lines) // 2][1]  # not the header, whose names may contain anything
     separator = next((c for c in '\t;' if c in sample), None)
     if separator is None and not (spaces_separate and len(sample.split()) > 1):
         separator = ','
@@ -59,9 +59,9 @@ def _text(path: Path) -> str:
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
     try:
         if encoding is None and b'\0' in content:
-            raise InputError(f'{path}: is no text (it has zero bytes)')
+            raise InputError(f'{path}: is not text (it has zero bytes)')
         return content.decode(encoding or 'utf-8')
     except UnicodeDecodeError as error:
         if encoding is not None:
-            raise InputError(f'{path}: is no text ({error.reason})') from error
+            raise InputError(f'{path}: is not text ({error.reason})') from error
         return content.decode('latin-1')  # a header with a micro or degree sign

@@ -1,4 +1,4 @@
-"""Finding files in people's copies: names in any case, stray files, links, gaps in numbers."""
+"""Finds files in users' copies: case-insensitive names, stray files, links, gaps in numbers."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data.copies.sources import Report
-from stsa_jax.errors import ranges as ranges  # told in messages, as tree.ranges
+from stsa_jax.errors import ranges as ranges  # used in messages, as tree.ranges
 
 IMAGES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
 VIDEOS = ('.avi', '.mp4', '.mkv', '.mov', '.mpg', '.mpeg', '.m4v', '.webm')
@@ -19,7 +19,7 @@ _COPY_IT = 'skipped; copy what it links to into its place'
 
 
 def entries(folder: Path, root: Path, report: Report | None = None) -> list[Path]:
-    """What is in `folder`, sorted by name; a link that leads outside `root` is left out, reported.
+    """The entries of `folder`, sorted by name; links that lead outside `root` are skipped.
 
     Raises OSError if the folder cannot be read.
     """
@@ -35,9 +35,9 @@ def entries(folder: Path, root: Path, report: Report | None = None) -> list[Path
 
 
 def find(root: Path, *names: str, report: Report | None = None) -> Path | None:
-    """The path root/names... whatever the case of its parts, or None.
+    """The path root/names..., case-insensitive, or None.
 
-    It stays inside `root`: a link that leads outside is as if it were not there, and reported.
+    It stays inside `root`: a link that leads outside is ignored and reported.
     """
     path = root
     for name in names:
@@ -57,14 +57,14 @@ def find(root: Path, *names: str, report: Report | None = None) -> Path | None:
 
 
 def folders(folder: Path | None, root: Path, report: Report | None = None) -> list[Path]:
-    """The folders in `folder`, none if it is None; litter such as `__MACOSX` is left out."""
+    """The folders in `folder`, none if it is None, without litter such as `__MACOSX`."""
     if folder is None or not folder.is_dir():
         return []
     return [p for p in entries(folder, root, report) if p.is_dir() and not is_litter(p)]
 
 
 def note_strays(folder: Path | None, root: Path, report: Report, used: Iterable = ()) -> None:
-    """Reports, once for the folder, its files (and litter of any sort) that are not `used`."""
+    """Reports, once per folder, its files (and any litter) that are not `used`."""
     if folder is None or not folder.is_dir():
         return
     used = set(used)
@@ -88,13 +88,13 @@ def numbered(
     """{number: file} of the files with one of the `extensions` (in any case), by number.
 
     A file's number is the last run of digits in its name without extension. Other files are
-    reported once for the folder, and of two with the same number the first one by name is taken.
+    reported once per folder, and of two with the same number the first by name is used.
     """
     result: dict[int, Path] = {}
     stray = []
     for path in entries(folder, root, report):
         number = number_of(path.stem)
-        # Files that start with a dot are no images either: macOS leaves `._0001.png` about.
+        # Files that start with a dot are not images either: macOS creates `._0001.png`.
         if path.name.startswith('.') or path.suffix.lower() not in extensions or number is None:
             if not path.is_dir():
                 stray.append(path.name)
@@ -108,7 +108,7 @@ def numbered(
 
 
 def images_of(folder: Path) -> Iterator[str]:
-    """The names of the image files in a folder, as the file system lists them."""
+    """The names of the image files in a folder, in the order of the file system."""
     with os.scandir(folder) as found:
         for entry in found:
             name = entry.name
@@ -123,7 +123,7 @@ def number_of(stem: str) -> int | None:
 
 
 def is_litter(path: Path) -> bool:
-    """Whether a file or folder is one that operating systems leave about."""
+    """Whether a file or folder is litter of an operating system."""
     return path.name.lower() in _LITTER or path.name.startswith('.')
 
 

@@ -1,1 +1,1 @@
-"""Making a dataset of a copy: what a frame holds, shards, the TFDS builder, their registry."""
+"""Preparing a dataset from a copy: features, shards, the TFDS builder, and the registry."""

@@ -1,8 +1,8 @@
-"""The TFDS builder that all datasets share: a subclass only says which videos there are.
+"""The TFDS builder that all datasets share: a subclass only finds the videos.
 
-`download_and_prepare` (so the `tfds` command line and `tfds.load` too) prepares on all cores and
-goes on where an earlier run stopped; with a Beam runner in its DownloadConfig it prepares through
-Apache Beam instead. TensorFlow is needed for neither, nor for reading.
+`download_and_prepare` (and so the `tfds` command line and `tfds.load`) prepares on all cores and
+resumes an earlier run; with a Beam runner in its DownloadConfig it uses Apache Beam instead.
+TensorFlow is needed neither for this nor for reading.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class _OwnInfo(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
         """Does nothing: TFDS's bucket has none of these datasets.
 
-        The original asks there, and leaves an empty temporary folder behind for every builder.
+        The original looks there, and leaves an empty temporary folder behind for every builder.
         """
 
 
@@ -46,16 +46,16 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True): 
     SUMMARY = ''
     HOMEPAGE = ''
     CITATION = ''
-    # {split: (videos, frames)} of a complete copy, where it is published.
+    # {split: (videos, frames)} of a complete copy, if published.
     KNOWN_FRAMES: dict[str, tuple[int, int]] = {}  # noqa: RUF012
-    # {splits: (videos, {length: how many of them have fewer frames})}, likewise.
+    # {splits: (videos, {length: number of videos with fewer frames})}, likewise.
     KNOWN_SHORT: dict[tuple[str, ...], tuple[int, dict[int, int]]] = {}  # noqa: RUF012
 
     def __init__(self, *args, num_workers: int | None = None, strict: bool = False, **kwargs):
-        """As every TFDS builder; `num_workers` processes (all cores by default).
+        """Like every TFDS builder; `num_workers` processes (all cores by default).
 
-        With `strict`, anything that is wrong with the copy is an InputError; otherwise it is
-        reported in the metadata and only what cannot be used is skipped.
+        With `strict`, any problem with the copy is an InputError; otherwise it is reported in the
+        metadata and only what cannot be used is skipped.
         """
         kwargs.setdefault('file_format', 'array_record')
         self.num_workers = num_workers or shards.available_cores()
@@ -67,7 +67,7 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True): 
     def find_videos(
         self, manual_dir: Path | None, report: Report
     ) -> Mapping[str, Sequence[VideoSource]]:
-        """{split: its videos in order}. Raises InputError if the dataset is not there."""
+        """{split: its videos in order}. Raises InputError if the dataset is missing."""
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -77,13 +77,13 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True): 
             features=frame_features(self.storage.encoding),
             homepage=self.HOMEPAGE or None,
             citation=self.CITATION or None,
-            # In order, one example a frame: a clip is a range of neighbouring examples.
+            # In order, one example per frame: a clip is a contiguous range of examples.
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(),
         )
 
     def _log_download_bytes(self) -> None:
-        """Says nothing: there is no download whose size TFDS could tell."""
+        """Does nothing: there is no download."""
 
     @property
     def storage(self) -> FrameStorage:
@@ -95,7 +95,7 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True): 
         manual_dir = Path(dl_manager._manual_dir) if self.MANUAL_DOWNLOAD_INSTRUCTIONS else None
         found = {k: v for k, v in self.find_videos(manual_dir, report).items() if v}
         if not found:
-            raise InputError(f'{manual_dir}: no video of {self.name} is there')
+            raise InputError(f'{manual_dir}: has no video of {self.name}')
         self.problems = list(report.problems)
         self._check_strict()
         return found
@@ -112,7 +112,7 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True): 
             logging.warning('%s', problem)
 
     def download_and_prepare(self, **options) -> None:
-        """As every TFDS builder's; what is written is kept, if interrupted, for the next run."""
+        """Like every TFDS builder's; if interrupted, keeps finished work for the next run."""
         super().download_and_prepare(**options)
         shutil.rmtree(self._parts, ignore_errors=True)
         self.check_prepared()
@@ -123,7 +123,7 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True): 
         if self.strict and problems:
             raise InputError(
                 f'{self.data_dir}: {self.name} was prepared without --strict, from a copy with '
-                f'which {len(problems)} things are wrong:{_shown(problems)}\nmend the copy, remove '
+                f'{len(problems)} problems:{_shown(problems)}\nfix the copy, remove '
                 'this folder and prepare it again'
             )
 
@@ -132,14 +132,14 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True): 
         return Path(self.data_dir).parent / f'.parts-{self.version}'
 
     def plan(self, found: Mapping[str, Sequence[VideoSource]]) -> dict[str, list[shards.ShardTask]]:
-        """{split: what is to be written, in order}."""
+        """{split: the shards to write, in order}."""
         return {
             split: shards.plan(videos, self._parts, split, self.storage)
             for split, videos in found.items()
         }
 
     def note_shards(self, tasks: Sequence[shards.ShardTask], results: Sequence[dict]) -> None:
-        """For builders that keep account of what was written."""
+        """A hook for builders that record what was written."""
 
     def _prepare_in_parallel(self, found: dict[str, Sequence[VideoSource]]) -> None:
         destination = Path(self.data_dir)  # temporary, renamed by TFDS when all is done
@@ -191,7 +191,7 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True): 
                     self.problems.append(Problem(f'split {" and ".join(splits)}', what))
 
     def _prepare_by_tfds(self, dl_manager, download_config) -> None:
-        """TFDS's own way, by Beam or for a few examples; the index of videos is read back."""
+        """TFDS's own method, with Beam or for a few examples; the index of videos is read back."""
         shutil.rmtree(self._noted, ignore_errors=True)
         super()._download_and_prepare(dl_manager, download_config)
         for path in sorted(self._noted.glob('*.json')):
@@ -203,7 +203,7 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True): 
 
     @property
     def _noted(self) -> Path:
-        """Where processes leave what is wrong inside the videos that they read."""
+        """Where processes write the problems inside the videos that they read."""
         return self._parts / 'problems'
 
     def _split_generators(self, dl_manager):
@@ -223,13 +223,13 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True): 
     def _check_strict(self) -> None:
         if self.strict and self.problems:
             raise InputError(
-                f'{self.name}: {len(self.problems)} things are wrong with this copy, and --strict '
+                f'{self.name}: this copy has {len(self.problems)} problems, and --strict '
                 f'allows none:{_shown(self.problems)}'
             )
 
 
 def _shown(problems: Sequence) -> str:
-    """The first problems, a line each."""
+    """The first problems, one line each."""
     lines = [str(problem) for problem in problems[:20]]
     lines += [f'and {len(problems) - 20} more'] if len(problems) > 20 else []
     return ''.join(f'\n  {line}' for line in lines)
@@ -243,9 +243,9 @@ def _link_or_move(path: Path, destination: Path) -> None:
 
 
 def _examples(numbered: tuple[int, VideoSource], storage: FrameStorage, noted: str):
-    """Yields (key, example); keys are integers in the order of the examples, as TFDS wants them.
+    """Yields (key, example); keys are integers in the order of the examples, as TFDS requires.
 
-    Leaves what is wrong with the video, if anything, in a file whose name begins with `noted`.
+    Writes the video's problems, if any, to a file whose name begins with `noted`.
     """
     position, source = numbered
     report = Report()

@@ -1,12 +1,12 @@
-"""What one example holds, the same for every dataset: one frame of a video with its annotation.
+"""The features of one example, the same for every dataset: one frame with its annotation.
 
     frame         image (H, W, 3)   RGB at training size (or at the video's own), JPEG or PNG
     density       image (h, w, 1)   uint8 at the annotation's own size, PNG; black if there is none
     fixations     image (h, w, 1)   255 at fixated pixels, 0 elsewhere, PNG; black if there is none
     annotated     bool              whether density and fixations were given for this frame
     video         text              the video's name in the dataset
-    kind          text              what sort of video, where the dataset says so
-    frame_number  int32             as the dataset counts
+    kind          text              the kind of video, if the dataset has kinds
+    frame_number  int32             in the dataset's numbering
 
 Examples are in the order of the videos, and within a video in the order of its frames.
 """
@@ -32,7 +32,7 @@ class FrameStorage(tfds.core.BuilderConfig):
 
 
 def storage(size: tuple[int, int] | None, encoding: str = 'jpeg') -> FrameStorage:
-    """The FrameStorage of this size and encoding, with the name that its folder bears."""
+    """The FrameStorage of this size and encoding, with the name of its folder."""
     name = 'original' if size is None else f'{size[0]}x{size[1]}'
     quality = f', quality {images.JPEG_QUALITY}' if encoding == 'jpeg' else ''
     return FrameStorage(
@@ -84,8 +84,8 @@ def serialise(example: dict) -> bytes:
 def parse(record: bytes) -> dict:
     """A record to an example with its images left as the bytes of their files.
 
-    TFDS's own parser takes several times as long, all of it under Python's lock, and decodes every
-    image, though only the target's maps are used. Raises ValueError or DecodeError if the record is
+    TFDS's own parser takes several times as long, holds Python's lock, and decodes every image,
+    though only the target's maps are used. Raises ValueError or DecodeError if the record is
     damaged.
     """
     feature = tf_example_pb2.Example.FromString(record).features.feature

@@ -1,4 +1,4 @@
-"""The index of a split: what is to be known of its videos without reading their frames."""
+"""The index of a split: metadata of its videos, available without reading their frames."""
 
 import tensorflow_datasets as tfds
 
@@ -9,7 +9,7 @@ RAW = tfds.decode.DeserializeMethod.RAW_BYTES
 
 
 class VideoIndex:
-    """Gathers what is to be known of a video without reading its frames."""
+    """Collects the metadata of one video."""
 
     def __init__(self, name: str, kind: str):
         self.name, self.kind, self.num_frames = name, kind, 0

@@ -13,7 +13,7 @@ from stsa_jax.errors import InputError
 
 # Rendered, with all that is known of them.
 EMBEDDED = ('stsa_synthetic', 'stsa_matching', 'stsa_contrast')
-# Where the builder of each dataset is.
+# The location of each dataset's builder.
 BUILDERS = {
     'stsa_synthetic': ('data.synthetic', 'StsaSynthetic'),
     'stsa_matching': ('data.synthetic', 'StsaMatching'),
@@ -37,16 +37,16 @@ def load_builder(
     """The TFDS builder of dataset `name`.
 
     Args:
-      size: (H, W) to store frames at, None for the video's own, or 'default': that of training,
-        and the rendered size for the embedded dataset.
-      encoding: 'jpeg', or losslessly 'png'.
-      num_workers: processes that prepare; all cores by default.
-      strict: whether anything wrong with the copy is an error.
+      size: (H, W) of stored frames, None for the video's own, or 'default': the training size,
+        and the rendered size for the synthetic datasets.
+      encoding: 'jpeg', or lossless 'png'.
+      num_workers: processes; all cores by default.
+      strict: whether any problem with the copy is an error.
 
     Raises InputError if there is no dataset of this name.
     """
     if name not in BUILDERS:
-        raise InputError(f'no dataset {name!r}; there are {", ".join(sorted(BUILDERS))}')
+        raise InputError(f'no dataset {name!r}; available: {", ".join(sorted(BUILDERS))}')
     module, class_name = BUILDERS[name]
     builder = getattr(importlib.import_module(module), class_name)
     return builder(
@@ -90,10 +90,10 @@ def prepare_dataset(
     source: str | os.PathLike | None = None,
     **options,
 ) -> tfds.core.DatasetBuilder:
-    """Prepares dataset `name` from `source`, unless that is done, and returns its builder.
+    """Prepares dataset `name` from `source`, unless already prepared, and returns its builder.
 
-    `source` is the folder of the copy, which the embedded dataset does not need; `options` are
-    those of `load_builder`. Raises InputError if the copy is not there or cannot be used.
+    `source` is the folder of the copy, not needed for the synthetic datasets; `options` are those
+    of `load_builder`. Raises InputError if the copy is missing or cannot be used.
     """
     builder = load_builder(name, data_dir, **options)
     if source is not None:
@@ -104,5 +104,5 @@ def prepare_dataset(
 
 
 def default_data_dir() -> Path:
-    """Where TFDS keeps datasets: $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    """Where TFDS stores datasets: $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     return Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()

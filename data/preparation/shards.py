@@ -1,8 +1,8 @@
-"""Preparation in parallel, and again from where it stopped: one file of records per few videos.
+"""Parallel, resumable preparation: one file of records per few videos.
 
-Each shard is written by one process, to a temporary name, and then renamed, with a JSON file beside
-it that says which videos it holds. A shard whose JSON file is there is complete; its name has a
-hash of its sources, so that a run after an interruption takes over exactly what is still valid.
+Each shard is written by one process to a temporary name and then renamed, with a JSON file beside
+it that lists its videos. A shard with a JSON file is complete; its name contains a hash of its
+sources, so that a resumed run reuses exactly what is still valid.
 """
 
 import concurrent.futures
@@ -29,9 +29,9 @@ from stsa_jax.errors import InputError
 from stsa_jax.files import atomic_path, write_atomic, writer_errors
 from stsa_jax.media.preprocess import resize_frame
 
-MAX_SHARDS = 256  # a split; few enough files, and little is lost at an interruption
+MAX_SHARDS = 256  # per split; few enough files, and an interruption loses little
 
-# In a worker: frames written so far by shard, shared with the parent.
+# In a worker: the frames written so far per shard, shared with the parent.
 _written: MutableSequence[int] = []
 
 
@@ -48,10 +48,10 @@ class ShardTask:
 
     @functools.cached_property
     def path(self) -> Path:
-        """Where the records go; beside it, with `.json`, what they are.
+        """The file of records; its description is beside it, with suffix `.json`.
 
-        Found once, by looking at every file of the sources: a file that changes from then on is
-        noticed by the next run.
+        Computed once from the state of every source file: later changes are detected by the next
+        run.
         """
         text = '\n'.join([source.identity() for source in self.sources])
         text += f'{self.size} {self.encoding} {images.JPEG_QUALITY}'
@@ -70,7 +70,7 @@ def plan(
 
 
 def groups_of(sources: Sequence[VideoSource], most: int) -> list[tuple[VideoSource, ...]]:
-    """The videos in order, in at most so many groups of about the same number."""
+    """The videos in order, in at most `most` groups of about equal size."""
     if not sources:
         return []
     groups = np.array_split(np.arange(len(sources)), min(len(sources), most))
@@ -80,7 +80,7 @@ def groups_of(sources: Sequence[VideoSource], most: int) -> list[tuple[VideoSour
 def example_of(
     frame: Frame, source: VideoSource, size: tuple[int, int] | None, encoding: str
 ) -> dict:
-    """The example that stores this frame at `size` (None: as it is), see preparation.features."""
+    """The example that stores this frame at `size` (None: unchanged), see preparation.features."""
     image = frame.image if size is None else resize_frame(frame.image, size)
     annotated = frame.density is not None and frame.fixations is not None
     black = _black(frame.size) if not annotated else None
@@ -96,7 +96,7 @@ def example_of(
 
 
 def stored(task: ShardTask) -> dict | None:
-    """What a shard holds that an earlier run has written, see `write_shard`; None if none has."""
+    """The description of a shard that an earlier run wrote, see `write_shard`, or None."""
     description = task.path.with_suffix('.json')
     if description.exists() and task.path.exists():
         return json.loads(description.read_text())
@@ -104,7 +104,7 @@ def stored(task: ShardTask) -> dict | None:
 
 
 def write_shard(task: ShardTask, advance: Callable[[int], object] = lambda frames: None) -> dict:
-    """Writes one shard and returns what it holds; calls `advance(1)` after each frame.
+    """Writes one shard and returns its description; calls `advance(1)` after each frame.
 
     Returns `{'videos': [...], 'problems': [...], 'bytes': n, 'examples': n}`, where each video has
     `name, kind, num_frames, height, width, unusable` (see data.videos.VideoInfo).
@@ -140,11 +140,11 @@ def write_shard(task: ShardTask, advance: Callable[[int], object] = lambda frame
 
 
 def write_shards(tasks: Sequence[ShardTask], num_workers: int, label: str) -> list[dict]:
-    """Writes the shards that are not there yet on `num_workers` processes; results in their order.
+    """Writes the missing shards with `num_workers` processes; returns results in order.
 
-    The progress bar counts frames, those of earlier runs included, within videos too.
+    The progress bar counts frames, including those of earlier runs.
     """
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # it is waiting for disks, mostly
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # mostly waits for the disk
         found = list(pool.map(stored, tasks))
     results = {i: result for i, result in enumerate(found) if result is not None}
     missing = [i for i in range(len(tasks)) if i not in results]
@@ -165,7 +165,7 @@ def write_shards(tasks: Sequence[ShardTask], num_workers: int, label: str) -> li
 
 
 def _expected_frames(tasks: Sequence[ShardTask]) -> int | None:
-    """About how many frames these shards will hold; None if a source cannot tell."""
+    """The approximate number of frames of these shards; None if a source does not know."""
     sources = [source for task in tasks for source in task.sources]
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         counts = list(pool.map(lambda source: source.expected_frames(), sources))
@@ -182,7 +182,7 @@ def _write_in_parallel(
 ) -> None:
     # Spawned, not forked: the caller may run threads (JAX does), which a fork would break.
     context = multiprocessing.get_context('spawn')
-    written = context.RawArray('q', len(tasks))  # frames; each number has one process that writes
+    written = context.RawArray('q', len(tasks))  # frames; each entry is written by one process
     pool = concurrent.futures.ProcessPoolExecutor(
         min(num_workers, len(missing)), context, _start_worker, (written,)
     )
@@ -200,8 +200,8 @@ def _write_in_parallel(
             bar.update(shown - seen)
     except concurrent.futures.process.BrokenProcessPool as error:
         raise InputError(
-            f'{label}: a process was killed, likely for want of memory; run it again with '
-            'fewer processes, it goes on where it stopped'
+            f'{label}: a process was killed, probably for lack of memory; run it again with '
+            'fewer processes to resume'
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -209,7 +209,7 @@ def _write_in_parallel(
 
 @contextlib.contextmanager
 def _ctrl_c_held() -> Iterator[None]:
-    """What is started meanwhile never gets Ctrl-C; here it comes afterwards at the latest."""
+    """Processes started inside never receive Ctrl-C; in this process it is delayed until exit."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -218,7 +218,7 @@ def _ctrl_c_held() -> Iterator[None]:
 
 
 def _start_worker(written) -> None:
-    """Leaves Ctrl-C to the parent: the shards that are being written are finished."""
+    """Ignores Ctrl-C, which the parent handles, so that shards in progress are finished."""
     global _written
     _written = written
     signal.signal(signal.SIGINT, signal.SIG_IGN)

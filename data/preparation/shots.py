@@ -1,4 +1,4 @@
-"""Hollywood-2 and UCF-Sports, which have one arrangement: a folder a shot, in two splits."""
+"""Hollywood-2 and UCF-Sports, which share a layout: one folder per shot, in two splits."""
 
 import re
 from pathlib import Path
@@ -17,10 +17,10 @@ class ShotsBuilder(SaliencyBuilder, skip_registration=True):  # type: ignore[cal
     """Builder of a dataset in {training,testing}/<shot>/{images,maps,fixation}."""
 
     TITLE = ''
-    FOLDER_NAMES: tuple[str, ...] = ()  # by which a parent folder may hold the dataset
+    FOLDER_NAMES: tuple[str, ...] = ()  # names of the dataset's folder inside a parent folder
     EXPECTED = ''
     SHOT_NAME = ''  # regular expression of a shot's folder
-    # How many source videos each split has, and how many shots where that is published.
+    # The number of source videos of each split, and of shots if published.
     VIDEOS: dict[str, int] = {}  # noqa: RUF012
     SHOTS: dict[str, int] = {}  # noqa: RUF012
 
