@@ -4,8 +4,8 @@ Your own recordings become one by `python -m data.prepare folder --name=mine --s
 that docs/your_data.md says; videos without annotation by what another model makes of them:
 `python -m data.prepare videos --name=mine --source=DIR --teacher=WEIGHTS`.
 
-Says how the copy is arranged and what is wrong with it, then stores it as TFDS does, on all cores.
-Interrupted, it goes on where it stopped when it is run again.
+Prints the layout of the copy and its problems, then stores it with TFDS, on all cores. Run it again
+to resume an interrupted preparation.
 """
 
 import argparse
@@ -49,8 +49,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="frames' size HEIGHTxWIDTH, or original; by default 224x384, for training",
     )  # fmt: skip
     parser.add_argument('--lossless', action='store_true', help='frames as PNG instead of JPEG')
-    parser.add_argument('--strict', action='store_true', help='anything wrong is an error')
-    parser.add_argument('--num_workers', type=int, help='processes; by default one a core')
+    parser.add_argument('--strict', action='store_true', help='any problem is an error')
+    parser.add_argument('--num_workers', type=int, help='processes; by default one per core')
     parser.add_argument(
         '--teacher', metavar='WEIGHTS',
         help=f'of {VIDEOS}: the model whose maps are the densities; whatever stsa_jax.load takes',
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     from data.preparation.registry import load_builder, prepare_dataset
 
     options = parse(arguments)
-    logging.set_verbosity(logging.ERROR)  # the builder would say again what is said here
+    logging.set_verbosity(logging.ERROR)  # the builder would repeat these messages
     settings = {
         'size': size_of(options.size),
         'encoding': 'png' if options.lossless else 'jpeg',
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
     builder = load_builder(options.dataset, options.data_dir, **settings)
     if builder.is_prepared():
         builder.check_prepared()
-        print(f'{builder.data_dir}: is prepared already; remove this folder to prepare it anew')
+        print(f'{builder.data_dir}: is prepared already; remove this folder to prepare it again')
         return
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         if not options.source:

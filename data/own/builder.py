@@ -1,7 +1,7 @@
-"""A folder of somebody's own recordings as a dataset, which may grow.
+"""A folder of a user's own recordings as a dataset, which may grow.
 
-A second preparation takes over the records of every video whose files are as they were, and makes
-those of the others only. The old dataset stands until the new one is complete.
+A second preparation reuses the records of every video whose files are unchanged, and prepares only
+the others. The old dataset is kept until the new one is complete.
 """
 
 import json
@@ -24,10 +24,10 @@ from stsa_jax.errors import InputError
 
 # mypy reads nothing of TFDS, and so does not know `skip_registration`.
 class OwnRecordings(SaliencyBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """TFDS builder of a dataset with a name of the user's."""
+    """TFDS builder of a dataset with a name chosen by the user."""
 
     VERSION = '1.0.0'
-    SUMMARY = "Somebody's own recordings."
+    SUMMARY = "A user's own recordings."
     MANUAL_DOWNLOAD_INSTRUCTIONS = 'See docs/your_data.md.'
 
     def __init__(
@@ -55,7 +55,7 @@ class OwnRecordings(SaliencyBuilder, skip_registration=True):  # type: ignore[ca
         """The videos by split; see `recordings.find_recordings`."""
         if manual_dir is None:
             raise InputError('--source: the folder of your recordings was expected')
-        if self.recordings is None:  # tables of gaze are read once
+        if self.recordings is None:  # gaze tables are read once
             own, same = Report(), self.earlier.settings == self._settings
             kept = self.earlier.splits if same else {}
             self.recordings = find_recordings(
@@ -69,11 +69,11 @@ class OwnRecordings(SaliencyBuilder, skip_registration=True):  # type: ignore[ca
 
     @property
     def _settings(self) -> str:
-        """What the shares of the videos depend on."""
+        """The settings that the split by shares depends on."""
         return f'{self.how.split} {self.how.seed}'
 
     def plan(self, found: Mapping[str, Sequence[VideoSource]]) -> dict[str, list[shards.ShardTask]]:
-        """As `SaliencyBuilder`'s, with the files cut as they were earlier."""
+        """Like `SaliencyBuilder`'s, with the videos divided into files as before."""
         cuts = self.earlier.groups
         return {
             split: _plan(videos, self._parts, split, self.storage, cuts.get(split, []))
@@ -91,7 +91,7 @@ class OwnRecordings(SaliencyBuilder, skip_registration=True):  # type: ignore[ca
 
 
 class Earlier:
-    """What an earlier preparation stored, so that it need not be made again.
+    """The result of an earlier preparation, for reuse.
 
     Attributes:
         splits: {video: split}. settings: what shares depended on.
@@ -107,7 +107,7 @@ class Earlier:
             builder = tfds.builder_from_directory(folder)
             self._read(builder, dict(builder.info.metadata or {}))
         except (OSError, ValueError, KeyError, AssertionError, TypeError):
-            self._clear()  # all is made anew
+            self._clear()  # everything is prepared again
 
     def _clear(self) -> None:
         self.splits: dict[str, str] = {}
@@ -139,7 +139,7 @@ class Earlier:
                 self._stored[entry['file']] = Path(path), result
 
     def news(self, builder: OwnRecordings, found: Mapping[str, Sequence[VideoSource]]) -> str:
-        """What a preparation would change, in words; '' for nothing."""
+        """The changes that a preparation would make, in words; '' for none."""
         splits = {video.name: split for split, videos in found.items() for video in videos}
         tasks = {task.path.name: task for own in builder.plan(found).values() for task in own}
         done = {video for entry, names in self._files.items() if entry in tasks for video in names}
@@ -158,7 +158,7 @@ class Earlier:
         return ', '.join(words)
 
     def hand_over(self, task: shards.ShardTask) -> None:
-        """Puts what was stored for a task where a finished task leaves it."""
+        """Puts the stored records of a task where a finished task writes them."""
         if task.path.name not in self._stored or task.path.exists():
             return
         path, result = self._stored[task.path.name]
@@ -177,7 +177,7 @@ def _plan(
     storage: FrameStorage,
     groups: Sequence[Sequence[str]],
 ) -> list[shards.ShardTask]:
-    """Files with the very videos of the earlier ones first; what is new comes after them."""
+    """Files with the same videos as the earlier ones first, then files for the new videos."""
     by_name = {video.name: video for video in videos}
     kept = [
         tuple(by_name.pop(name) for name in group)

@@ -1,4 +1,4 @@
-"""Which column of a table of gaze is what: by the usual names, or as the user says."""
+"""Identifies the columns of a gaze table, by the usual names or as the user specifies."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from data.copies.text_table import number
 from stsa_jax.errors import InputError
 
-# In the order in which they are taken, without units, case and signs.
+# In order of preference, without units, case and punctuation.
 NAMES = {
     'video': (
         'video', 'video_name', 'videoname', 'video_id', 'stimulus', 'stimulus_name', 'media',
@@ -39,7 +39,7 @@ NAMES = {
         'fix_y', 'fixation_y', 'y_fixation', 'fixation_point_y', 'por_y', 'l_por_y',
         'r_por_y', 'left_y', 'right_y', 'left_gaze_y', 'right_gaze_y',
     ),
-    # Only if asked for: beside samples it is often that of the fixation which each belongs to.
+    # Only if requested: with samples it is often the duration of the fixation that contains them.
     'duration': (),
     'event': (
         'event', 'event_info', 'l_event_info', 'eye_movement_type', 'eye_movement', 'event_type',
@@ -92,7 +92,7 @@ def choose(path: Path, header: Sequence[str], asked: Mapping[str, str]) -> Chose
         if len(there) > 1 and what in 'xy':
             names = ' and '.join(repr(header[i]) for i in there)
             raise InputError(
-                f'{path}: {what} may be any of {names}; say which: --gaze_columns={what}=...'
+                f'{path}: {what} may be any of {names}; choose one: --gaze_columns={what}=...'
             )
         if there:
             which[what] = min(there, key=lambda i: known.index(plain[i]))

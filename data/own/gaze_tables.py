@@ -1,7 +1,8 @@
-"""Tables of gaze: the samples of each video by viewer.
+"""Gaze tables: the samples of each video by viewer.
 
-Each line has x and y, a time or a frame's number, and where these differ the video and the viewer;
-a column of events (`Fixation`, `Saccade`, `Blink`) is used if there is one. See `gaze_columns`.
+Each line has x and y, a time or a frame number, and, if the table has several, the video and the
+viewer; a column of events (`Fixation`, `Saccade`, `Blink`) is used if there is one. See
+`gaze_columns`.
 """
 
 import array
@@ -64,7 +65,7 @@ class Samples:
 class Tables:
     """The samples of all tables: `samples` by video; `unit`, seconds, if a column's name says it.
 
-    `notes` are lines on how the tables were understood.
+    `notes` are lines about how the tables were interpreted.
     """
 
     def __init__(self, columns: Mapping[str, str]):
@@ -82,7 +83,7 @@ class Tables:
         return {name: gathered.samples() for name, gathered in self._found.items()}
 
     def left_out(self) -> list[str]:
-        """Lines on what every table has that is not used: blinks, saccades."""
+        """Lines about samples that are not used: blinks, saccades."""
         lines = []
         if self._other:
             shown = ', '.join(f'{count} {event}' for event, count in self._other.most_common(5))
@@ -92,7 +93,7 @@ class Tables:
         return [f'gaze: {line}; left out' for line in lines]
 
     def read(self, places: Sequence[Place], videos: Sequence[Files], report: Report) -> None:
-        """Reads every table; what in it is no sample of a video is counted and reported.
+        """Reads every table; lines that are not samples of a video are counted and reported.
 
         Raises InputError for a table that may be one, but whose columns cannot be told.
         """
@@ -207,7 +208,7 @@ class Tables:
 
 
 class _Gathered:
-    """The samples of one video, growing."""
+    """Accumulates the samples of one video."""
 
     def __init__(self, in_frames: bool):
         self.in_frames = in_frames
@@ -234,7 +235,7 @@ class _Gathered:
             column.append(value)
 
     def samples(self) -> Samples:
-        """What was gathered."""
+        """The accumulated samples."""
         when, x, y, lasts = (np.array(column, np.float64) for column in self._columns)
         viewer = np.array(self._viewer, np.int64)
         first, *more = self._sources or ('',)

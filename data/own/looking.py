@@ -1,9 +1,9 @@
-"""Samples of gaze laid on the frames of their video: which frame, which pixel.
+"""Maps gaze samples to frames and pixels of their video.
 
-A place is in pixels of the video, in fractions of its width and height, or in pixels of a screen on
-which the video was shown in the middle, enlarged to fit or as it is. Pixels are rounded, as the
-mappings of DHF1K and DIEM do. A time counts from the video's beginning, or from the record's; a
-frame is seen from its own time until that of the next.
+A position is in pixels of the video, in fractions of its width and height, or in pixels of a screen
+with the video in its centre, enlarged to fit or unscaled. Pixels are rounded, as in the mappings of
+DHF1K and DIEM. A time is relative to the start of the video or of the record; a frame is visible
+from its own time until that of the next.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ _ROUNDING = 1e-7  # seconds
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """How samples go with pictures and frames; see the module's docstring.
+    """How samples map to pixels and frames; see the module docstring.
 
     `second` is the unit of time in seconds; `clock` 'video', 'record' or '' where the samples show
     it; `first_frame` the number of a video's first frame in the tables, None for the frames' own.
@@ -78,7 +78,7 @@ def fixations_of(
     times: np.ndarray,
     report: Report,
 ) -> Fixations:
-    """Where a video was looked at; `frame` has the frames' numbers.
+    """The fixations of a video; `frame` has the frame numbers.
 
     Args:
         size: (h, w) of its pictures.

@@ -1,4 +1,4 @@
-"""Bringing together what belongs to one video, by names that may differ in case and zeros.
+"""Groups the files of each video by names that may differ in case and leading zeros.
 
 `video/001.AVI` and `annotation/0001` are of one video, as are `Clip_7.mp4` and `clip_07`. Nothing
 is guessed beyond that: two videos that differ in nothing else are an error.

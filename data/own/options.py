@@ -1,4 +1,4 @@
-"""What the command line says of a folder of recordings; for data.prepare and evaluate.py."""
+"""Command-line options for a folder of recordings; for data.prepare and evaluate.py."""
 
 import argparse
 import re

@@ -1,7 +1,7 @@
-"""What is where in somebody's folder: the role of each video, folder of pictures and table.
+"""Finds the role of each video, image folder and table in a user's folder.
 
-The words in a path say the role: of `train/clip_7/maps` the split is `train`, the role `maps`, and
-what is left, `clip_7`, names the video. So all arrangements of the known datasets are understood:
+The words in a path determine the role: in `train/clip_7/maps` the split is `train`, the role
+`maps`, and the rest, `clip_7`, names the video. This covers all layouts of the known datasets:
 `video/001.AVI` beside `annotation/0001/{maps,fixation}`, `training/<video>/{images,maps,fixation}`,
 `video_frames/<set>/<video>` beside `annotations/<set>/<video>`, `<video>/{video,event_data}`, or
 `videos/`, `maps/`, `fixations/` and `gaze/` beside each other.
@@ -16,7 +16,7 @@ from data.copies import tree
 from data.copies.sources import Report
 
 FRAMES, MAPS, FIXATIONS, GAZE = 'frames', 'maps', 'fixations', 'gaze'
-# The later ones outrank the earlier: `fixation/maps` holds fixations.
+# Later ones take precedence over earlier ones: `fixation/maps` holds fixations.
 WORDS = {
     FRAMES: (
         'frames', 'frame', 'images', 'image', 'imgs', 'img', 'video', 'videos', 'video_frames',
@@ -56,7 +56,7 @@ class Place(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """What the path down to a folder has said so far."""
+    """The information from the path down to a folder."""
 
     role: str = ''
     parts: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ class _Way(NamedTuple):
 
 
 def find_places(root: Path, report: Report, *, without: tuple[Path, ...] = ()) -> list[Place]:
-    """All places in `root`, without these files; what has no role is reported."""
+    """All places in `root` except `without`; entries without a role are reported."""
     places = list(_walk(root, root, _Way(), report, {path.resolve() for path in without}))
     return _without_wrapping(places)
 

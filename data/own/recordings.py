@@ -1,4 +1,4 @@
-"""A folder of somebody's own recordings, understood: its videos, and what was found on the way."""
+"""Interprets a folder of a user's own recordings: its videos, and notes about it."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

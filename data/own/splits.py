@@ -1,4 +1,4 @@
-"""Which video is in which split: by the folders, by a list, or a seeded share of the videos.
+"""Assigns videos to splits: by folders, by a list, or by seeded shares of the videos.
 
 Published folds (STAViS: `fold_lists/<set>_list_{train,test}_{1,2,3}_fps.txt`) are splits that share
 videos between them: `train_2` and `test_2` are the second fold's.

@@ -1,4 +1,4 @@
-"""A folder of recordings as something to score maps against, as it lies: nothing is prepared."""
+"""A folder of recordings as ground truth for scoring maps, without preparation."""
 
 import itertools
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""A video of somebody's own with whatever annotation there is; what is missing is made.
+"""A user's own video with any annotation; missing maps are generated.
 
-Density maps, fixation maps and gaze may each be there or not: fixations are made from gaze, density
-maps from fixations. A video with density maps alone can be learnt from, and scored by the metrics
+Density maps, fixation maps and gaze are each optional: fixations are made from gaze, density maps
+from fixations. A video with only density maps can be used for training, and scored by the metrics
 that need no fixations.
 """
 
@@ -30,7 +30,7 @@ from data.own.looking import AS_IT_IS, View, fixations_of
 from stsa_jax.errors import InputError
 from stsa_jax.media.packets import Packets
 
-# Of the video's width, as DHF1K's maps have it.
+# Relative to the video's width, as in DHF1K's maps.
 RELATIVE_SIGMA = gaze.DHF1K_SIGMA / gaze.DHF1K_SIZE[1]
 KINDS = (*tree.IMAGES, *tree.MATLAB)
 
