@@ -1,9 +1,9 @@
-"""bfloat16 compute beside float32: the held-out CC after the same training.
+"""bfloat16 against float32: the held-out CC after the same training.
 
     python -m benchmarks.bfloat16 --workdir=DIR [--steps=200] [--config=configs/tiny.py]
 
-Trains the tiny config on the embedded dataset twice, from the same weights on the same clips, and
-compares the CC on 64 held-out clips. Interrupted, the same command goes on.
+Trains the tiny config on the synthetic dataset twice, from the same weights on the same clips, and
+compares the CC on 64 held-out clips. The same command resumes an interrupted run.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> int:
         config.validation.every = options.steps
         history = train(config, str(workdir / dtype))
         if history[-1]['step'] < options.steps:
-            print('stopped before the end: the same command goes on')
+            print('stopped before the end: run the same command to resume')
             return 1
         scores[dtype] = next(e['cc'] for e in history[::-1] if e['kind'] == 'validation')
     ratio = scores['bfloat16'] / scores['float32']

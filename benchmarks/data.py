@@ -1,14 +1,14 @@
-"""Speed of the data: preparing DHF1K, and clips on the host.
+"""Speed of the data pipeline: preparing DHF1K, and loading clips on the host.
 
     python -m benchmarks.data [--source=COPY_OF_DHF1K] [--repeats=20] [--rounds=5] [--frames=240]
 
-Preparation in frames/s a core, clips in clips/s a core with the time of each stage, against
-the way of the released PyTorch loader (PNG frames, PIL, torchvision's transforms, one process), and
-the disk that DHF1K's training split takes. Without a copy, a video of the same size is made up, of
-`frames` frames, 40 or more. `--rounds=0` leaves out the comparison of one core with two.
+Preparation in frames/s per core, clips in clips/s per core with the time of each stage, against the
+released PyTorch loader's method (PNG frames, PIL, torchvision's transforms, one process), and the
+disk space of DHF1K's training split. Without a copy, a video of the same size is generated, of
+`frames` frames, 40 or more. `--rounds=0` skips the comparison of one core with two.
 
-Rates a core are per second of processor time, which other processes on the machine disturb least;
-the comparison of one core with two is by the clock.
+Rates per core are per second of processor time, which other processes on the machine disturb least;
+the comparison of one core with two uses wall time.
 """
 
 import argparse
@@ -40,7 +40,7 @@ SIZE, FRAMES = (224, 384), 32
 
 
 def rate(work: Callable[[int], object], count: int) -> float:
-    """Times `work(i)` for i < count: how many a second of processor time."""
+    """Times `work(i)` for i < count: calls per second of processor time."""
     work(0)
     start = time.process_time()
     for i in range(count):
@@ -79,7 +79,7 @@ def made_up_copy(folder: Path, frames: int) -> Path:
 
 
 def preparation(source: Path, folder: Path, limits: Limits) -> None:
-    """Frames/s a core from video to records, and the memory it takes."""
+    """Frames/s per core from video to records, and the peak memory."""
     video = Dhf1k(data_dir=str(folder)).find_videos(source, Report())['train'][0]
     stages = dict.fromkeys(['decode, read maps', 'resize, encode', 'serialise'], 0.0)
     count, frames = 0, video.frames(Report())
@@ -104,15 +104,15 @@ def preparation(source: Path, folder: Path, limits: Limits) -> None:
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     print('Preparation, DHF1K from its videos')
     for name, spent in stages.items():
-        print(f'  {name:22} {1e3 * spent / count:6.2f} ms a frame')
+        print(f'  {name:22} {1e3 * spent / count:6.2f} ms per frame')
     speed = written / spent_on_all
     verdict = limits.check('wanted 150', speed >= 150)
-    print(f'  {speed:.0f} frames/s a core with writing ({verdict})')
-    print(f'  peak memory {peaks[0]:.0f} MB, of three times the length {peaks[1]:.0f} MB')
+    print(f'  {speed:.0f} frames/s per core with writing ({verdict})')
+    print(f'  peak memory {peaks[0]:.0f} MB, at three times the length {peaks[1]:.0f} MB')
 
 
 def clips(out: Path, repeats: int, limits: Limits) -> float:
-    """Clips/s a core, with the time of each stage; returns the float32 rate."""
+    """Clips/s per core, with the time of each stage; returns the float32 rate."""
     dataset = data.open_split('dhf1k', 'train', out)
     last = dataset.videos[0].num_frames - FRAMES + 15
     targets = np.random.default_rng(0).integers(15, last + 1, 3 * repeats + 4).tolist()
@@ -129,7 +129,7 @@ def clips(out: Path, repeats: int, limits: Limits) -> float:
     }
     print(f'Clips, {FRAMES}x{SIZE[0]}x{SIZE[1]}')
     for name, work in stages.items():
-        print(f'  {name:10} {1e3 / rate(work, repeats):6.2f} ms a clip')
+        print(f'  {name:10} {1e3 / rate(work, repeats):6.2f} ms per clip')
     rates = {}
     for name, normalisation in (('float32', IMAGENET), ('uint8', None)):
         reader = ClipReader((dataset,), SIZE, FRAMES, 15, normalisation)
@@ -160,7 +160,7 @@ def by_the_clock(out: Path, on: list[int], start=None, results=None) -> float:
 
 
 def cores(out: Path, rounds: int, limits: Limits) -> None:
-    """Batches by the clock on one core and on two, and of two processes that share nothing."""
+    """Batches in wall time on one core and on two, and of two independent processes."""
     if not rounds:
         return
     if not hasattr(os, 'sched_setaffinity') or shards.available_cores() < 2:
@@ -169,7 +169,7 @@ def cores(out: Path, rounds: int, limits: Limits) -> None:
     context = multiprocessing.get_context('spawn')
     first, second = sorted(os.sched_getaffinity(0))[:2]
     one, two, apart = [], [], []
-    for _ in range(rounds):  # in turns, so that other load falls on all
+    for _ in range(rounds):  # alternating, so that other load affects all
         one.append(by_the_clock(out, [first]))
         two.append(by_the_clock(out, [first, second]))
         start, results = context.Barrier(2), context.Queue()
@@ -184,18 +184,18 @@ def cores(out: Path, rounds: int, limits: Limits) -> None:
             process.join()
     medians = [float(np.median(rates)) for rates in (one, two, apart)]
     ratio = medians[1] / medians[0]
-    print(f'uint8 batches by the clock, medians of {rounds}:')
+    print(f'uint8 batches, wall time, medians of {rounds}:')
     print(f'  one core {medians[0]:.1f} clips/s, two {medians[1]:.1f}')
     print(f'  {ratio:.2f} times ({limits.check("wanted 1.8", ratio >= 1.8)})')
-    print(f'  two processes on a core each, the most there is: {medians[2] / medians[0]:.2f} times')
+    print(f'  two processes on one core each, the upper bound: {medians[2] / medians[0]:.2f} times')
 
 
 def against_pytorch(source: Path, folder: Path, ours: float, repeats: int, limits: Limits) -> None:
-    """The released loader's way: PNG frames and maps, PIL, tensors, one process."""
+    """The released loader's method: PNG frames and maps, PIL, tensors, one process."""
     try:
         import torch
     except ImportError:
-        print("Against the PyTorch loader's way: not measured, torch is not installed")
+        print("Against the PyTorch loader's method: not measured, torch is not installed")
         return
     film = sorted((source / 'video').iterdir())[0]
     maps = sorted((source / 'annotation').iterdir())[0] / 'maps'
@@ -220,26 +220,26 @@ def against_pytorch(source: Path, folder: Path, ours: float, repeats: int, limit
     torch.set_num_threads(1)
     theirs = rate(clip, repeats)
     print(
-        f"The PyTorch loader's way: {theirs:.2f} clips/s a core; ours is {ours / theirs:.1f} times"
+        f"The PyTorch loader's method: {theirs:.2f} clips/s per core, ours {ours / theirs:.1f} times"
     )
     print(f'  ({limits.check("wanted 5", ours / theirs >= 5)})')
 
 
 def disk(out: Path, limits: Limits, real: bool) -> None:
-    """What DHF1K's training split takes, from this video's frames, if it is a real one."""
+    """The size of DHF1K's training split, extrapolated from this video if it is a real one."""
     dataset = data.open_split('dhf1k', 'train', out)
     size = sum(p.stat().st_size for p in Path(dataset.folder).iterdir()) / len(dataset)
     whole = size * TRAINING_FRAMES / 1e9
-    print(f'Disk: {size / 1e3:.1f} kB a frame, {whole:.1f} GB for the training')
-    verdict = limits.check('wanted under 8', whole < 8) if real else 'of a video that is made up'
+    print(f'Disk: {size / 1e3:.1f} kB per frame, {whole:.1f} GB for the training')
+    verdict = limits.check('wanted under 8', whole < 8) if real else 'from a generated video'
     print(f'  split of {TRAINING_FRAMES} frames ({verdict})')
 
 
 def main() -> int:
-    """Runs all of it."""
+    """Runs all benchmarks."""
     parser = argparse.ArgumentParser(prog='python -m benchmarks.data', description=__doc__)
     parser.add_argument('--source', type=Path, help='folder of a copy of DHF1K with its videos')
-    parser.add_argument('--frames', type=int, default=240, help='of the video made up without one')
+    parser.add_argument('--frames', type=int, default=240, help='of the generated video')
     parser.add_argument('--repeats', type=int, default=20)
     parser.add_argument('--rounds', type=int, default=5, help='of one core against two; 0 for none')
     options = parser.parse_args()

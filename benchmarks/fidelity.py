@@ -1,17 +1,17 @@
-"""How far our float32 results are from PyTorch's float64 ones, beside PyTorch's own float32.
+"""Errors of our float32 results against PyTorch's float64, beside those of PyTorch's float32.
 
     python -m benchmarks.fidelity --reference=CHECKOUT [--seeds=10] [--train_seeds=3] [--cache=DIR]
 
-CHECKOUT is a checkout of WZq975/STSANet. Weights and clips are made from seeds 0, 1, ... by
-`tests/golden_rule.py`; full size, on the CPU, in both forms of our program: plain JAX, and with the
-CPU's own operations. PyTorch runs in a process of its own and leaves its results in DIR, so that
-another run with the same DIR takes them from there; train mode in float64 takes about 9 GB.
+CHECKOUT is a checkout of WZq975/STSANet. Weights and clips are generated from seeds 0, 1, ... by
+`tests/golden_rule.py`; full size, on the CPU, in both forms of our program: plain JAX, and the CPU
+forms. PyTorch runs in its own process and caches its results in DIR; train mode in float64 takes
+about 9 GB.
 
 In eval mode the network is not continuous: where two features of a pooling window differ by less
-than rounding, the index that the pool keeps flips and one value moves by a pixel. So beside the
-quantiles of |difference| stand the flipped indices of both pools (in front of level 0's STSA layers
-I and II), and the noise before each: the median of |difference| / |value|, of features that are not
-zero. The limit: no more maps with a pixel beyond 1e-5 than PyTorch's float32 has, plus one.
+than rounding, the pool's index flips and one value moves by a pixel. So beside the quantiles of
+|difference| the flipped indices of both pools (before level 0's STSA layers I and II) are reported,
+and the noise before each: the median of |difference| / |value| over non-zero features. The limit:
+no more maps with a pixel beyond 1e-5 than PyTorch's float32 has, plus one.
 """
 
 import argparse
@@ -40,15 +40,15 @@ from stsa_jax.training import StepOptions, remat
 from stsa_jax.weights import port
 
 NAMES = Path(rule.__file__).parent / 'data' / 'stsanet_state_dict.json'
-FAR = 1e-5  # of saliency in [0, 1]
-ALLOWED = 1  # more such maps than PyTorch's float32 has
+FAR = 1e-5  # for saliency in [0, 1]
+ALLOWED = 1  # how many more such maps than PyTorch's float32
 PYTORCH = "PyTorch's float32"
 QUANTILES = (50, 99, 99.9, 100)
-POOLS = {'1': 'branch0.compress', '2': 'branch0.middle'}  # what each takes in, by our taps
+POOLS = {'1': 'branch0.compress', '2': 'branch0.middle'}  # the input of each, by our taps
 
 
 class MapErrors(NamedTuple):
-    """Of one map: quantiles of |difference|, flipped indices and noise of each pool."""
+    """For one map: quantiles of |difference|, flipped indices and noise of each pool."""
 
     quantiles: list[float]
     flipped: list[int]
@@ -60,7 +60,7 @@ class MapErrors(NamedTuple):
 
 
 class TrainErrors(NamedTuple):
-    """Of one pass in train mode: of the map as above; of loss and gradient norms relative."""
+    """For one pass in train mode: the map as above; relative errors of loss and gradient norms."""
 
     quantiles: list[float]
     loss: float
@@ -68,12 +68,12 @@ class TrainErrors(NamedTuple):
 
 
 def quantiles(found: np.ndarray, exact: np.ndarray) -> list[float]:
-    """`QUANTILES` of |found - exact|, the last one the largest."""
+    """`QUANTILES` of |found - exact|; the last is the maximum."""
     return np.percentile(np.abs(found.astype(np.float64) - exact), QUANTILES).tolist()
 
 
 def flipped(found: np.ndarray, exact: np.ndarray) -> int:
-    """How many indices are not the same."""
+    """The number of indices that differ."""
     return int((found != exact).sum())
 
 
@@ -84,7 +84,7 @@ def noise(found: np.ndarray, exact: np.ndarray) -> float:
 
 
 def map_errors(found: dict, exact: dict) -> MapErrors:
-    """Of two results of eval mode, as in `benchmarks.released_results` without the dtype."""
+    """Errors of eval mode results, as in `benchmarks.released_results` without the dtype."""
     return MapErrors(
         quantiles(found['map'], exact['map']),
         [flipped(found[f'place_{n}'], exact[f'place_{n}']) for n in POOLS],
@@ -93,7 +93,7 @@ def map_errors(found: dict, exact: dict) -> MapErrors:
 
 
 def train_errors(found: dict, exact: dict) -> TrainErrors:
-    """Of two results of train mode, likewise."""
+    """Errors of train mode results, likewise."""
     gradients = np.abs(found['grad_norm'] / exact['grad_norm'] - 1)
     return TrainErrors(
         quantiles(found['map'], exact['map']),
@@ -103,13 +103,13 @@ def train_errors(found: dict, exact: dict) -> TrainErrors:
 
 
 def weights(seed: int):
-    """Our params and batch_stats of the golden rule."""
+    """Our params and batch_stats from the golden rule."""
     shapes = json.loads(NAMES.read_text())
     return port.from_torch({name: rule.tensor(name, shape, seed) for name, shape in shapes.items()})
 
 
 def evaluation() -> Callable[[int], dict]:
-    """A function of a seed that gives our results of eval mode."""
+    """A function of a seed that returns our eval mode results."""
     graphdef, *_ = functional.abstract(STSANet, STSANetConfig())
 
     @jax.jit
@@ -131,7 +131,7 @@ def evaluation() -> Callable[[int], dict]:
 
 
 def training(names: list[str]) -> Callable[[int], dict]:
-    """A function of a seed that gives our results of train mode, of the parameters `names`."""
+    """A function of a seed that returns our train mode results, for the parameters `names`."""
     graphdef, *_ = functional.abstract(STSANet, STSANetConfig())
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
 
@@ -143,7 +143,7 @@ def training(names: list[str]) -> Callable[[int], dict]:
 
     @functools.partial(jax.jit, compiler_options=cpu.STEP_OPTIONS)
     def run(*inputs):
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # as a training step
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # as in a training step
             return jax.value_and_grad(loss_fn, has_aux=True)(*inputs)
 
     def results(seed):
@@ -158,7 +158,7 @@ def training(names: list[str]) -> Callable[[int], dict]:
 
 
 def row(*cells) -> None:
-    """Prints a line of a Markdown table; numbers below 1 in two digits."""
+    """Prints a line of a Markdown table; numbers below 1 with two digits."""
     shown = (f'{c:.1e}' if isinstance(c, float) else str(c) for c in cells)
     print(f'| {" | ".join(shown)} |', flush=True)
 
@@ -170,7 +170,7 @@ def head(*cells) -> None:
 
 
 def compare(cache: Path, kind: str, seeds: int, side: str, results, errors) -> list:
-    """Prints a row for each seed of one side's errors, and returns them.
+    """Prints one side's errors, a row per seed, and returns them.
 
     `results(seed)` are that side's; with None, PyTorch's float32 ones. `kind` is 'eval' or 'train'.
     """
@@ -184,13 +184,13 @@ def compare(cache: Path, kind: str, seeds: int, side: str, results, errors) -> l
 
 
 def released(cache: Path, kind: str, seed: int, dtype: str) -> dict:
-    """PyTorch's results of one dtype from the cache."""
+    """PyTorch's results in one dtype from the cache."""
     with np.load(cache / f'{kind}_{seed}.npz') as file:
         return {k.removeprefix(f'{dtype}/'): file[k] for k in file if k.startswith(dtype)}
 
 
 def summary(sides: dict[str, list[MapErrors]]) -> int:
-    """Prints how many maps of each side are far off, and the limits; returns the exit code."""
+    """Prints the number of maps beyond FAR of each side, and the limits; returns the exit code."""
     limits, far = Limits(), {}
     for side, rows in sides.items():
         far[side] = sum(one.largest > FAR for one in rows)
@@ -212,7 +212,7 @@ def main() -> int:
     parser.add_argument('--reference', required=True, help='a checkout of WZq975/STSANet')
     parser.add_argument('--seeds', type=int, default=10, help='in eval mode')
     parser.add_argument('--train_seeds', type=int, default=3, help='in train mode')
-    parser.add_argument('--cache', help="a folder for PyTorch's results; a temporary one without")
+    parser.add_argument('--cache', help="a folder for PyTorch's results; default: a temporary one")
     options = parser.parse_args()
     jax.config.update('jax_platforms', 'cpu')  # where PyTorch's side computes
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,13 +1,13 @@
-"""What reading makes of every file of a folder, beside FFmpeg's own programs where installed.
+"""Reads every file of a folder and compares the result with FFmpeg's programs, if installed.
 
     python -m benchmarks.files DIR
 
-A line for each video file, and each folder of frames, in DIR: how many frames were announced before
-decoding, how many came out, how many `ffprobe -count_frames` counts, the mean difference from the
-pixels of `ffmpeg -f rawvideo` in grey levels, and what was said: an error, and then the file is
-read once more as `--allow_truncated` does, or warnings. A few tenths of a level are another
-rounding of colours, and a few another interpolation of interlaced colours; a wrong turn or another
-frame are tens.
+One line for each video file and folder of frames in DIR: the number of frames expected before
+decoding, the number decoded, the count of `ffprobe -count_frames`, the mean difference from the
+pixels of `ffmpeg -f rawvideo` in grey levels, and the messages: an error, after which the file is
+read again as with `--allow_truncated`, or warnings. A few tenths of a level come from colour
+rounding, and a few levels from the interpolation of interlaced chroma; a wrong rotation or another
+frame differs by tens of levels.
 """
 
 import argparse
@@ -30,7 +30,7 @@ HEAD = f'{"file":32} {"announced":>9} {"out":>6} {"ffprobe":>7} {"difference":>1
 
 
 class Outcome(NamedTuple):
-    """What one file came to; None: not known."""
+    """The result for one file; None: unknown."""
 
     name: str
     announced: int | None
@@ -49,12 +49,12 @@ class Outcome(NamedTuple):
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description='What reading makes of each file.')
+    parser = argparse.ArgumentParser(description='Compares the reading of each file.')
     parser.add_argument('folder', help='whose files, and folders of frames, are read')
     folder = Path(parser.parse_args().folder)
     if not folder.is_dir():
-        raise InputError(f'{folder}: there is no such folder; name one with video files in it')
-    set_level(PANIC)  # FFmpeg's own lines
+        raise InputError(f'{folder}: there is no such folder; give one with video files in it')
+    set_level(PANIC)  # silences FFmpeg's own messages
     print(HEAD)
     for path in sorted(folder.iterdir(), key=lambda p: video.natural_key(p.name)):
         print(read(path).line(), flush=True)
@@ -76,7 +76,7 @@ def read(path: Path) -> Outcome:
                 said.lines.append(f'error: {error}')
     finally:
         said.stop()
-    # Both passes say the same of what is not an error of the first one.
+    # Both passes repeat messages other than the first one's error.
     lines = dict.fromkeys(
         line.replace(f'{path}: ', '').replace(f'{path}/', '') for line in said.lines
     )
@@ -84,7 +84,7 @@ def read(path: Path) -> Outcome:
 
 
 class _Listener(logging.Handler):
-    """Collects what the reader's log says."""
+    """Collects the reader's log messages."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -103,7 +103,7 @@ class _Listener(logging.Handler):
 
 
 def _compare(path: Path, film: video.Video) -> tuple[int, float | None]:
-    """How many frames come out, and the mean difference from ffmpeg's; None if not as many."""
+    """The number of decoded frames, and the mean difference from ffmpeg; None if counts differ."""
     theirs = _ffmpeg_frames(path, film.info.height, film.info.width)
     count, sums = 0, 0.0
     for frame in film.frames:
@@ -134,7 +134,7 @@ def _ffmpeg_frames(path: Path, height: int, width: int) -> Generator[np.ndarray,
 
 
 def _counted(path: Path) -> int | None:
-    """What ffprobe counts."""
+    """The frame count of ffprobe."""
     index = _stream(path)
     if index is None or not shutil.which('ffprobe'):
         return None
@@ -145,7 +145,7 @@ def _counted(path: Path) -> int | None:
 
 
 def _stream(path: Path) -> int | None:
-    """The index of the stream that is read; None of what is no video file."""
+    """The index of the stream that is read; None if it is not a video file."""
     try:
         with opened(path) as (_, stream):
             return stream.index

@@ -1,22 +1,22 @@
-"""Clips a second and fraction of peak on an accelerator: inference, and training.
+"""Clips per second and fraction of peak on an accelerator: inference and training.
 
     python -m benchmarks.gpu [--reference=CHECKOUT] [--inference=1,8] [--training=1,2,4,8,16,32]
         [--dtypes=float32,bfloat16] [--repeats=10] [--config.field=value]
 
-Prints one Markdown table. Inference is the forward pass of a batch of clips that lies on the
-device, beside PyTorch eager and torch.compile where CHECKOUT, a checkout of WZq975/STSANet, and
-PyTorch with CUDA are given. Training is a step with Adam on a batch that lies on the device;
-`--config.remat=true` and the other fields of a step apply. Weights are random. It runs on any
-device that JAX has, also on a CPU (`--config=configs/tiny.py`).
+Prints one Markdown table. Inference is the forward pass of a batch of clips on the device, beside
+PyTorch eager and torch.compile if CHECKOUT, a checkout of WZq975/STSANet, and PyTorch with CUDA are
+available. Training is a step with Adam on a batch on the device; `--config.remat=true` and the
+other fields of a step apply. Weights are random. It runs on any JAX device, including a CPU
+(`--config=configs/tiny.py`).
 
-Each row runs in a process of its own, so that its peak memory is its own. It warms up, then
-waits for the result of each of `repeats` runs; the best and the median time are given. A batch that
-does not fit ends the larger ones of its kind.
+Each row runs in its own process, to measure its own peak memory. It warms up, then waits for the
+result of each of `repeats` runs; the best and the median time are reported. If a batch does not
+fit, larger ones of its kind are skipped.
 
 The fraction of peak has two columns: the operations of the compiled program as XLA counts them, and
 two for each multiply-add of the network (`stsa_jax.cost`; three times that for a training step),
 over the dense bfloat16 peak of the device's data sheet, for float32 too. PyTorch's float32 products
-may use TF32, as XLA's do by default. Where JAX's share of the device's memory is not enough, set
+may use TF32, as XLA's do by default. If JAX's share of the device's memory is not enough, set
 XLA_PYTHON_CLIENT_MEM_FRACTION.
 """
 
@@ -156,7 +156,7 @@ def released(row: Row, config, repeats: int, checkout: str) -> dict:
 
 
 def measure(row: Row, options, config) -> dict:
-    """The figures of a row, in this process; {'error': why} for a batch that does not fit."""
+    """The results of a row, in this process; {'error': why} for a batch that does not fit."""
     try:
         if row.side == 'jax':
             return ours(row, config, options.repeats)
@@ -168,7 +168,7 @@ def measure(row: Row, options, config) -> dict:
 
 
 def does_not_fit(error: Exception) -> bool:
-    """Whether it says that there is too little memory, of JAX or of PyTorch."""
+    """Whether JAX or PyTorch reports that memory is exhausted."""
     told = f'{type(error).__name__} {error}'.lower()
     return any(words in told for words in ('memoryerror', 'resource_exhausted', 'out of memory'))
 
@@ -182,7 +182,7 @@ def in_process_of_its_own(row: Row, *_) -> dict:
 
 
 def measure_all(measure, options, config) -> list[tuple[Row, dict, dict]]:
-    """(row, our figures, PyTorch's by side) of everything asked for."""
+    """(row, our results, PyTorch's by side) for all requested rows."""
     found = []
     for work, batches in (('inference', options.inference), ('training', options.training)):
         for dtype in options.dtypes:
@@ -193,7 +193,7 @@ def measure_all(measure, options, config) -> list[tuple[Row, dict, dict]]:
                 fits = mine.get('error') != 'does not fit'
                 platform = mine.get('platform')
                 if work == 'inference' and options.reference and platform:
-                    # On a CPU torch.compile takes a C++ compiler, and is not what is asked here.
+                    # On a CPU torch.compile needs a C++ compiler, and is not of interest here.
                     for side in TORCH if platform != 'cpu' else ('torch',):
                         other = row._replace(side=side, platform=platform)
                         theirs[side] = measure(other, options, config)

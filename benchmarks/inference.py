@@ -1,13 +1,13 @@
-"""One clip at full size: our forward pass beside the released PyTorch code, or the arithmetic.
+"""One clip at full size: our forward pass against the released PyTorch code, or matrix products.
 
     python -m benchmarks.inference [--reference=CHECKOUT] [--repeats=5] [--batch_size=1]
         [--config.field=value]
 
-CHECKOUT is a checkout of WZq975/STSANet; with it (and PyTorch) the two run in turns, each in a
-process of its own and ours with the memory settings of predict.py, on the same clip and threads,
-and the ratio of their best times is printed. Without one, it is to the time that the multiply-adds
-take at this machine's matrix-product rate, measured in the same run. Weights are random: they
-change no time. The released network knows the full size alone.
+CHECKOUT is a checkout of WZq975/STSANet; with it (and PyTorch) the two alternate, each in its own
+process and ours with the memory settings of predict.py, on the same clip and threads, and the ratio
+of their best times is printed. Otherwise the ratio is to the time of the multiply-adds at this
+machine's matrix-product rate, measured in the same run. Weights are random, which does not affect
+the time. The released network supports only the full size.
 """
 
 import argparse
@@ -63,7 +63,9 @@ def main() -> int:
     parser.add_argument('--reference', help='a checkout of WZq975/STSANet')
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--batch_size', type=int, default=1)
-    parser.add_argument('--dtype', choices=('float32', 'bfloat16'), help='else as in the config')
+    parser.add_argument(
+        '--dtype', choices=('float32', 'bfloat16'), help='default: as in the config'
+    )
     parser.add_argument('--side', choices=('released',), help=argparse.SUPPRESS)
     parser.add_argument('--config', default='configs/dhf1k.py')
     parser.add_argument('--matrix_size', type=int, default=4096, help='of the matrix product')
@@ -88,7 +90,7 @@ def main() -> int:
 
 
 def compare(config: STSANetConfig, clip: np.ndarray, released, options) -> int:
-    """Runs both sides in turns and prints the figures; returns the exit code."""
+    """Alternates both sides and prints the results; returns the exit code."""
     _, params, batch_stats = initial_weights(config)
     model = SaliencyModel(config, params, batch_stats)
     clip = jnp.asarray(clip)
@@ -99,7 +101,7 @@ def compare(config: STSANetConfig, clip: np.ndarray, released, options) -> int:
     for run in runs.values():
         run()  # compiles, warms up
     times = {name: [] for name in runs}
-    for _ in range(options.repeats):  # in turns, so that all meet the same load
+    for _ in range(options.repeats):  # alternating, so that all meet the same load
         for name, run in runs.items():
             times[name].append(timed(run))
     best = {name: min(t) for name, t in times.items()}

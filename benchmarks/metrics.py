@@ -1,13 +1,13 @@
-"""All six metrics on 360x640 frames: ours beside pysaliency and the released STSA-Net code.
+"""All six metrics on 360x640 frames: ours against pysaliency and the released STSA-Net code.
 
     python -m benchmarks.metrics [--reference=CHECKOUT] [--frames=8] [--png_frames=480]
 
-CHECKOUT is a checkout of WZq975/STSANet, whose metrics.py needs PyTorch and OpenCV (without OpenCV,
-which those functions do not use here, an empty module stands in). Each implementation scores the
-same frames in this process, in turns; the best time a frame counts, which is processor time over
-all threads, so that it is what one core needs whatever else the machine does. Then frames are
-scored from PNG files as `evaluate.py --predictions` does, on all cores, and the time for DHF1K's
-validation set (60,273 frames) is extrapolated, with the peak of memory after more and more.
+CHECKOUT is a checkout of WZq975/STSANet, whose metrics.py needs PyTorch and OpenCV (if OpenCV,
+which is not used here, is missing, an empty module replaces it). The implementations alternate on
+the same frames in this process. The best time per frame counts, in processor time over all threads,
+which is the time of one core regardless of other load. Then frames are scored from PNG files as by
+`evaluate.py --predictions`, on all cores, and the time for DHF1K's validation set (60,273 frames)
+is extrapolated, with the peak memory after increasing numbers of frames.
 """
 
 import argparse
@@ -39,7 +39,7 @@ DHF1K_VALIDATION = 60_273
 
 
 class Frames:
-    """Annotation as PNG on disk, as a prepared dataset keeps it; see data.VideoDataset."""
+    """Annotation as PNG files, as in a prepared dataset; see data.VideoDataset."""
 
     name, split, folder = 'benchmark', 'validation', ''
 
@@ -100,7 +100,7 @@ class Frames:
 
 
 class Given(NamedTuple):
-    """A frame as every implementation gets it: float32 maps, bool maps and their positions."""
+    """The input of every implementation: float32 maps, bool maps and their positions."""
 
     prediction: np.ndarray
     density: np.ndarray
@@ -109,7 +109,7 @@ class Given(NamedTuple):
 
 
 def read(frames: Frames, truth: GroundTruth, i: int) -> Given:
-    """The frame, with as many negatives in every protocol: all implementations get the same."""
+    """The frame, with the same number of negatives in every protocol."""
     other = np.zeros(SIZE, bool)
     other.flat[truth.other_positions(i, 10)] = True
     prediction = frames.prediction(i).astype(np.float32)
@@ -117,9 +117,9 @@ def read(frames: Frames, truth: GroundTruth, i: int) -> Given:
 
 
 def ours(given: list[Given], protocol: str):
-    """A function of a frame's number that gives its six scores."""
+    """A function of a frame's number that returns its six scores."""
     found = [[np.flatnonzero(getattr(one, kind)) for one in given] for kind in ('fixated', 'other')]
-    # Padded as the evaluation does.
+    # Padded as in the evaluation.
     lists = [pad_positions(one, -(-max(map(len, one)) // 8) * 8) for one in found]
 
     def run(i):
@@ -131,7 +131,7 @@ def ours(given: list[Given], protocol: str):
 
 
 def released(checkout: str, given: list[Given]):
-    """The released functions, called as its validation does, and its shuffled AUC."""
+    """The released functions, called as in its validation, and its shuffled AUC."""
     import torch
 
     torch.set_num_threads(1)
@@ -183,7 +183,7 @@ def pysaliency_scores(given: list[Given]):
 
 
 def best_times(scorers: dict, frames: int, repeats: int) -> dict[str, float]:
-    """Seconds a frame of each, the best of `repeats` rounds, taking turns."""
+    """Seconds per frame of each, the best of `repeats` alternating rounds."""
     for run in scorers.values():
         run(0)
     times = {name: [] for name in scorers}
@@ -208,7 +208,7 @@ def from_files(frames: Frames, root: Path) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(
             f'{row.frames} frames from PNG on {cores} cores: {1000 * seconds / row.frames:.1f} ms '
-            f'a frame ({1000 * busy / row.frames:.1f} ms of processor time), peak memory '
+            f'per frame ({1000 * busy / row.frames:.1f} ms of processor time), peak memory '
             f'{peak:.0f} MiB; DHF1K validation ({DHF1K_VALIDATION:,} frames): '
             f'{seconds / row.frames * DHF1K_VALIDATION / 60:.1f} min'
         )
@@ -236,7 +236,7 @@ def main() -> int:
         print(f'largest difference to pysaliency: {apart:.1e} ({verdict})')
         times = best_times(scorers, options.frames, options.repeats)
         for name, seconds in times.items():
-            print(f'{name:28s} {1000 * seconds:8.2f} ms a frame, six metrics, one core')
+            print(f'{name:28s} {1000 * seconds:8.2f} ms per frame, six metrics, one core')
         ratio = times['pysaliency'] / times['ours, protocol pysaliency']
         verdict = limits.check('limit 1', ratio >= 1)
         print(f'pysaliency / ours (same variants): {ratio:.1f} ({verdict})')

@@ -1,4 +1,4 @@
-"""A measurement in a process of its own, with memory and settings of memory of its own."""
+"""Measurements in separate processes, with their own memory and memory settings."""
 
 import contextlib
 import json
@@ -16,14 +16,14 @@ def timed(run) -> float:
 
 
 def peak_memory() -> int:
-    """Bytes that this process had resident at its largest."""
+    """The peak resident memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def in_own_process(module: str, arguments: list[str]) -> dict:
-    """What `python -m module arguments` prints on its last line, as JSON.
+    """The last line printed by `python -m module arguments`, parsed as JSON.
 
-    Its messages go where those of this process go. Raises subprocess.CalledProcessError if it
+    Its messages go to this process's standard error. Raises subprocess.CalledProcessError if it
     fails.
     """
     command = [sys.executable, '-m', module, *arguments]
@@ -33,7 +33,7 @@ def in_own_process(module: str, arguments: list[str]) -> dict:
 
 @contextlib.contextmanager
 def on_demand(module: str, arguments: list[str]):
-    """A function that has `python -m module arguments`, which calls `serve`, do its work once."""
+    """A function that runs the work of `python -m module arguments`, which calls `serve`, once."""
     command = [sys.executable, '-m', module, *arguments]
     pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as process:
@@ -50,7 +50,7 @@ def on_demand(module: str, arguments: list[str]):
 
 
 def serve(run) -> None:
-    """Calls `run` for each line of standard input, and answers it with one."""
+    """Calls `run` for each line of standard input, and answers with a line."""
     for _ in sys.stdin:
         run()
         print(flush=True)

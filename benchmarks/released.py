@@ -1,8 +1,8 @@
-"""The released PyTorch code, from a checkout of WZq975/STSANet. Imports nothing of JAX.
+"""The released PyTorch code, from a checkout of WZq975/STSANet. Does not import JAX.
 
     python -m benchmarks.released --reference=CHECKOUT [--repeats=3] [--batch_size=1]
 
-prints the best time of its training step, and this process's peak memory, as JSON.
+Prints the best time of its training step and this process's peak memory, as JSON.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.processes import peak_memory, timed
 
-FRAMES, IMAGE_SIZE = 32, (224, 384)  # it knows no other
+FRAMES, IMAGE_SIZE = 32, (224, 384)  # the only ones it supports
 
 
 def released_model(checkout: str):
@@ -26,7 +26,7 @@ def released_model(checkout: str):
 
 
 def example(batch_size: int, frames: int = FRAMES, image_size=IMAGE_SIZE):
-    """A uint8 clip and a density map, as the training loop has them."""
+    """A uint8 clip and a density map, as in the training loop."""
     rng = np.random.default_rng(0)
     clip = rng.integers(0, 256, (batch_size, frames, *image_size, 3), np.uint8)
     return clip, rng.uniform(size=(batch_size, *image_size)).astype(np.float32)
@@ -41,7 +41,7 @@ def saliency_loss(s, g):
 
 
 def train_step(checkout: str, batch_size: int):
-    """A function that trains the released network by one step: forward, backward and Adam."""
+    """A function that runs a training step of the released network: forward, backward, Adam."""
     import torch
 
     network = released_model(checkout).train()

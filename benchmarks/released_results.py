@@ -3,15 +3,15 @@
     python -m benchmarks.released_results --reference=CHECKOUT --cache=DIR [--seeds=10]
         [--train_seeds=3]
 
-writes what `benchmarks.fidelity` compares with: DIR/eval_SEED.npz and DIR/train_SEED.npz, and keeps
-those that are there: DIR is for one checkout and one PyTorch. Weights, clips and density maps are
-those of `tests/golden_rule.py`. A float64 training pass takes about 9 GB. Imports nothing of JAX.
+writes the references for `benchmarks.fidelity`, DIR/eval_SEED.npz and DIR/train_SEED.npz, unless
+they exist: use one DIR per checkout and PyTorch version. Weights, clips and density maps are those of
+`tests/golden_rule.py`. A float64 training pass takes about 9 GB. Does not import JAX.
 
-Keys of both are `DTYPE/map` `(H, W)` with DTYPE float32 or float64. Eval mode adds, of the two max
-pools that keep their indices, N = 1 and 2 (in front of level 0's STSA layers I and II): the places
+Keys of both are `DTYPE/map` `(H, W)` with DTYPE float32 or float64. Eval mode adds, for the two max
+pools with indices, N = 1 and 2 (before level 0's STSA layers I and II): the indices
 `DTYPE/place_N`, int8 `(4, H/8, W/8, C)`, 2 * row + column inside the window, and a sample of the
-features that go in, `DTYPE/before_N`. Train mode adds `DTYPE/loss`, and `DTYPE/grad_norm` in the
-order of `names`.
+input features, `DTYPE/before_N`. Train mode adds `DTYPE/loss`, and `DTYPE/grad_norm` in the order
+of `names`.
 """
 
 import argparse
@@ -27,7 +27,7 @@ sys.path.append(str(Path(__file__).parents[1] / 'tests'))
 import golden_rule as rule
 
 DTYPES = ('float32', 'float64')
-EVERY = 61  # of a feature map's elements are in the sample: prime, so that it meets all channels
+EVERY = 61  # the sample has every 61st element of a feature map: prime, to cover all channels
 
 
 def sample(features: np.ndarray) -> np.ndarray:
@@ -41,7 +41,7 @@ def window_places(flat: np.ndarray, width: int) -> np.ndarray:
 
 
 def evaluated(network, clip) -> dict[str, np.ndarray]:
-    """The map and what the two pools with indices took in and chose, of one pass in eval mode."""
+    """The map, and the inputs and indices of the two pools, of one pass in eval mode."""
     import torch
 
     results = {}
@@ -71,7 +71,7 @@ def trained(network, clip, density) -> dict[str, np.ndarray]:
 
 
 def write(path: Path, network, run, *inputs: np.ndarray) -> None:
-    """Writes what `run(network, *inputs)` gives in both dtypes; `network` has the weights."""
+    """Writes the results of `run(network, *inputs)` in both dtypes; `network` has the weights."""
     import torch
 
     results = {'names': [name for name, _ in network.named_parameters()]}
@@ -89,7 +89,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--reference', required=True, help='a checkout of WZq975/STSANet')
     parser.add_argument('--cache', required=True, help='the folder for the results')
-    parser.add_argument('--seeds', type=int, default=10, help='0, 1, ...: how many in eval mode')
+    parser.add_argument(
+        '--seeds', type=int, default=10, help='number of seeds, 0, 1, ..., in eval mode'
+    )
     parser.add_argument('--train_seeds', type=int, default=3, help='and in train mode')
     options = parser.parse_args()
     network, folder = released_model(options.reference), Path(options.cache)

@@ -1,10 +1,9 @@
-"""Rematerialisation: the memory that a training step needs with and without it, and its time.
+"""Memory and time of a training step with and without rematerialisation.
 
     python -m benchmarks.rematerialisation [--batch_size=1] [--repeats=3] [--config.field=value]
 
-The memory is that of temporary arrays by XLA's analysis of the compiled step: activations and
-scratch, and the gradients, which are there with and without it; the ratio is without those.
-`--repeats=0` leaves out the times.
+The memory is that of temporaries by XLA's analysis of the compiled step: activations, scratch, and
+the gradients, which exist in both cases; the ratio excludes them. `--repeats=0` skips the times.
 """
 
 import argparse
@@ -29,14 +28,14 @@ MEMORY_LIMIT, TIME_LIMIT = 0.5, 1.35
 
 
 def measured(config, batch_size: int, remat: bool, repeats: int) -> tuple[int, int, float]:
-    """(bytes of temporary arrays, of the gradients among them, best time of a step)."""
+    """(bytes of temporaries, of the gradients among them, best time of a step)."""
     model = STSANetConfig(**config.model)
     mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
     graphdef, params, batch_stats = functional.abstract(STSANet, model)
     settings = optimizer.OptimizerConfig(**config.optimizer)
     tx = optimizer.optimizer(settings, 200)
     state = training.abstract_state(mesh, params, batch_stats, tx)
-    gradients = sharding.bytes_per_device(state.params)  # as large as the parameters
+    gradients = sharding.bytes_per_device(state.params)  # the same size as the parameters
     place = sharding.batch_sharding(mesh)
     clip = (batch_size, model.frames, *model.image_size, 3)
     batch = {
@@ -80,7 +79,7 @@ def main() -> int:
         results.append(measured(config, options.batch_size, remat, options.repeats))
         memory, _, seconds = results[-1]
         print(
-            f'remat={remat}: {memory / 1e9:.2f} GB of temporary arrays, {seconds:.2f} s a step',
+            f'remat={remat}: {memory / 1e9:.2f} GB of temporaries, {seconds:.2f} s per step',
             flush=True,
         )
     (memory, gradients, seconds), (less, _, longer) = results

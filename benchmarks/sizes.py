@@ -1,12 +1,12 @@
-"""Every input size and clip length of the docs, really run, by a very narrow model.
+"""Runs every input size and clip length of the docs with a very narrow model.
 
     python -m benchmarks.sizes [--memory]
 
 Weights of 224x384 and 32 frames, at 1/16 of the width, are written to a file and loaded for each of
 four sizes and three lengths, which resamples them; each model predicts a random clip. Then one
-gradient, in train mode, at the largest. With --memory also XLA's plan of one clip at full width,
-which is compiled and not run. What is compiled for the narrow model is not optimised: the point is
-that it runs, not how fast.
+gradient is computed in train mode at the largest size. With --memory one clip at full width is also
+compiled, without running it, for XLA's memory analysis. The narrow model is compiled without
+optimisation, because its speed does not matter.
 """
 
 import argparse
@@ -35,11 +35,11 @@ from stsa_jax.weights.initial import random_weights
 SIZES = ((112, 192), (224, 384), (288, 512), (448, 768))
 LENGTHS = (16, 32, 64)
 NARROW = STSANetConfig(width=0.0625)
-QUICK = {'xla_backend_optimization_level': 0}  # to compile in half the time
+QUICK = {'xla_backend_optimization_level': 0}  # halves the compile time
 
 
 def write_weights(folder) -> Path:
-    """A file of weights of NARROW; no field of its LayerNorms is constant, so resampling shows."""
+    """A weight file of NARROW; its LayerNorms are not constant, so that resampling matters."""
     _, *shapes = functional.abstract(STSANet, NARROW)
     params, batch_stats = random_weights(*shapes)
     rng = np.random.default_rng(0)
@@ -61,7 +61,7 @@ def inputs(config: STSANetConfig) -> tuple[np.ndarray, np.ndarray]:
 
 
 def predict(file, image_size: tuple[int, int], frames: int) -> np.ndarray:
-    """The map `(1, H, W)` of a random clip, by the weights of `file` as loading resamples them."""
+    """The map `(1, H, W)` of a random clip, with the weights of `file`, resampled on loading."""
     model = stsa_jax.load(file, image_size=image_size, frames=frames)
     arguments = model.params, model.batch_stats, inputs(model.config)[0]
     run = jax.jit(functools.partial(functional.apply, model.graphdef))
@@ -82,9 +82,11 @@ def gradient(file, image_size: tuple[int, int], frames: int) -> dict[tuple, np.n
 
 
 def main() -> None:
-    """The command line; fails where a map or the gradient is not finite, or the map constant."""
+    """The command line; fails if a map or the gradient is not finite, or a map is constant."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--memory', action='store_true', help="XLA's plan at full width too")
+    parser.add_argument(
+        '--memory', action='store_true', help="also XLA's memory analysis at full width"
+    )
     options = parser.parse_args()
     every = [(size, frames) for size in SIZES for frames in LENGTHS]
     with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +110,7 @@ def main() -> None:
     print(f'gradient at the last: norm {norm:.3g}, {seconds:.0f} s with compiling', flush=True)
     assert norm > 0
     if options.memory:
-        print('one clip at full width, GB: weights, temporary arrays')
+        print('one clip at full width, GB: weights, temporaries')
         for size, frames in tqdm(every, disable=None):
             plan = cost.compiled_step(STSANetConfig(image_size=size, frames=frames))
             analysis = plan.memory_analysis()

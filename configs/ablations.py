@@ -4,10 +4,10 @@
     python train.py --config=configs/ablations.py:unet,tiny --workdir=runs/...
 
 NAME alone is the paper's recipe on DHF1K (configs/dhf1k.py), `NAME,tiny` the small model on the
-embedded dataset (configs/tiny.py); `NAME,matching` trains that on `stsa_matching`, whose videos
-take relating distant times, `NAME,contrast` on the same trials without that relation. Each row is
-the full model with the fields below changed; their meaning is in
-`stsa_jax.models.stsanet.STSANetConfig`, the paper's numbers are in docs/ablations.md.
+synthetic dataset (configs/tiny.py). `NAME,matching` trains the small model on `stsa_matching`,
+whose videos require relating distant times, `NAME,contrast` on the same trials without that
+relation. Each row is the full model with the fields below changed; they are documented in
+`stsa_jax.models.stsanet.STSANetConfig`, and the paper's numbers are in docs/ablations.md.
 """
 
 from configs import dhf1k, tiny
@@ -51,14 +51,14 @@ def get_config(name: str = ''):
     row, _, recipe = name.partition(',')
     if row not in ROWS or recipe not in RECIPES:
         raise ValueError(
-            f'{name!r} is not a row; after the colon give one of {", ".join(ROWS)}, and after it '
-            '",tiny" for the small model or ",matching" or ",contrast" for it on trials of choice'
+            f'{name!r} is not a row; after the colon give one of {", ".join(ROWS)}, optionally '
+            'with ",tiny" for the small model, or ",matching" or ",contrast" for the control trials'
         )
     config = (tiny if recipe else dhf1k).get_config()
     config.model.update(ROWS[row])
     if recipe in TRIALS:
         config.data.datasets = (f'stsa_{recipe}',)
-        config.model.target = 'last'  # when all observers have seen the choice
+        config.model.target = 'last'  # by when all observers have seen the choice
         config.num_steps = config.checkpoint_every = TRIALS[recipe]
         config.optimizer.learning_rate = 2e-3
         config.optimizer.schedule = 'constant'

@@ -1,44 +1,44 @@
-"""Every field of a training run, with the defaults that the other configs start from.
+"""All fields of a training run, with the defaults of the other configs.
 
     python train.py --config=configs/dhf1k.py --workdir=runs/dhf1k --config.batch_size=8
 
 seed: of the initial weights and of the order and choice of clips.
-batch_size: clips a step, over all devices and processes.
+batch_size: clips per step, over all devices and processes.
 num_steps: length of the run; 0 for num_epochs.
-num_epochs: length of the run where num_steps is 0; an epoch draws one clip a video.
+num_epochs: length of the run if num_steps is 0; an epoch draws one clip per video.
 log_every: steps between two lines of the log.
 checkpoint_every: steps between two checkpoints; the last step is always saved.
-keep_checkpoints: how many of the last ones are kept, besides the best one by validation.
+keep_checkpoints: number of latest checkpoints to keep, besides the best one by validation.
 init_from: weights to start from: S3D's (they fill the backbone) or STSA-Net's; a .pth, .pt or
-    .safetensors file or the folder of another run; '' for random ones. STSA-Net's may be of another
-    image_size or frames: what depends on them is resampled, and a line says so. Of a run it is the
-    best checkpoint by validation, or the latest where there was none; a line says which. Read at
-    the run's first start alone.
+    .safetensors file or the folder of another run; '' for random ones. STSA-Net's weights of
+    another image_size or frames are resampled, and a line reports it. From a run's folder it loads
+    the best checkpoint by validation, or the latest if there was none; a line reports which. Read
+    only when the run first starts.
 model: the fields of stsa_jax.stsanet.STSANetConfig.
 data
     datasets: names of prepared datasets to train on.
-    weights: how often each is drawn from; () in proportion to their numbers of videos.
-    data_dir: where datasets were prepared; '' for TFDS's own place.
+    weights: relative frequency of each dataset; () for proportional to their numbers of videos.
+    data_dir: where datasets were prepared; '' for TFDS's default.
     train_split, eval_split: names of the splits.
     eval_datasets: to validate and evaluate on; () for the ones trained on.
-    num_workers: processes that read clips; 0 for threads of the training process.
+    num_workers: worker processes that read clips; 0 for threads of the training process.
 optimizer: the fields of stsa_jax.optimizer.OptimizerConfig.
-accumulate: a step works on the batch in so many parts, to save memory; BatchNorm then sees a part.
-ema_decay: of averaged parameters, which are then the ones validated and loaded; 0 for none.
-freeze_backbone: S3D's weights and statistics stay as they are.
-freeze_batch_norm: BatchNorm's statistics, scales and biases stay as they are.
-keep_for_gradient: what stays in memory for the backward pass, which computes the rest again:
-    'everything', 'products' (of convolutions and attention) or 'blocks' (of the network alone).
-    docs/scaling.md has what each costs.
+accumulate: number of micro-batches per step, to save memory; BatchNorm then sees one at a time.
+ema_decay: of averaged parameters, which are then used for validation and loading; 0 for none.
+freeze_backbone: do not update S3D's weights and statistics.
+freeze_batch_norm: do not update BatchNorm's statistics, scales and biases.
+keep_for_gradient: what is saved for the backward pass, which recomputes the rest: 'everything',
+    'products' (of convolutions and attention) or 'blocks' (only the inputs of blocks).
+    docs/scaling.md lists the costs.
 remat: the same as keep_for_gradient='blocks'.
-max_skipped: so many steps in a row with a loss that is not finite end the run.
+max_skipped: number of steps in a row with a non-finite loss that ends the run.
 validation
     every: steps between two validations; 0 for none.
-    clips: how many clips, spread evenly over the videos; the same ones every time.
-    metric, mode: which of 'cc', 'kl', 'loss' selects the best checkpoint; 'max' or 'min'.
-    patience: end the run after so many validations without a better one; 0 for never.
+    clips: number of clips, spread evenly over the videos; always the same ones.
+    metric, mode: the metric that selects the best checkpoint, 'cc', 'kl' or 'loss'; 'max' or 'min'.
+    patience: end the run after this many validations without improvement; 0 for never.
 mesh
-    data, fsdp: axes of the mesh of devices; data=-1 for all. With fsdp > 1 the state is split.
+    data, fsdp: axes of the device mesh; data=-1 for all devices. fsdp > 1 shards the state.
 """
 
 import dataclasses

@@ -1,14 +1,14 @@
-"""The paper's recipe on DHF1K: 600 training videos, batches of 3, 200 steps an epoch.
+"""The paper's recipe on DHF1K: 600 training videos, batches of 3, 200 steps per epoch.
 
     python train.py --config=configs/dhf1k.py --workdir=runs/dhf1k
 
 starts from S3D's weights trained on Kinetics-400, `S3D_kinetics400.pt` of
-https://github.com/kylemin/S3D, in the working folder; --config.init_from=PATH for another place.
-Without them (--config.init_from=) set --config.model.batch_norm_momentum=0.1 too: the default is
-made for a trained backbone.
+https://github.com/kylemin/S3D, in the working folder or at --config.init_from=PATH. Without them
+(--config.init_from=) also set --config.model.batch_norm_momentum=0.1: the default is for a trained
+backbone.
 
 The paper (Table I) reports CC 0.529, NSS 3.010, SIM 0.383, AUC-J 0.913 and shuffled AUC 0.723 on
-the held-out test set. On several devices raise batch_size and, in proportion, the learning rate.
+the held-out test set. On several devices increase batch_size and, in proportion, the learning rate.
 """
 
 from configs import default

@@ -1,4 +1,4 @@
-"""A small model on the embedded dataset: minutes on two CPU cores.
+"""A small model on the synthetic dataset: minutes on two CPU cores.
 
 python train.py --config=configs/tiny.py --workdir=runs/tiny
 """

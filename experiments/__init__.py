@@ -1,1 +1,1 @@
-"""What the tables of the docs come from, a command each."""
+"""Commands that produce the tables in the docs."""

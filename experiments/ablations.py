@@ -1,14 +1,14 @@
-"""The rows of the paper's Tables III to V in miniature: `make ablations`.
+"""The rows of the paper's Tables III to V at a small size: `make ablations`.
 
     python -m experiments.ablations --workdir=runs/ablations [--rows=full,unet] [--seeds=3]
 
-Trains every row of configs/ablations.py at the small size on the embedded dataset, with several
-seeds, and scores each on the held-out videos, all together and by kind: in *relational* ones the
+Trains every row of configs/ablations.py at the small size on the synthetic dataset, with several
+seeds, and scores each on the held-out videos, in total and by kind: in *relational* ones the
 attended object stands out only by what happened earlier, in *plain* ones in the frames around it.
-The same command again goes on where it stopped. Writes to `workdir`
+The same command resumes an interrupted run. Writes to `workdir`
 
     table.md, ablations.png   mean and standard deviation over the seeds, beside the paper's CC
-    still.md                  the full model with and without the sight of other times, by script
+    still.md                  the full model with and without access to other times, by script
     ROW/SEED/                 each training run, and its scores.json
 """
 
@@ -32,7 +32,7 @@ from stsa_jax.ops import cpu
 from stsa_jax.training import run_config
 from train import train
 
-EVERY = 4  # of the held-out videos' frames are scored
+EVERY = 4  # score every 4th frame of the held-out videos
 KINDS = ('all', 'plain', 'relational')
 METRICS = ('cc', 'nss', 'sim', 'auc_judd', 'kl')  # the paper's columns
 TABLES = {
@@ -83,20 +83,22 @@ def command_line(description: str, default, known) -> argparse.Namespace:
     parser.add_argument(
         '--rows', default='', help=f'names separated by commas: {",".join(default)}'
     )
-    parser.add_argument('--seeds', type=int, default=3, help='runs a row')
-    parser.add_argument('--steps', type=int, default=0, help='of training; default: as configured')
+    parser.add_argument('--seeds', type=int, default=3, help='runs per row')
+    parser.add_argument(
+        '--steps', type=int, default=0, help='training steps; default: as configured'
+    )
     options = parser.parse_args()
     options.rows = options.rows.split(',') if options.rows else list(default)
     if unknown := [row for row in options.rows if row not in known]:
-        raise InputError(f'--rows: {", ".join(unknown)}: unknown; there are: {", ".join(known)}')
+        raise InputError(f'--rows: {", ".join(unknown)}: unknown; available: {", ".join(known)}')
     options.workdir = files.output_folder(options.workdir)
     options.data_dir = str(options.workdir / 'data')
     return options
 
 
 def run_all(recipe: str, folder: Path, options, dataset: str, score, table, name: str) -> dict:
-    """row -> what `score` gives for each seed; after each run `table` of that in workdir/`name`."""
-    # The seeds of a row are one program, and so is what an interrupted call goes on with.
+    """row -> the result of `score` for each seed; writes `table` to workdir/`name`."""
+    # The seeds of a row, and resumed calls, share one compiled program.
     jax.config.update('jax_compilation_cache_dir', str((options.workdir / 'cache').absolute()))
     data.prepare_dataset(dataset, options.data_dir)
     found = {row: [] for row in options.rows}
@@ -110,9 +112,9 @@ def run_all(recipe: str, folder: Path, options, dataset: str, score, table, name
 
 
 def run(name: str, seed: int, folder: Path, data_dir: str, score, steps: int = 0):
-    """Trains configs/ablations.py:`name` with one seed, or goes on with it, and scores it.
+    """Trains configs/ablations.py:`name` with one seed, or resumes the training, and scores it.
 
-    Returns what `score(model, data_dir)` gives, JSON values, which are kept in `folder`. Raises
+    Returns the result of `score(model, data_dir)`, JSON values, which are saved in `folder`. Raises
     InputError if the folder is of a run with another config.
     """
     start, kept = time.perf_counter(), folder / 'scores.json'
@@ -120,7 +122,7 @@ def run(name: str, seed: int, folder: Path, data_dir: str, score, steps: int = 0
     config.seed, config.data.data_dir = seed, data_dir
     config.num_steps = config.checkpoint_every = steps or config.num_steps
     if kept.exists():
-        run_config.write_config(folder, config.to_dict())  # refuses another one
+        run_config.write_config(folder, config.to_dict())  # raises for another config
         return json.loads(kept.read_text())
     train(config, str(folder))
     scores = score(stsa_jax.load(folder), data_dir)
@@ -131,7 +133,7 @@ def run(name: str, seed: int, folder: Path, data_dir: str, score, steps: int = 0
 
 
 def by_kind(model, data_dir: str) -> Scores:
-    """The scores on all held-out videos, and by their kind."""
+    """The scores on all held-out videos, and by kind."""
     videos = score({'model': model}, data_dir)['model']
     return {kind: means([v for v in videos if kind in ('all', kind_of(v.video))]) for kind in KINDS}
 
@@ -151,7 +153,7 @@ def score(models: dict, data_dir: str) -> dict[str, list]:
 
 
 class Still:
-    """A model that sees nothing but the frame that it predicts, in place of the whole clip."""
+    """A model that sees only the frame to predict, repeated over the whole clip."""
 
     def __init__(self, model):
         self.model = model
@@ -178,7 +180,7 @@ def still_table(folders: list[Path], data_dir: str) -> str:
             )
             found.setdefault(script.__name__, []).append(tuple(both))
         jax.clear_caches()
-    lines = ['| script | kind | CC of the clip | CC of one frame, repeated |', '|---' * 4 + '|']
+    lines = ['| script | kind | CC of the clip | CC of the repeated frame |', '|---' * 4 + '|']
     for script, runs in found.items():
         clip, still = np.mean(runs, axis=0)
         lines.append(f'| {script} | {kind_of(script)} | {clip:.3f} | {still:.3f} |')
@@ -204,7 +206,7 @@ def means(videos: list) -> dict[str, float]:
 
 
 def table(found: dict[str, list[Scores]]) -> str:
-    """Markdown: a line a row, mean ± standard deviation over the seeds."""
+    """Markdown: one line per row, mean ± standard deviation over the seeds."""
     columns = [('all', metric) for metric in METRICS] + [('plain', 'cc'), ('relational', 'cc')]
     heads = ['CC', 'NSS', 'SIM', 'AUC-J', 'KL', 'CC, plain', 'CC, relational']
     lines = [
@@ -222,7 +224,7 @@ def table(found: dict[str, list[Scores]]) -> str:
 
 
 def draw(found: dict[str, list[Scores]], path: Path) -> None:
-    """CC of each row by kind of video: every seed a dot, the mean a bar."""
+    """CC of each row by kind of video: a dot per seed, a bar for the mean."""
     values = {
         kind: {row: [run[kind]['cc'] for run in runs] for row, runs in found.items() if runs}
         for kind in KINDS[1:]

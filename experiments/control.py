@@ -1,12 +1,12 @@
-"""Do relations between times matter, and to which rows? The second part of `make ablations`.
+"""Which rows need relations between times? The second part of `make ablations`.
 
     python -m experiments.control --workdir=runs/ablations [--rows=full,single_stream] [--seeds=3]
 
 Trains a few rows of configs/ablations.py on two datasets of the same trials, an object alone and
 then three others: in `stsa_contrast` the attended one stands out from the others, in
-`stsa_matching` it is told from them by its relation to the one before, and by nothing else. Says
-how often each row singles out the attended object in held-out videos; by chance, one time in three.
-The same command again goes on where it stopped. Writes
+`stsa_matching` only its relation to the first object distinguishes it. Reports how often each row
+singles out the attended object in held-out videos; chance is one in three. The same command resumes
+an interrupted run. Writes
 
     workdir/control.md, control.png          mean and standard deviation over the seeds
     workdir/control/TRIALS/ROW/SEED/         each training run, and its scores.json
@@ -51,14 +51,14 @@ def main() -> int:
 
 
 class Choices(evaluation.ModelMaps):
-    """A model's maps, with notes whether each singles out the attended object."""
+    """A model's maps; records whether each singles out the attended object."""
 
     def __init__(self, *args):
         super().__init__(*args)
         self.right: list[bool | None] = []
 
     def maps(self, video):
-        """As those of the model."""
+        """The model's maps."""
         scene, _ = SyntheticVideo.named(video.name).scene()
         for position, saliency in zip(video.positions.tolist(), super().maps(video)):
             self.right.append(scenes.singled_out(saliency, scene, position))
@@ -85,8 +85,8 @@ def score(name: str, model, data_dir: str) -> Scores:
 
 
 def table(found: dict[str, Found]) -> str:
-    """Markdown: a line a row and kind of trials, mean ± standard deviation over the seeds."""
-    lines = ['| trials | row | seeds | CC | singled out | of each seed |', '|---' * 6 + '|']
+    """Markdown: one line per row and kind of trials, mean ± standard deviation over the seeds."""
+    lines = ['| trials | row | seeds | CC | fraction singled out | per seed |', '|---' * 6 + '|']
     for trials, rows in found.items():
         for row, runs in rows.items():
             if runs:

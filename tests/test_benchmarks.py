@@ -265,8 +265,8 @@ def test_metrics(run):
 def test_data(run, tmp_path):
     source = data_copies.dhf1k(tmp_path, {1: 40})
     printed = run(data.main, f'--source={source}', '--repeats=1', '--rounds=0')
-    assert 'frames/s a core with writing (wanted 150: ' in printed
-    assert "The PyTorch loader's way: " in printed and '(wanted under 8: held)' in printed
+    assert 'frames/s per core with writing (wanted 150: ' in printed
+    assert "The PyTorch loader's method: " in printed and '(wanted under 8: held)' in printed
 
 
 def test_the_copy_that_is_made_up(tmp_path):
