@@ -13,7 +13,7 @@ from data.copies.sources import Report
 from data.own.gaze_columns import choose
 from data.own.gaze_tables import Samples
 from data.own.looking import AS_IT_IS, View, fixations_of, guess_second
-from data.own.names import Files, Named, video_in
+from data.own.names import Files, Named
 from data.own.options import how_of
 from data.own.recordings import How, find_recordings
 from data.own.video import Sigma
@@ -177,7 +177,7 @@ def test_the_video_and_the_viewer_in_a_tables_path():
     videos = [Files(name, (name,)) for name in ('001', '002', '012', 'park', 'park_night')]
 
     def meant(*parts):
-        video, viewer = video_in(parts, videos)
+        video, viewer = Named(videos).in_path(parts)
         return video and video.name, viewer
 
     assert meant('gaze', '2') == ('002', 'gaze')
@@ -198,7 +198,7 @@ def test_videos_as_lists_and_tables_call_them():
     assert meant('walk.v2') == meant('Walk.V2.mp4') == meant('films\\walk.v2.avi') == 'b_walk.v2'
     assert meant('a/Clip_1.mp4') == meant('a_clip_1') == 'a_clip_01'
     assert meant('clip_01') is None  # either of two
-    assert video_in(['gaze', 'b', 'clip_01', 'anna'], videos) == (videos[1], 'gaze/anna')
+    assert named.in_path(['gaze', 'b', 'clip_01', 'anna']) == (videos[1], 'gaze/anna')
 
 
 # Whole folders
@@ -240,7 +240,7 @@ def test_blinks_saccades_and_lost_samples(tmp_path):
     assert '2 samples are no fixations (1 Saccade, 1 Blink); left out' in told
     assert '4 samples have no place' in told
     assert 'without a place' not in told  # said once, of all tables
-    assert '1 lines without numbers, such as line 10' in told
+    assert '1 of 11 lines have no numbers for time or frame, x and y, such as line 10' in told
     assert '1 samples of videos that are not there (z)' in told
 
 
@@ -265,13 +265,25 @@ def test_a_file_a_viewer(tmp_path):
 
 
 @pytest.mark.parametrize('text, told', [
-    ('frame,x,y\n1,a,b\n2,c,d\n3,1,1\n', '2 of 3 lines have no numbers .* such as line 2'),
-    ('frame,x,y,event\n1,2,3,S\n2,2,3,B\n', "none of its events is a fixation; they are 'S', 'B'"),
+    ('frame,x,y,event\n1,2,3,S\n2,2,3,B\n', "none of the events is a fixation; they are 'S', 'B'"),
     ('time,x,y\n1,2,3\n2000,2,3\n', 'does not tell the unit of its times'),
 ])  # fmt: skip
 def test_tables_that_cannot_be_used(tmp_path, text, told):
     with pytest.raises(InputError, match=told):
         understood(folder(tmp_path, text))
+
+
+def test_of_several_tables_a_bad_one_is_left_out(tmp_path):
+    """A viewer who only blinked, a file that is no text, one with other things in it."""
+    root = folder(tmp_path, 'frame,x,y,event\n1,5,6,fixation\n', name='gaze/a/anna.csv')
+    (root / 'gaze' / 'a' / 'ben.csv').write_text('frame,x,y,event\n1,,,blink\n2,,,blink\n')
+    (root / 'gaze' / 'a' / 'cleo.csv').write_bytes(b'\0\1\2')
+    (root / 'gaze' / 'a' / 'dan.csv').write_text('frame,x,y,event\n1,a,b,fixation\n')
+    recordings, told = understood(root)
+    assert fixated(recordings.videos[0]) == [(1, 6, 5)]
+    assert '2 samples are no fixations (2 blink)' in told
+    assert 'cleo.csv: ' in told and 'zero bytes' in told
+    assert '1 of 1 lines have no numbers' in told and 'are the columns the right ones' in told
 
 
 def test_a_table_of_no_video_is_named(tmp_path):

@@ -19,7 +19,7 @@ from data.copies.sources import Report
 from data.copies.text_table import number, numbered_rows
 from data.gaze import LOST
 from data.own.gaze_columns import Chosen, choose
-from data.own.names import Files, Named, video_in
+from data.own.names import Files, Named
 from data.own.places import Place
 from stsa_jax.errors import InputError
 
@@ -74,7 +74,7 @@ class Tables:
         self.notes: list[str] = []
         self.unit: float | None = None
         self._found: dict[str, _Gathered] = {}
-        self._lost = 0
+        self._lost = self._fixating = 0
         self._other: Counter[str] = Counter()
 
     @property
@@ -95,18 +95,27 @@ class Tables:
     def read(self, places: Sequence[Place], videos: Sequence[Files], report: Report) -> None:
         """Reads every table; lines that are not samples of a video are counted and reported.
 
-        Raises InputError for a table that may be one, but whose columns cannot be told.
+        Raises InputError for a table of a video whose columns cannot be told, and if no table has
+        any fixation. Of several tables one that cannot be read is left out and reported.
         """
         named = Named(videos)
         for place in places:
-            rows = numbered_rows(place.path)
-            video, viewer = video_in(place.parts, videos)
+            video, viewer = named.in_path(place.parts)
+            video = video or (videos[0] if len(videos) == 1 else None)
             try:
-                chosen = choose(place.path, next(rows, (0, []))[1], self.columns)
-            except InputError as error:
-                if video is not None or len(videos) == 1:
+                rows = numbered_rows(place.path)
+                header = next(rows, (0, []))[1]
+            except (InputError, OSError) as error:
+                if len(places) == 1:
                     raise
-                report.add(str(place.path), str(error).removeprefix(f'{place.path}: '),
+                report.add(str(place.path), _reason(error, place.path), 'left out')
+                continue
+            try:
+                chosen = choose(place.path, header, self.columns)
+            except InputError as error:
+                if video is not None:
+                    raise
+                report.add(str(place.path), _reason(error, place.path),
                            'left out; its name is that of no video')  # fmt: skip
                 continue
             if chosen is None:
@@ -115,19 +124,22 @@ class Tables:
                     'skipped; if it is one, --gaze_columns=x=...,y=... says so',
                 )  # fmt: skip
                 continue
-            which = chosen.which
+            self._note(place.path, chosen)
+            if 'video' not in chosen.which and video is None:
+                report.add(
+                    str(place.path), 'names no video, or several',
+                    'left out; name it as the video is, or give it a column of videos',
+                )  # fmt: skip
+                continue
             if chosen.headless:
                 rows = numbered_rows(place.path)
-            self._note(place.path, chosen)
-            if 'video' not in which and video is None:
-                if len(videos) != 1:
-                    report.add(
-                        str(place.path), 'names no video, or several',
-                        'left out; name it as the video is, or give it a column of videos',
-                    )  # fmt: skip
-                    continue
-                video = videos[0]
-            self._read(place.path, rows, which, video, viewer, named, report)
+            self._read(place.path, rows, chosen.which, video, viewer, named, report)
+        if self._other and not self._fixating:
+            events = ', '.join(repr(event) for event, _ in self._other.most_common(6))
+            raise InputError(
+                f'{places[0].path}: none of the events is a fixation; they are {events}. Name the '
+                'column that has fixations (--gaze_columns=event=...), or take that column out'
+            )
 
     def _note(self, path: Path, chosen: Chosen) -> None:
         if chosen.note and not any(chosen.note in note for note in self.notes):
@@ -143,9 +155,8 @@ class Tables:
         when_column = which.get('frame', which.get('time'))
         last = max(which.values())
         no_number: list[int] = []
-        other: Counter[str] = Counter()
         unknown: Counter[str] = Counter()
-        total = lost = 0
+        total = 0
         for line, cells in rows:
             total += 1
             if len(cells) <= last:
@@ -175,36 +186,27 @@ class Tables:
             of = gathered.record(who, when, str(path))
             event = cells[which['event']] if 'event' in which else 'fixation'
             if not FIXATING.fullmatch(event):
-                other[event or '(empty)'] += 1
-            elif not np.isfinite((when, x, y, lasts)).all() or (x, y) in ((LOST, LOST), (0, 0)):
-                lost += 1
+                self._other[event or '(empty)'] += 1
+                continue
+            self._fixating += 1
+            if not np.isfinite((when, x, y, lasts)).all() or (x, y) in ((LOST, LOST), (0, 0)):
+                self._lost += 1
             else:
                 gathered.add(of, when, x, y, lasts)
-        self._report(path, total, no_number, lost, other, unknown, report)
-
-    def _report(self, path, total, no_number, lost, other, unknown, report) -> None:
-        events = total - len(no_number) - sum(unknown.values())
-        if other and sum(other.values()) == events:
-            raise InputError(
-                f'{path}: none of its events is a fixation; they are '
-                f'{", ".join(map(repr, list(other)[:6]))}. Name the column that has fixations '
-                '(--gaze_columns=event=...), or take that column out'
-            )
-        if total and len(no_number) > total / 2:
-            raise InputError(
-                f'{path}: {len(no_number)} of {total} lines have no numbers for time or frame, x '
-                f'and y, such as line {no_number[0]}; are the columns the right ones '
-                '(--gaze_columns)?'
-            )
         if no_number:
-            what = f'{len(no_number)} lines without numbers, such as line {no_number[0]}'
-            report.add(str(path), what, 'left out')
-        self._lost += lost
-        self._other += other
+            what = f'{len(no_number)} of {total} lines have no numbers for time or frame, x and y'
+            done = 'left out'
+            if len(no_number) > total / 2:
+                done += '; are the columns the right ones (--gaze_columns)?'
+            report.add(str(path), f'{what}, such as line {no_number[0]}', done)
         if unknown:
             shown = ', '.join(list(unknown)[:3]) + (' ...' if len(unknown) > 3 else '')
             what = f'{sum(unknown.values())} samples of videos that are not there ({shown})'
             report.add(str(path), what, 'left out; are the videos named so?')
+
+
+def _reason(error: Exception, path: Path) -> str:
+    return str(error).removeprefix(f'{path}: ')
 
 
 class _Gathered:

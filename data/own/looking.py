@@ -18,10 +18,7 @@ from stsa_jax.errors import InputError, ranges
 
 PIXELS, FRACTIONS = 'pixels', 'fractions'
 UNITS = {'us': 1e-6, 'ms': 1e-3, 's': 1.0}  # seconds
-OFF = (
-    0.5  # of the samples outside of the picture: with more, places are not what they are taken for
-)
-
+OFF = 0.5  # of the samples outside of the picture; with more, places are misunderstood
 _ROUNDING = 1e-7  # seconds
 
 

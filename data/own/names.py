@@ -19,7 +19,7 @@ Key = tuple[str, ...]
 
 @dataclasses.dataclass
 class Files:
-    """The files of one video: its frames (a file or a folder), its folders of maps; '' without."""
+    """The files of one video: its frames (a file or a folder), and its folders of maps."""
 
     name: str
     parts: tuple[str, ...]
@@ -154,6 +154,7 @@ class Named:
         self._known = {v.key[-1:]: v for v in videos if ends[v.key[-1:]] == 1}
         self._known |= {key_of([video.name]): video for video in videos}
         self._known |= {video.key: video for video in videos}
+        self._within = [(video, _between_words(video.parts[-1])) for video in videos]
         self._found: dict[str, Files | None] = {}
 
     def get(self, text: str) -> Files | None:
@@ -170,33 +171,32 @@ class Named:
                     return self._known[key]
         return None
 
+    def in_path(self, parts: Sequence[str]) -> tuple[Files | None, str]:
+        """The video that a table's path names, and what the rest of the path says, the viewer.
 
-def video_in(parts: Sequence[str], videos: Sequence[Files]) -> tuple[Files | None, str]:
-    """The video that a table's path names, and what the rest of the path says, the viewer.
+        Parts of the path are the video's name, or one has it between other words: `P01_Trail002`
+        of `002`. None if no video or several are meant.
+        """
+        for length in (2, 1):
+            for i in reversed(range(len(parts) - length + 1)):
+                video = self.get('/'.join(parts[i : i + length]))
+                if video is not None and (length == 1 or len(video.parts) > 1):
+                    return video, '/'.join((*parts[:i], *parts[i + length :]))
+        text = '/'.join(parts)
+        found = {v.name: (v, match) for v, name in self._within if (match := name.search(text))}
+        # The longest name has the shorter ones in it.
+        longest = max((len(video.parts[-1]) for video, _ in found.values()), default=0)
+        meant = [pair for pair in found.values() if len(pair[0].parts[-1]) == longest]
+        if len(meant) != 1:
+            return None, text
+        video, match = meant[0]
+        return video, text[: match.start()] + text[match.end() :]
 
-    Parts of the path are the video's name, or one has it between other words: `P01_Trail002` of
-    `002`. None if no video or several are meant.
-    """
-    named = Named(videos)
-    for length in (2, 1):
-        for i in reversed(range(len(parts) - length + 1)):
-            if (video := named.get('/'.join(parts[i : i + length]))) is not None and (
-                length == 1 or len(video.parts) > 1
-            ):
-                return video, '/'.join((*parts[:i], *parts[i + length :]))
-    text = '/'.join(parts)
-    found = {}
-    for video in videos:
-        name = re.escape(video.parts[-1])
-        edge = (r'(?<!\d)', r'(?!\d)') if name.isdecimal() else (r'(?<![^\W_])', r'(?![^\W_])')
-        if match := re.search(edge[0] + name + edge[1], text, re.IGNORECASE):
-            found[video.name] = video, text[: match.start()] + text[match.end() :]
-    if len(found) > 1:  # the longest name has the shorter ones in it
-        longest = max(len(video.parts[-1]) for video, _ in found.values())
-        found = {k: v for k, v in found.items() if len(v[0].parts[-1]) == longest}
-    if len(found) != 1:
-        return None, text
-    return next(iter(found.values()))
+
+def _between_words(name: str) -> re.Pattern[str]:
+    """Finds a name that no letter or digit touches; a number that no digit touches."""
+    edges = (r'(?<!\d)', r'(?!\d)') if name.isdecimal() else (r'(?<![^\W_])', r'(?![^\W_])')
+    return re.compile(edges[0] + re.escape(name) + edges[1], re.IGNORECASE)
 
 
 def tables_of(places: Sequence[Place]) -> list[Place]:
