@@ -1,11 +1,11 @@
-# Both commands make their environment in .venv from the project's own files.
+# The commands create their environment in .venv from the project's own files.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The test environment adds PyTorch. This release has a CPU build for the machines that test.
+# The test environment adds PyTorch; this release has a CPU build for the test machines.
 TORCH ?= torch==2.13.0
-# Two processes; the tests of one file stay together and share what they set up. The order of files
-# is that of tests/conftest.py; by default those of the fewest tests, which take longest, come last.
+# Two processes; the tests of one file stay together and share fixtures. The order of files is that
+# of tests/conftest.py; by default files with the fewest tests, which take longest, would come last.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -32,15 +32,15 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 $(VENV)/.run: requirements.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "error: Python 3.11 to 3.13 is needed, this is %d.%d; name another with make PYTHON=python3.12" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "error: Python 3.11 to 3.13 is needed, this is %d.%d; choose another with make PYTHON=python3.12" % v)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo 'making the environment in $(VENV): one to two minutes, once'
+	@echo 'creating the environment in $(VENV): one to two minutes, once'
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install -r requirements.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.run pyproject.toml
-	@echo 'adding what the tests need: about one minute, once'
+	@echo 'installing the test requirements: about one minute, once'
 	$(BIN)/python -m pip install $(TORCH)
 	$(BIN)/python -m pip install -e '.[test]'
 	touch $@

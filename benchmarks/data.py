@@ -219,9 +219,7 @@ def against_pytorch(source: Path, folder: Path, ours: float, repeats: int, limit
 
     torch.set_num_threads(1)
     theirs = rate(clip, repeats)
-    print(
-        f"The PyTorch loader's method: {theirs:.2f} clips/s per core, ours {ours / theirs:.1f} times"
-    )
+    print(f"The PyTorch loader's method: {theirs:.2f} clips/s per core; ours: {ours / theirs:.1f}x")
     print(f'  ({limits.check("wanted 5", ours / theirs >= 5)})')
 
 

@@ -1,8 +1,8 @@
-"""A compiled program as text (HLO), read: its computations, operations and places in the source.
+"""Parses a compiled program (HLO text): its computations, operations and source locations.
 
     program = parse(compiled.as_text())
 
-`benchmarks/hlo_runs.py` tells what of it is run, and how often.
+`benchmarks/hlo_runs.py` finds which operations run, and how often.
 """
 
 import re
@@ -17,7 +17,7 @@ class Instruction(NamedTuple):
     opcode: str
     operands: tuple[str, ...]
     attributes: str
-    literal: str  # what stands in the parentheses, as of a constant
+    literal: str  # the text in the parentheses, such as a constant's
 
     @property
     def cycles(self) -> int:
@@ -30,7 +30,7 @@ class Instruction(NamedTuple):
         return found[1] if found else ''
 
     def called(self, *roles: str) -> list[str]:
-        """The computations that it names as one of `roles`: 'calls', 'body' and so on."""
+        """The computations that it references as one of `roles`: 'calls', 'body' and so on."""
         found = re.findall(rf'\b(?:{"|".join(roles)})=(%?[\w.\-]+|\{{[^}}]*\}})', self.attributes)
         return [name for text in found for name in re.findall(r'[\w.\-]+', text)]
 
@@ -41,7 +41,7 @@ class Computation(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A place in the source code."""
+    """A location in the source code."""
 
     file: str
     line: int
@@ -73,7 +73,7 @@ def parse(text: str) -> Program:
 
 
 def _instruction(name: str, text: str) -> Instruction:
-    """Of `f32[2]{0} add(%a, %b), attributes`."""
+    """Parses `f32[2]{0} add(%a, %b), attributes`."""
     end = _closing(text, 0) if text.startswith('(') else text.index(' ')
     shape, text = text[:end], text[end:].lstrip()
     start = text.index('(')
@@ -84,7 +84,7 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """The place after the parenthesis that closes the one at `start`."""
+    """The position after the parenthesis that closes the one at `start`."""
     depth = 0
     for match in re.finditer(r'[()]', text[start:]):
         depth += 1 if match[0] == '(' else -1
@@ -94,7 +94,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _stacks(text: str) -> dict[int, list[Frame]]:
-    """The tables of source places that stand before the computations."""
+    """The tables of source locations before the computations."""
     files = dict(re.findall(r'^(\d+) "(.*)"$', _table(text, 'FileNames'), re.M))
     places = {
         number: Frame(files.get(file, ''), int(line))
@@ -107,7 +107,7 @@ def _stacks(text: str) -> dict[int, list[Frame]]:
         _table(text, 'StackFrames'),
         re.M,
     )
-    # The first frame has no parent: what it says there is how parents are numbered, from 0 or 1.
+    # The first frame has no parent, so its entry shows whether parents are numbered from 0 or 1.
     none = int(frames[0][2] or 0) if frames else 0
     found = {0: []}
     for number, place, parent in frames:

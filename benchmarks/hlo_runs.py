@@ -1,9 +1,9 @@
-"""What a TPU's compiled program runs: its operations, how often, their cycles, kinds and places.
+"""The operations that a compiled TPU program runs: counts, cycles, kinds and source locations.
 
-The compiler for TPUs writes an estimate of the cycles beside each operation, for one run of it.
-Each operation of the program counts by itself: a fusion, not what is inside it. The body of a loop
-counts as often as the loop runs, of a conditional the dearest branch, of a pair like copy-start and
-copy-done one of the two. Copies that run beside the computation have no estimate.
+The TPU compiler annotates each operation with an estimate of its cycles for one run. Operations are
+counted at the top level: a fusion, not its contents. The body of a loop counts once per iteration,
+a conditional as its most expensive branch, a pair like copy-start and copy-done once. Copies that
+run concurrently with the computation have no estimate.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from benchmarks.hlo import Computation, Frame, Instruction, Program
 
-# Of no cost of their own: names for arrays, or for parts of tuples.
+# Without cost: names for arrays, or for parts of tuples.
 FREE = {
     *('parameter', 'constant', 'bitcast', 'tuple', 'get-tuple-element', 'after-all'),
     'partition-id',
@@ -21,16 +21,16 @@ MOVES = {
     *('bitcast-convert', 'pad', 'slice', 'concatenate', 'dynamic-slice', 'dynamic-update-slice'),
     *('reverse', 'slice-start', 'slice-done'),
 }
-SAME = {'copy', 'bitcast', 'copy-start', 'copy-done', 'reshape', 'convert'}  # hand a scalar on
+SAME = {'copy', 'bitcast', 'copy-start', 'copy-done', 'reshape', 'convert'}  # pass a scalar on
 
 
 class Run(NamedTuple):
-    """An operation and how often the program runs it."""
+    """An operation and the number of times the program runs it."""
 
     instruction: Instruction
     computation: str
     times: int
-    loop: str = ''  # a loop around it whose length is not known, counted as 1
+    loop: str = ''  # an enclosing loop of unknown length, counted as 1
 
     @property
     def cycles(self) -> int:
@@ -43,7 +43,7 @@ Callers = list[tuple[Computation, Instruction]]
 
 
 def runs(program: Program) -> list[Run]:
-    """The operations that are run, in the program's order. What costs nothing is left out."""
+    """The operations that are run, in program order, without those that cost nothing."""
     return _runs(program, program.entry, 1, [])
 
 
@@ -73,10 +73,10 @@ def _runs(program: Program, name: str, times: int, callers: Callers) -> list[Run
 
 
 def trip_count(program: Program, callers: Callers) -> int | None:
-    """How often a loop runs, the last of `callers`; None if the text does not tell.
+    """The trip count of a loop, the last of `callers`; None if unknown.
 
-    Where the compiler does not say it, the loop has to count up to a constant, as those of
-    `lax.scan` and `lax.fori_loop` do.
+    If the compiler does not state it, the loop must count up to a constant, as those of `lax.scan`
+    and `lax.fori_loop` do.
     """
     outer, loop = callers[-1]
     if said := re.search(r'"?known_trip_count"?:\{"?n"?:"?(\d+)', loop.attributes):
@@ -107,7 +107,7 @@ def trip_count(program: Program, callers: Callers) -> int | None:
 
 
 def _scalar(computation: Computation, name: str | None) -> Instruction | None:
-    """The instruction that makes a scalar, without copies on the way."""
+    """The instruction that computes a scalar, looking through copies."""
     instruction = computation.instructions.get(name)
     while instruction is not None and instruction.opcode in SAME:
         instruction = computation.instructions.get(instruction.operands[0])
@@ -115,7 +115,7 @@ def _scalar(computation: Computation, name: str | None) -> Instruction | None:
 
 
 def _of_the_state(computation: Computation, instruction: Instruction) -> int | None:
-    """Which element of a loop's state it is, in the loop's body or condition."""
+    """The index of an element of a loop's state, in the loop's body or condition."""
     if instruction.opcode != 'get-tuple-element':
         return None
     if computation.instructions[instruction.operands[0]].opcode != 'parameter':
@@ -130,7 +130,7 @@ def _element(computation: Computation, name: str, index: int) -> str | None:
 
 
 def _constant(program, computation, name: str | None, callers: Callers) -> int | None:
-    """The value of an integer: a constant, here or handed into the loop and left as it is."""
+    """The value of an integer: a constant, here or passed into the loop and unchanged."""
     value = _scalar(computation, name)
     if value is None:
         return None
@@ -148,7 +148,7 @@ def _constant(program, computation, name: str | None, callers: Callers) -> int |
 
 
 def _ends_a_pair(instruction: Instruction, computation: Computation) -> bool:
-    """Whether it is the -done or -update of an operation that counts already."""
+    """Whether it is the -done or -update of an operation already counted."""
     if not instruction.opcode.endswith(('-done', '-update')):
         return False
     start = computation.instructions.get(instruction.operands[0])
@@ -171,7 +171,7 @@ def opcodes(program: Program, instruction: Instruction) -> set[str]:
 
 
 def kind(program: Program, instruction: Instruction) -> str:
-    """In words: 'convolution', 'matrix product', 'copy' for all that only moves, ..."""
+    """In words: 'convolution', 'matrix product', 'copy' for pure data movement, ..."""
     found = opcodes(program, instruction)
     if 'convolution' in found:  # TPUs write matrix products as convolutions too
         return 'convolution' if 'window' in found else 'matrix product'
@@ -185,9 +185,9 @@ def kind(program: Program, instruction: Instruction) -> str:
 
 
 def stack(program: Program, run: Run) -> list[Frame]:
-    """Where an operation comes from in the source, innermost first; [] if nothing tells.
+    """The source location of an operation, innermost first; [] if unknown.
 
-    A copy that the compiler adds comes from where its operand does.
+    A copy added by the compiler has the location of its operand.
     """
     computation, instruction = program.computations[run.computation], run.instruction
     for _ in range(20):

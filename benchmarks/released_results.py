@@ -4,8 +4,8 @@
         [--train_seeds=3]
 
 writes the references for `benchmarks.fidelity`, DIR/eval_SEED.npz and DIR/train_SEED.npz, unless
-they exist: use one DIR per checkout and PyTorch version. Weights, clips and density maps are those of
-`tests/golden_rule.py`. A float64 training pass takes about 9 GB. Does not import JAX.
+they exist: use one DIR per checkout and PyTorch version. Weights, clips and density maps are those
+of `tests/golden_rule.py`. A float64 training pass takes about 9 GB. Does not import JAX.
 
 Keys of both are `DTYPE/map` `(H, W)` with DTYPE float32 or float64. Eval mode adds, for the two max
 pools with indices, N = 1 and 2 (before level 0's STSA layers I and II): the indices

@@ -1,30 +1,30 @@
-"""What a training step sends between devices, and the efficiency to expect on 1 to 1024 of them.
+"""Communication of a training step, and the expected efficiency on 1 to 1024 devices.
 
     python -m benchmarks.scaling [--clips=3] [--devices=8] [--config=configs/dhf1k.py]
-    python -m benchmarks.scaling --topology=v5e:2x4    # as a TPU's compiler does it
+    python -m benchmarks.scaling --topology=v5e:2x4    # compiled for TPUs
 
 Compiles the config's step, data parallel, for eight devices that XLA simulates on this host, and
 reads its collectives from the compiled program. With other numbers of devices the program differs
-in the size of the groups alone (`--devices=64` shows it), so the bytes follow. Prints a Markdown
+only in the size of the groups (see `--devices=64`), which determines the bytes. Prints a Markdown
 table of the bytes that a device sends and of the efficiency, the speed of a device relative to one
-that works alone. Then it compiles the step with the state split over all of these devices (fsdp),
+that works alone. Then it compiles the step with the state sharded over all of these devices (fsdp),
 and compares the bytes of the two programs' arguments on a device, without the batch: parameters,
-BatchNorm's statistics and optimizer state (`--no-fsdp` leaves this out).
+BatchNorm's statistics and optimizer state (`--no-fsdp` skips this).
 
-With `--topology` the compiler is that of TPUs, for a slice of that name. This needs libtpu, which
-comes with `pip install 'jax[tpu]'`, but no TPU.
+With `--topology` it uses the TPU compiler, for a slice of that name. This needs libtpu, which comes
+with `pip install 'jax[tpu]'`, but no TPU.
 
-The model of the time, all of it stated here:
+The model of the time:
 
-- A device computes at UTILISATION of its peak of bfloat16 products; a step's operations are three
-  times the forward pass's, for `clips` clips a device.
-- An all-reduce of V bytes over N devices sends 2 (N - 1) / N V from each, as a ring does; no
-  algorithm sends less. That takes so long as the link out of a device needs for it, and two
-  latencies for each doubling of N. Beyond a group of devices with fast links, each device takes its
-  part of V on to the other groups.
-- Lower efficiency: nothing is hidden behind computing. Upper one: what can be, the gradients behind
-  the backward pass, two thirds of the step. BatchNorm's sums, which the next layer waits for, are
-  never hidden.
+- A device computes at UTILISATION of its peak of bfloat16 products; a step has three times the
+  operations of the forward pass, for `clips` clips per device.
+- An all-reduce of V bytes over N devices sends 2 (N - 1) / N V from each, as in a ring; no
+  algorithm sends less. It takes the time of a device's outgoing link, plus two latencies for each
+  doubling of N. Beyond a group of devices with fast links, each device exchanges its part of V with
+  the other groups.
+- Lower efficiency: no overlap of communication and computation. Upper efficiency: the gradients'
+  all-reduce overlaps the backward pass, two thirds of the step. BatchNorm's sums, which the next
+  layer waits for, never overlap.
 """
 
 import argparse
@@ -48,13 +48,13 @@ _BYTES |= {'s32': 4, 'u32': 4, 'f32': 4, 's64': 8, 'u64': 8, 'f64': 8}
 
 
 class Device(NamedTuple):
-    """Data-sheet numbers: bandwidths out of one device, one way, in bytes a second."""
+    """Data-sheet numbers: outgoing bandwidths of one device, in bytes per second."""
 
-    peak: float  # bfloat16 operations a second
+    peak: float  # bfloat16 operations per second
     near: float  # between the devices of one group
-    group: int  # how many these are
+    group: int  # the number of devices in a group
     far: float  # between groups
-    near_latency: float  # seconds a hop
+    near_latency: float  # seconds per hop
     far_latency: float
 
 
@@ -69,11 +69,11 @@ DEVICES = {
 
 
 class Collective(NamedTuple):
-    """One operation of a compiled program that sends; `size` is the bytes of its whole array."""
+    """A collective operation of a compiled program; `size` is the bytes of its whole array."""
 
     kind: str
     size: int
-    group: int  # how many devices take part
+    group: int  # the number of participating devices
 
     def sent(self, group: int | None = None) -> float:
         """Bytes that each device sends, in a ring."""
@@ -86,9 +86,9 @@ class Collective(NamedTuple):
 def collectives(text: str) -> list[Collective]:
     """The collectives of a compiled program's text (HLO), by `compiled.as_text()`.
 
-    A compiler for TPUs may turn a reduce-scatter or an all-gather into a ring of permutations in a
-    loop with the product that it belongs to, or a reduce-scatter into a fusion of an all-reduce.
-    They are counted as what they were.
+    The TPU compiler may turn a reduce-scatter or an all-gather into a ring of permutations in a
+    loop with its matrix product, or a reduce-scatter into a fusion of an all-reduce. They are
+    counted as the original collectives.
     """
     found, inside, rings = [], '', set()
     pattern = re.compile(
@@ -154,7 +154,7 @@ def seconds(device: Device, size: float, n: int) -> float:
 
 
 def efficiency(device: Device, sizes: list[int], n: int, clips: int) -> tuple[float, float]:
-    """(nothing hidden, the gradients hidden as far as they can be) of n devices."""
+    """(no overlap, gradients overlapped as far as possible) for n devices."""
     compute = 3 * FORWARD * clips / (UTILISATION * device.peak)
     large = sum(seconds(device, size, n) for size in sizes if size >= LARGE)
     small = sum(seconds(device, size, n) for size in sizes if size < LARGE)
@@ -168,7 +168,7 @@ def compiled_step(config, devices: list, clips: int, fsdp: int = 1):
 
     mesh = sharding.make_mesh(len(devices) // fsdp, fsdp, devices)
     lowered, batch = lowered_step(config, mesh, len(devices) * clips)
-    # On a CPU the machine code does not matter: only what the program sends.
+    # On a CPU only the communication matters, not the machine code.
     cheap = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
     on_cpu = devices[0].platform == 'cpu'
     compiled = lowered.compile(compiler_options=cheap if on_cpu else None)
@@ -176,7 +176,7 @@ def compiled_step(config, devices: list, clips: int, fsdp: int = 1):
 
 
 def state_bytes(compiled, batch_bytes: int) -> int:
-    """What the program takes on a device besides the batch, by XLA's analysis."""
+    """The bytes of the program's arguments on a device without the batch, by XLA's analysis."""
     return compiled.memory_analysis().argument_size_in_bytes - batch_bytes
 
 
@@ -196,8 +196,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--config', default='configs/dhf1k.py')
     parser.add_argument('--clips', type=int, default=3, help='a device')
-    parser.add_argument('--devices', type=int, default=8, help='that the program is compiled for')
-    parser.add_argument('--topology', help='of a TPU slice to compile for instead, as v5e:2x4')
+    parser.add_argument('--devices', type=int, default=8, help='to compile the program for')
+    parser.add_argument('--topology', help='a TPU slice to compile for instead, such as v5e:2x4')
     parser.add_argument('--fsdp', action=argparse.BooleanOptionalAction, default=True)
     options, overrides = parser.parse_known_args()
     os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={options.devices}'
@@ -217,7 +217,7 @@ def main() -> int:
     print(f'compiled for {n} devices ({kind}), {options.clips} clips each:', file=sys.stderr)
     describe(found)
     sizes = [c.size for c in found]
-    print(f'| devices | clips a step | MB sent by a device | {" | ".join(DEVICES)} |')
+    print(f'| devices | clips per step | MB sent per device | {" | ".join(DEVICES)} |')
     print('|---' * (3 + len(DEVICES)) + '|')
     for count in COUNTS:
         sent = sum(c.sent(count) for c in found) / 1e6

@@ -1,10 +1,10 @@
-"""Programs for devices that are not there: a TPU's compiler needs libtpu, but no TPU.
+"""Compiles programs for TPUs without a TPU: the compiler needs only libtpu.
 
     (device, *_) = slice_devices('v5e:2x2')
     compiled = lowered_inference(model, 8, device).compile()
 
-libtpu comes with `pip install 'jax[tpu]'`. JAX looks for a TPU where it is installed, so set
-JAX_PLATFORMS=cpu before JAX is imported.
+libtpu comes with `pip install 'jax[tpu]'`. With it installed JAX looks for a TPU, so set
+JAX_PLATFORMS=cpu before importing JAX.
 """
 
 import functools
@@ -15,34 +15,34 @@ from stsa_jax.errors import InputError
 
 
 def slice_devices(topology: str) -> list:
-    """Stand-ins for the devices of a TPU slice, 'v5e:2x4' say, to compile for.
+    """Device descriptions of a TPU slice, such as 'v5e:2x4', to compile for.
 
-    Raises InputError without libtpu, and for a name that it does not know.
+    Raises InputError without libtpu, and for unknown names.
     """
     import jax
     from jax.experimental import topologies
 
     if not importlib.util.find_spec('libtpu'):
         raise InputError(
-            f'--topology={topology} needs the compiler for TPUs, libtpu, which is not installed: '
-            "pip install 'jax[tpu]', in an environment of its own where there is no TPU"
+            f'--topology={topology} needs the TPU compiler, libtpu, which is not installed: '
+            "pip install 'jax[tpu]', in a separate environment if there is no TPU"
         )
-    # It would ask a server what TPU this is, and work in one process at a time, as a TPU does.
+    # Otherwise it would query a server for the TPU type, and allow only one process at a time.
     os.environ |= {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
-    # What these say does not matter to the compiler, but it complains where they are not set.
+    # The compiler ignores these values, but warns if they are not set.
     os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
     os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
     try:
         return topologies.get_topology_desc(topology, 'tpu').devices
     except jax.errors.JaxRuntimeError as error:
         raise InputError(
-            f'--topology={topology}: the compiler for TPUs does not know it '
-            f'({str(error).splitlines()[0]}); a name is as v5e:2x2 or v5p:2x2x1'
+            f'--topology={topology}: unknown to the TPU compiler '
+            f'({str(error).splitlines()[0]}); expected a name such as v5e:2x2 or v5p:2x2x1'
         ) from error
 
 
 def lowered_inference(model, clips: int, device):
-    """The forward pass of float32 clips, by a model config, for this device."""
+    """The lowered forward pass of float32 clips, for a model config and device."""
     import jax
     import jax.numpy as jnp
 
@@ -59,7 +59,7 @@ def lowered_inference(model, clips: int, device):
 
 
 def lowered_step(config, mesh, clips: int, options=None):
-    """The training step of a config for this mesh, and its batch, with shapes for arrays.
+    """The lowered training step of a config for this mesh, and its abstract batch.
 
     `options` are `training.StepOptions`, by default those of a plain step.
     """

@@ -1,30 +1,29 @@
-"""What a TPU's compiler makes of inference and of a training step: modelled times, without a TPU.
+"""Modelled times of inference and of a training step on a TPU, from its compiler, without a TPU.
 
     python -m benchmarks.tpu [--topology=v5e:2x2] [--work=inference,training] [--batch=1,8]
         [--dtype=float32,bfloat16] [--top=20] [--json=FILE] [--hlo=FILE] [--config.field=value]
 
-Compiles for one chip of the topology. This needs libtpu, the compiler for TPUs, which comes with
-`pip install 'jax[tpu]'` (in an environment of its own where there is no TPU), but no TPU. At full
-size each program takes both of two cores for two minutes or more, and 3 GB.
+Compiles for one chip of the topology. This needs libtpu, the TPU compiler, which comes with `pip
+install 'jax[tpu]'` (in a separate environment if there is no TPU), but no TPU. At full size each
+program takes both of two cores for two minutes or more, and 3 GB.
 
-**Every time here is modelled**, not measured: the sum of the cycles that the compiler estimates
-for each operation, one after the other, at the chip's clock. It is good for comparing two forms
-of a program, and for finding what is dear in one. What it is made of:
+**Every time here is modelled**, not measured: the sum of the compiler's cycle estimates for each
+operation, in sequence, at the chip's clock. Use it to compare two versions of a program, and to
+find its expensive operations. Details:
 
-- A loop's body counts as often as the loop runs (what it says where it does not know), a fusion
-  as a whole, a conditional as its dearest branch. `benchmarks/hlo_runs.py` counts this.
-- Copies between HBM and the chip's own memory that run beside the computation count nothing.
-- The fraction of the peak is that of the convolutions of the architecture as published, by
-  `stsa_jax.cost`, without attention's products, so a little low (three times that for a training
-  step), in the modelled time, over the dense bfloat16 peak, for float32 too, whose products a TPU
-  takes in bfloat16 by default.
-- The bytes accessed are XLA's count, which takes a loop's body once, and what stays on the chip
-  too.
+- A loop's body counts once per iteration (loops of unknown length are listed), a fusion as a whole,
+  a conditional as its most expensive branch. `benchmarks/hlo_runs.py` does the counting.
+- Copies between HBM and on-chip memory that run concurrently with the computation are not counted.
+- The fraction of the peak counts the convolutions of the published architecture, by `stsa_jax.cost`
+  (three times that for a training step), without attention's products, so it is slightly low. It is
+  relative to the dense bfloat16 peak, for float32 too, whose products a TPU computes in bfloat16 by
+  default.
+- The bytes accessed are XLA's count, which counts a loop's body once and includes on-chip accesses.
 
-Prints a line for each program, and of each the `--top` dearest operations, with the modules whose
-parameters they read and where they come from in the source, innermost place first; then what kinds
-of operations and which places take the time. FILE of `--json` gets all of it; that of `--hlo` the
-compiled program, with the row's name in its name where there are several.
+Prints a line for each program, and for each the `--top` most expensive operations, with the modules
+whose parameters they read and their source locations, innermost first; then the time by kind of
+operation and by source location. `--json=FILE` writes all of it; `--hlo=FILE` writes the compiled
+program, with the row's name in the file name if there are several.
 """
 
 import argparse
@@ -47,8 +46,8 @@ from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.files import write_atomic
 
 ROOT = Path(__file__).parents[1]
-# By JAX's name of the device: cycles a second, and bytes a second and bytes of HBM. The peak is in
-# stsa_jax/training/meter.py. TPU v5e: cloud.google.com/tpu/docs/v5e.
+# By JAX's name of the device: cycles per second, and bytes per second and bytes of HBM. The peak is
+# in stsa_jax/training/meter.py. TPU v5e: cloud.google.com/tpu/docs/v5e.
 CHIPS = {'TPU v5 lite': (1.5e9, 819e9, 16e9)}
 HEAD = (
     *('work', 'dtype', 'batch', 'modelled ms a clip', 'of peak', 'GB accessed a clip'),
@@ -57,7 +56,7 @@ HEAD = (
 
 
 def lowered(row: Row, config, device):
-    """The program of a row, still to be compiled."""
+    """The lowered program of a row."""
     from stsa_jax import training
     from stsa_jax.distribution import sharding
     from stsa_jax.models.stsanet import STSANetConfig
@@ -72,7 +71,7 @@ def lowered(row: Row, config, device):
 
 
 def figures(row: Row, config, device) -> tuple[dict, str]:
-    """The row's figures, by name, all modelled or counted by the compiler; and its program."""
+    """The row's results by name, all modelled or counted by the compiler, and its program."""
     program = lowered(row, config, device)
     start = time.perf_counter()
     compiled = program.compile()
@@ -106,7 +105,7 @@ def figures_or_error(row: Row, config, device) -> tuple[dict, str]:
 
 
 def described(program: Program, run: Run, cycles: int, clock: float, row: Row) -> dict:
-    """An operation for people and for JSON."""
+    """An operation as a dict, for printing and for JSON."""
     instruction = run.instruction
     operands = program.computations[run.computation].instructions
     return {
@@ -138,14 +137,14 @@ def own_places(stack: list[Frame]) -> list[str]:
 
 
 def place(operation: dict, depth: int = 3) -> str:
-    """The source of an operation in a table, with where other files call it from."""
+    """The source location of an operation for a table, with its callers in other files."""
     by_file = itertools.groupby(operation['source'], key=lambda place: place.split(':')[0])
     places = [next(places) for _, places in by_file]
     return ' < '.join(places[:depth]) or operation['op_name'] or 'the compiler'
 
 
 def layer(operation: dict) -> str:
-    """The modules whose parameters an operation reads; of many, the first."""
+    """The modules whose parameters an operation reads; the first of many."""
     modules = list(dict.fromkeys(name.rpartition('.')[0] for name in operation['weights']))
     return ''.join(modules[:1]) + (f' and {len(modules) - 1} more' if modules[1:] else '')
 
@@ -167,11 +166,11 @@ def cells(row: Row, found: dict) -> str:
 
 
 def print_details(row: Row, found: dict, top: int) -> None:
-    """The dearest operations, kinds and places of a row."""
+    """Prints the most expensive operations, kinds and source locations of a row."""
     operations = found['operations_by_time']
     print(f'\n{row.work}, {row.dtype}, batch {row.batch}: where the modelled time goes\n')
     if loops := found['loops_of_unknown_length']:
-        print(f'Counted once, their length is not known: the loops {", ".join(loops)}.\n')
+        print(f'Loops of unknown length, counted once: {", ".join(loops)}.\n')
     print('| modelled ms a clip | share | times | kind | result | operands | layer | source |')
     print('|---' * 8 + '|')
     for each in operations[:top]:
@@ -207,7 +206,7 @@ def main() -> None:
     parser.add_argument('--work', type=listed, default=['inference', 'training'])
     parser.add_argument('--batch', type=sizes, default=[1, 8], help='clips')
     parser.add_argument('--dtype', type=listed, default=['float32', 'bfloat16'])
-    parser.add_argument('--top', type=int, default=20, help='how many operations are listed')
+    parser.add_argument('--top', type=int, default=20, help='number of operations to list')
     parser.add_argument('--json', type=Path, help='a file for all numbers')
     parser.add_argument('--hlo', type=Path, help='a file for the compiled program')
     parser.add_argument('--config', default='configs/dhf1k.py')
@@ -215,7 +214,7 @@ def main() -> None:
     config = load_config(options.config, overrides)
     if unknown := set(options.work) - {'inference', 'training'}:
         raise InputError(f'--work={unknown.pop()}: expected inference, training or both')
-    # Without the cache of compiled programs, for it is compiling that is timed.
+    # Without the compilation cache, because compiling is timed.
     os.environ |= {'JAX_PLATFORMS': 'cpu', 'JAX_ENABLE_COMPILATION_CACHE': 'false'}
     import jax
 

@@ -1,13 +1,13 @@
-"""One training step at full size: time and peak memory, beside the released PyTorch code.
+"""One training step at full size: time and peak memory, against the released PyTorch code.
 
     python -m benchmarks.train_step [--reference=CHECKOUT] [--repeats=3] [--batch_size=1]
         [--config.field=value]
 
-A step is forward, backward and Adam. Each side runs in a process of its own, so that the peak
-memory is its own; the processes run one after the other, with nothing else on the machine the ratio
-is fair. CHECKOUT is a checkout of WZq975/STSANet, which knows the full size alone; without one, the
-ratio is to three times the network's multiply-adds at this machine's matrix-product rate. Weights
-are random.
+A step is forward, backward and Adam. Each side runs in its own process, to measure its own peak
+memory; the processes run one after the other, so the ratio is fair only on an idle machine.
+CHECKOUT is a checkout of WZq975/STSANet, which supports only the full size; without one, the ratio
+is to three times the network's multiply-adds at this machine's matrix-product rate. Weights are
+random.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from stsa_jax.errors import exit_cleanly
 from stsa_jax.models.stsanet import STSANetConfig
 from stsa_jax.ops import cpu
 
-TIME_LIMIT, MEMORY_LIMIT = 0.65, 1.0  # of the released code's
+TIME_LIMIT, MEMORY_LIMIT = 0.65, 1.0  # times the released code's
 
 
 def ours(model: STSANetConfig, options) -> dict:
@@ -64,13 +64,13 @@ def ours(model: STSANetConfig, options) -> dict:
 
 
 def report(mine: dict, theirs: dict | None, floor: float) -> int:
-    """Prints the figures of both sides; returns the exit code."""
+    """Prints the results of both sides; returns the exit code."""
     limits = Limits()
-    print(f'ours: {mine["time"]:.2f} s a step, peak memory {mine["peak"] / 1e9:.2f} GB')
+    print(f'ours: {mine["time"]:.2f} s per step, peak memory {mine["peak"] / 1e9:.2f} GB')
     print(f'ratio to the matrix-product floor ({floor:.2f} s): {mine["time"] / floor:.2f}')
     if theirs:
         print(
-            f'released code, PyTorch eager: {theirs["time"]:.2f} s a step, peak memory '
+            f'released code, PyTorch eager: {theirs["time"]:.2f} s per step, peak memory '
             f'{theirs["peak"] / 1e9:.2f} GB'
         )
         for name, what, limit in (('time', 'times', TIME_LIMIT), ('peak', 'peaks', MEMORY_LIMIT)):

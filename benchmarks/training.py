@@ -1,14 +1,13 @@
-"""The training loop's own time: a step of train.py beside the bare compiled step.
+"""The training loop's overhead: a step of train.py against the bare compiled step.
 
     python -m benchmarks.training [--config=configs/tiny.py] [--steps=128] [--config.field=value]
 
-The loop is train.py's own, with its log, TensorBoard and progress line; its batches lie ready in
-memory, so that reading data is not part of it. Windows of four steps of the loop and of the bare
-program, the same one, called again and again on a batch on the device, take turns, and a window of
-the loop is compared with the two bare ones around it: the time of a step varies by several per cent
-from one window to the next, so it takes the median of many, and its 95 % interval by bootstrap.
-The same by processor time shows what the loop computes, whatever else the machine does; it leaves
-out waiting.
+The loop is train.py's own, with its log, TensorBoard and progress line; its batches are ready in
+memory, so that reading data is excluded. Windows of four steps of the loop alternate with windows
+of the same bare program, called repeatedly on a batch on the device, and each window of the loop is
+compared with the two bare ones around it. The time of a step varies by several per cent between
+windows, so the result is the median of many, with its 95 % interval by bootstrap. Processor time
+shows the loop's computation regardless of other load; it excludes waiting.
 """
 
 import argparse
@@ -36,12 +35,12 @@ LIMIT = 0.03
 
 
 def clocks() -> np.ndarray:
-    """Seconds by the clock, and seconds of processor time over all threads of this process."""
+    """Seconds of wall time, and of processor time over all threads of this process."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
 class Bare:
-    """The step that train.py compiles, called with nothing around it."""
+    """The compiled step of train.py, called without the loop."""
 
     def __init__(self, config, step):
         self.config, self.step, self.state = config, step, None
@@ -64,7 +63,7 @@ class Bare:
         return self.compiled
 
     def window(self) -> np.ndarray:
-        """Seconds of `log_every` steps by both clocks."""
+        """Seconds of `log_every` steps in both clocks."""
         if self.state is None:
             c = self.config
             tx = optimizer.optimizer(optimizer.OptimizerConfig(**c.optimizer), 100)
@@ -80,7 +79,7 @@ class Bare:
 
 
 class Ready:
-    """Batches in memory, in the place of `data.train_clips`; times the windows of the loop."""
+    """Batches in memory that replace `data.train_clips`; times the windows of the loop."""
 
     steps_per_epoch, summary, notes = 100, (), ()
 
@@ -161,7 +160,7 @@ def main() -> int:
         print(f'  by {name}: {median:+.1%}, 95 % interval {low:+.1%} to {high:+.1%}; windows:')
         print('  ', *(f'{value:+.1%}' for value in values))
         if low <= LIMIT < high:
-            print('   the limit lies in this interval: take more steps, or a quieter machine')
+            print('   the limit lies in this interval: use more steps, or a less busy machine')
     return limits.exit_code
 
 

@@ -380,5 +380,5 @@ def test_tpu(run, config_file, tmp_path, monkeypatch):  # noqa: F811
 
 @pytest.mark.skipif(bool(importlib.util.find_spec('libtpu')), reason='libtpu is installed')
 def test_a_tpus_compiler_that_is_not_there():
-    with pytest.raises(InputError, match='--topology=v5e:2x2 needs the compiler for TPUs'):
+    with pytest.raises(InputError, match='--topology=v5e:2x2 needs the TPU compiler'):
         topologies.slice_devices('v5e:2x2')
