@@ -1,4 +1,4 @@
-"""What a model is, as a text: so that what it has written is known to be its own."""
+"""A fingerprint of a model, to recognise its own output."""
 
 import hashlib
 from typing import Any

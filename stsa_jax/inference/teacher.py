@@ -1,4 +1,4 @@
-"""A model's maps of many videos, as densities for another model to learn: `data.prepare videos`."""
+"""A model's maps of many videos, as density maps to train another model: `data.prepare videos`."""
 
 import json
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ MAPS, RECORD = 'maps', 'teacher.json'
 
 
 class Lesson(NamedTuple):
-    """A video to be taught: what it is called, its file or folder, a text that changes with it."""
+    """A video to predict: its name, its file or folder, a string that changes with it."""
 
     name: str
     path: Path
@@ -33,11 +33,10 @@ def write_maps(
     batch_size: int = 1,
     fps: float = 30,
 ) -> list[str]:
-    """Writes `folder`/<name>/maps/<frame>.png for each video, as `predict.py` does.
+    """Writes `folder`/<name>/maps/<frame>.png for each video, like `predict.py`.
 
-    Maps that the same model has written of the same video stay as they are. A video appears whole
-    or not at all, so that an interrupted run goes on. Returns lines on the videos that cannot be
-    read, which have no maps.
+    Existing maps of the same model and video are kept. Each video is written atomically, so that an
+    interrupted run can resume. Returns lines about unreadable videos, which have no maps.
     """
     teacher, problems = identity_of(model), []
     for name, path, state in lessons:

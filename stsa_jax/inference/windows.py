@@ -1,13 +1,14 @@
-"""A saliency map for every frame of a video, by windows over its frames.
+"""A saliency map for every frame of a video, from windows over its frames.
 
 The network sees T frames and predicts the saliency of one of them, the target, and the window
 slides one frame at a time: with T = 32 the target is the 16th ('middle') or the 32nd ('last'), and
 the window of frame i is i - 15 ... i + 16, or i - 31 ... i. Beyond the ends of the video its first
-and last frames are repeated; models with `beginning` 'reversed' take for frame i < T - 1 the frames
-i + T - 1 ... i, backwards. Of models that predict all T ('all') the windows follow each other, and
-a last one ends with the video.
+and last frames are repeated; models with `beginning` 'reversed' use frames i + T - 1 ... i, in
+reverse, for frame i < T - 1. For models that predict all T ('all') the windows are consecutive, and
+the last one ends with the video.
 
-Memory does not grow with the length of the video, and each frame is resized and normalised once.
+Memory use does not depend on the length of the video, and each frame is resized and normalised
+once.
 """
 
 from collections import deque
@@ -21,9 +22,9 @@ Frame = TypeVar('Frame')
 
 
 class Window(NamedTuple):
-    """T frames for the network, and the places in it, from 0, whose maps are used, in order.
+    """T frames for the network, and the indices, from 0, of those whose maps are used, in order.
 
-    Of all windows of a video together these are its frames, in order, each once.
+    Over all windows of a video these are its frames, in order, each once.
     """
 
     frames: tuple
@@ -33,8 +34,9 @@ class Window(NamedTuple):
 class Predictor(Protocol):
     """The interface of a model; `stsa_jax.load` returns one.
 
-    `config.frames` is T, `config.image_size` (H, W), `config.target` 'middle' (taken when there is
-    no such field), 'last' or 'all', `config.beginning` 'repeated' (likewise) or 'reversed'.
+    `config.frames` is T, `config.image_size` (H, W), `config.target` 'middle' (the default if the
+    field is missing), 'last' or 'all', `config.beginning` 'repeated' (likewise the default) or
+    'reversed'.
     """
 
     config: Any
@@ -66,8 +68,8 @@ def predict_frames(
 def predict_video(
     model: Predictor, frames: Iterable[np.ndarray], batch_size: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """As `predict_frames`, yielding each frame as it came together with its map."""
-    sources: deque[np.ndarray] = deque()  # read, and their maps not given out yet
+    """Like `predict_frames`, but yields each original frame together with its map."""
+    sources: deque[np.ndarray] = deque()  # frames whose maps were not yielded yet
 
     def prepared() -> Iterator[np.ndarray]:
         for frame in frames:
@@ -81,7 +83,7 @@ def predict_video(
 def predict_windows(
     model: Callable[[np.ndarray], Any], chosen: Iterable[Window], batch_size: int = 1
 ) -> Iterator[np.ndarray]:
-    """The maps of the windows' places, in order, float32 `(H, W)`; `model` as a `Predictor`."""
+    """The maps of the windows' indices, in order, float32 `(H, W)`; `model` as `Predictor`."""
     if batch_size < 1:
         raise ValueError(f'batch_size is {batch_size}; expected 1 or more')
     chosen = iter(chosen)
@@ -98,7 +100,7 @@ def predict_windows(
 
 
 def windows_of(frames: Iterable[Frame], config: Any) -> Iterator[Window]:
-    """The windows of a video's frames for a model of `config`, as the head of this module says."""
+    """The windows of a video's frames for a model of `config`; see the module docstring."""
     length = config.frames
     if getattr(config, 'target', 'middle') == 'all':
         return following(frames, length)
@@ -109,10 +111,10 @@ def windows_of(frames: Iterable[Frame], config: Any) -> Iterator[Window]:
 
 
 def following(frames: Iterable[Frame], length: int) -> Iterator[Window]:
-    """Windows one after the other, each with the maps of all its frames.
+    """Consecutive windows, each with the maps of all its frames.
 
-    The last one ends with the video; where it overlaps the one before, its maps are used. Of a
-    video shorter than `length` the first frame is repeated in front.
+    The last one ends with the video; where it overlaps the previous one, its maps are used. For a
+    video shorter than `length` the first frame is repeated before the start.
     """
     frames = iter(frames)
     before = tuple(islice(frames, length))
@@ -128,9 +130,9 @@ def following(frames: Iterable[Frame], length: int) -> Iterator[Window]:
 
 
 def with_reversed_beginning(frames: Iterable[Frame], length: int) -> Iterator[Window]:
-    """The window of frame i ends with it; for i < length - 1 it begins with it, run backwards.
+    """The window of frame i ends with it; for i < length - 1 it starts with it and is reversed.
 
-    Where the video ends before the latter does, it goes on backwards from its last frame.
+    If the video ends before the latter does, it continues backwards from its last frame.
     """
     frames = iter(frames)
     head = list(islice(frames, 2 * length - 2))
@@ -163,7 +165,7 @@ def windows(frames: Iterable[Frame], length: int, target: int) -> Iterator[tuple
 
 
 def target_index(config: Any) -> int:
-    """The place in the window, from 0, of the one frame whose saliency the model predicts."""
+    """The index in the window, from 0, of the one frame whose saliency the model predicts."""
     target = getattr(config, 'target', 'middle')
     if target not in ('middle', 'last'):
         raise ValueError(f"config.target is {target!r}; expected 'middle' or 'last'")

@@ -1,8 +1,8 @@
-"""From a model's map to the 8-bit one that its released code writes, a function a model.
+"""Post-processing of maps to 8 bits as in each model's released code, one function per model.
 
-Each takes a map float `(H, W)` at the model's size and the video's (h, w), and gives uint8: at the
-video's size, or at the model's where the released code leaves the resizing to the metrics. The
-values are those of OpenCV, which the programs use, but for single grey levels.
+Each takes a float map `(H, W)` at the model's size and the video's (h, w), and returns uint8: at
+the video's size, or at the model's if the released code leaves resizing to the metrics. The values
+match those of OpenCV, which the released code uses, except for single grey levels.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,12 @@ _BINOMIAL = np.array([1, 4, 6, 4, 1]) / 16  # OpenCV's 5-tap Gaussian
 
 
 def stsanet(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resized (bilinear) and divided by its maximum, which becomes 255: `visualize.to_8bit`."""
+    """Resizes (bilinear) and scales to a maximum of 255: `visualize.to_8bit`."""
     return to_8bit(saliency, size)
 
 
 def tinyhd(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """From least to greatest into 8 bits, bicubic to `size`, then a 5x5 Gaussian filter.
+    """Min-max scaling to 8 bits, bicubic resizing to `size`, then a 5x5 Gaussian filter.
 
     `post_process_png` of tinyHD's `src/generate.py`.
     """
@@ -35,7 +35,7 @@ def tinyhd(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _spread(saliency: np.ndarray) -> np.ndarray:
-    """From its least value, 0, to its greatest, 1; a constant map becomes zero."""
+    """Min-max scaling to [0, 1]; a constant map becomes zero."""
     saliency = np.asarray(saliency, np.float64)
     low, high = saliency.min(), saliency.max()
     return (saliency - low) / (high - low) if high > low else np.zeros_like(saliency)

@@ -1,10 +1,9 @@
-"""What every saliency model's config says of its clips, and the check that a clip fits.
+"""The clip fields of every saliency model's config, and a check of clip shapes.
 
-A config has `frames`, `image_size` (H, W) and `target`, which of the clip's frames the output is a
-map of: 'middle' (frame T/2, counted from 1), 'last', or 'all', a map for each of them. A config
-class may say in `beginning` what the clips of a video's first frames are made of: 'repeated' (the
-default), the first frame as often as needed, or 'reversed', the clip that begins with the frame,
-run backwards.
+A config has `frames`, `image_size` (H, W) and `target`, the frames that the output describes:
+'middle' (frame T/2, counted from 1), 'last', or 'all', a map for each of them. A config class may
+set `beginning`, the clips of a video's first frames: 'repeated' (the default), the first frame is
+repeated, or 'reversed', the clip that starts with the frame, reversed.
 """
 
 from typing import Any

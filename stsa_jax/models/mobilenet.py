@@ -1,7 +1,8 @@
-"""MobileNetV2's block in three dimensions (Sandler et al., CVPR 2018), as tinyHD inflates it.
+"""MobileNetV2's block in three dimensions (Sandler et al., CVPR 2018), as inflated in tinyHD.
 
-An inverted residual widens its channels by a 1x1x1 convolution, filters each by itself, and narrows
-them again; the narrow ends are linear. Every convolution is bias-free and followed by BatchNorm.
+An inverted residual expands its channels with a 1x1x1 convolution, applies a depthwise convolution,
+and projects them again; the projection is linear. Every convolution is bias-free and followed by
+BatchNorm.
 """
 
 import jax
@@ -15,7 +16,7 @@ BATCH_NORM_MOMENTUM = 0.1
 
 
 class InvertedResidual(nnx.Module):
-    """Widen, filter channel by channel, narrow; with the input added where both fit."""
+    """Expansion, depthwise convolution, projection; with a residual if the shapes match."""
 
     def __init__(
         self,
@@ -28,7 +29,7 @@ class InvertedResidual(nnx.Module):
         residual: bool = False,
         **options,
     ):
-        """`time` is kernel and stride in time of the filters, which are 3x3 in space.
+        """`time` is the depthwise kernel and stride in time; in space it is 3x3.
 
         `options` are those of `ConvBN`: `rngs`, `eps` and `momentum`.
         """

@@ -1,24 +1,23 @@
-"""tinyHD (Hu et al., WACV 2023): a small encoder, three decoders of different kinds, one map.
+"""tinyHD (Hu et al., WACV 2023): a small encoder and three different decoders.
 
     clip (B, 16, 192, 256, 3)
-      encoder   MobileNetV2 inflated to 3-D; its features, put side by side by their size:
+      encoder   MobileNetV2 inflated to 3-D; its features, concatenated by size:
                     x0 (8, 96, 128)  x1 (4, 48, 64)  x2 (2, 24, 32)  x3 (2 or 1, 12, 16)
-      D1        a chain from each of the four to a map of its own, as HD2S's conspicuity maps
-      D2        from coarse to fine, adding the finer features on the way, as a U-Net
-      D3        all four at once, each level adding what the next finer one was, as in deep layer
-                aggregation
-      maps      the six of them, 4 + 1 + 1, mixed by a 1x1 convolution
+      D1        a chain from each of the four to its own map, like HD2S's conspicuity maps
+      D2        from coarse to fine, adding the finer features, like a U-Net
+      D3        all four at once, each level adding the previous value of the next finer one, as in
+                deep layer aggregation
+      maps      all six, 4 + 1 + 1, combined by a 1x1 convolution
 
-"S" (`target='last'`) gives the map of the last frame, `(B, 192, 256)`; "M" (`target='all'`) those
-of all 16 frames, `(B, 16, 192, 256)`. In M, D2 and D3 double the time steps as they go up, and the
-four maps of D1 hold for the whole clip.
+"S" (`target='last'`) predicts the map of the last frame, `(B, 192, 256)`; "M" (`target='all'`)
+those of all 16 frames, `(B, 16, 192, 256)`. In M, D2 and D3 double the time steps when upsampling,
+and the four maps of D1 apply to the whole clip.
 
 As released (feiyanhu/tinyHD @ 2657310, `src/quick_start.py`, `src/generate.py`): frames are RGB,
 normalised with ImageNet's mean and deviation, resized to 192x256 by bilinear interpolation without
-antialiasing. S slides frame by frame, the first frame repeated in front; the clips of M follow each
-other, and a last one ends with the video. Maps are scaled from their least to their greatest value
-into 8 bits, resized to the video (bicubic), and smoothed by a 5x5 Gaussian filter
-(`stsa_jax.media.finishing.tinyhd`).
+antialiasing. S slides frame by frame, with the first frame repeated before the start; the clips of
+M are consecutive, and the last one ends with the video. Maps are min-max scaled to 8 bits, resized
+to the video (bicubic), and smoothed with a 5x5 Gaussian filter (`stsa_jax.media.finishing.tinyhd`).
 """
 
 from dataclasses import dataclass
@@ -43,11 +42,17 @@ ENCODER = (
     (96, 6, 1, 3, 1), (96, 6, 1, 3, 1), (96, 6, 1, 3, 1),
     (160, 6, 2, 3, 1), (160, 6, 1, 3, 1), (160, 6, 1, 3, 1), (320, 6, 1, 3, 1),
 )  # fmt: skip
-# In M the last four take two steps into one, then one at a time.
+# In M the last four merge two time steps into one, then process one at a time.
 LAST_OF_M = ((160, 6, 2, 2, 1), (160, 6, 1, 1, 1), (160, 6, 1, 1, 1), (320, 6, 1, 1, 1))
 FIRST, LAST = 32, 1280
-LEVELS = ((0, 1), (1, 3), (3, 6), (6, 13), (13, 18))  # which blocks' outputs have one size
-# D1, a chain each: channels out of a block, whether it is upsampled before, whether the block
+LEVELS = (
+    (0, 1),
+    (1, 3),
+    (3, 6),
+    (6, 13),
+    (13, 18),
+)  # ranges of blocks whose outputs have the same size
+# D1, one chain each: output channels of a block, whether it is upsampled before, whether the block
 # halves the time steps.
 CHAINS = (
     ((24, False, True), (48, False, False), (24, True, True), (1, False, True)),
@@ -59,14 +64,14 @@ CHAINS = (
 
 @dataclass(frozen=True)
 class TinyHDConfig:
-    """What the network is made of. The defaults are `d123s_rc4_rc1T.pth`'s, tinyHD-S.
+    """The structure of the network. The defaults are those of `d123s_rc4_rc1T.pth`, tinyHD-S.
 
     Attributes:
         image_size: (H, W) of the input, multiples of 32.
         frames: length of the clip, 16.
-        target: 'last': the map is of the last frame (S); 'all': a map of each frame (M).
-        reduction: by what MobileNetV2's channels are divided: 1, 2 or 4.
-        batch_norm_momentum: how much of a batch's statistics goes into the running ones.
+        target: 'last': a map of the last frame (S); 'all': a map of each frame (M).
+        reduction: divisor of MobileNetV2's channels: 1, 2 or 4.
+        batch_norm_momentum: weight of a batch's statistics in the running ones.
     """
 
     image_size: tuple[int, int] = (192, 256)
@@ -99,7 +104,7 @@ class TinyHDConfig:
         """Channels of x0 to x3."""
         out = [channels // self.reduction for channels, *_ in ENCODER] + [LAST // self.reduction]
         first, *rest = (sum(out[slice(*level)]) for level in LEVELS)
-        x0, x1, x2, x3 = (channels // 4 for channels in rest)  # by the pixel shuffle
+        x0, x1, x2, x3 = (channels // 4 for channels in rest)  # after the pixel shuffle
         return first + x0, x1, x2, x3
 
 
@@ -146,21 +151,21 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """What the three decoders share: how their blocks are made, and how features grow.
+    """The common part of the three decoders: their blocks, and upsampling.
 
-    Without `all_frames` some blocks halve the time steps, down to one. With it none does, and the
-    steps double as the features grow, up to the clip's 16.
+    Without `all_frames` some blocks halve the time steps, down to one. With it none does, and
+    upsampling doubles the steps, up to the clip's 16.
     """
 
     def __init__(self, config: TinyHDConfig, *, all_frames: bool, filters: int, **options):
-        """`filters` is how many steps a filter that halves none sees; `options` of `ConvBN`."""
+        """`filters`: temporal kernel of blocks that do not halve; `options`: those of `ConvBN`."""
         self.all_frames, self.filters = all_frames, filters
-        self.shuffles = config.reduction == 1  # else the last steps up interpolate
+        self.shuffles = config.reduction == 1  # otherwise the last upsampling interpolates
 
     def adapter(
         self, features_in: int, features_out: int, halves: bool, **options
     ) -> InvertedResidual:
-        """One block; `halves` the time steps, where the decoder does not keep them all."""
+        """One block; `halves` the time steps unless the decoder keeps them all."""
         halves = halves and not self.all_frames
         time = (3, 2) if halves else (self.filters, 1)
         return InvertedResidual(features_in, features_out, expansion=2, time=time, **options)
@@ -170,11 +175,11 @@ class Decoder(nnx.Module):
         return self.longer(pixel_shuffle(x))
 
     def last_up(self, x: jax.Array) -> jax.Array:
-        """Twice the size; the channels stay where the encoder has few of them."""
+        """Twice the size; the channels are unchanged if the encoder has few."""
         return self.longer(pixel_shuffle(x) if self.shuffles else upsample_aligned(x, (2, 3)))
 
     def longer(self, x: jax.Array) -> jax.Array:
-        """Twice the steps, where the decoder gives all frames."""
+        """Twice the time steps, if the decoder outputs all frames."""
         return upsample_aligned(x, (1,)) if self.all_frames else x
 
 
@@ -183,7 +188,7 @@ class Chains(Decoder):
 
     def __init__(self, config: TinyHDConfig, **options):
         last_only = config.target == 'last'
-        # Its maps are one for the clip in M too, where x3 has one step already.
+        # It has one map per clip in M too, where x3 already has one step.
         super().__init__(config, all_frames=False, filters=1 if last_only else 3, **options)
         self.interpolates_first = config.reduction == 4
         for level, (chain, channels) in enumerate(zip(CHAINS, config.level_channels)):
@@ -208,7 +213,7 @@ class Chains(Decoder):
 
 
 class CoarseToFine(Decoder):
-    """D2: from x3 up, adding the finer level each time."""
+    """D2: upsamples from x3, adding the finer level each time."""
 
     def __init__(self, config: TinyHDConfig, **options):
         all_frames = config.target == 'all'
@@ -234,14 +239,15 @@ class CoarseToFine(Decoder):
 
 
 class Aggregation(Decoder):
-    """D3: in four rounds each level but the finest takes the place of the next finer one."""
+    """D3: in four rounds each level but the finest is merged into the next finer one."""
 
     def __init__(self, config: TinyHDConfig, **options):
         all_frames = config.target == 'all'
         super().__init__(config, all_frames=all_frames, filters=3 if all_frames else 1, **options)
         c = config.level_channels
-        u = [n // 4 if self.shuffles else n for n in c]  # of the levels, upsampled
-        # By round and level: the blocks from finer levels, and those that go up; and which halve.
+        u = [n // 4 if self.shuffles else n for n in c]  # channels of the upsampled levels
+        # By round and level: the blocks from finer levels, and those that are upsampled; which
+        # halve.
         for i, halves in enumerate((True, True, False)):
             setattr(self, f'down1_{i}', self.adapter(c[i], u[i + 1], halves, **options))
         for i, (out, halves) in enumerate(((8, False), (32, False), (128, True))):
@@ -269,7 +275,7 @@ class Aggregation(Decoder):
 
 
 class Mix(nnx.Module):
-    """The six maps to one: a 1x1 convolution of two dimensions in S, of three in M."""
+    """Combines the six maps: a 2-D 1x1 convolution in S, a 3-D one in M."""
 
     def __init__(self, config: TinyHDConfig, *, rngs: nnx.Rngs | None):
         dimensions = 2 if config.target == 'last' else 3
@@ -298,8 +304,8 @@ class TinyHD(nnx.Module):
     def __call__(self, clip: jax.Array, *, train: bool = False, taps: Taps = NO_TAPS) -> jax.Array:
         """`(B, 16, H, W, 3)` normalised -> `(B, H, W)` in S, `(B, 16, H, W)` in M, in [0, 1].
 
-        With `train`, BatchNorm uses and remembers the batch's statistics. `taps` get the features
-        and the decoders' maps, by name.
+        With `train`, BatchNorm uses the batch's statistics and updates the running ones. `taps`
+        collect the features and the decoders' maps by name.
         """
         check_clip(clip, self.config)
         levels = self.backbone(clip, train=train, taps=taps.at('backbone'))

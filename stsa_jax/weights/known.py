@@ -1,10 +1,10 @@
-"""The models that weights may be of, each with what it takes to use them as released.
+"""The known models, each with the information needed to use its released weights.
 
-What a model owes the rest of the program, and where it says so:
+A model provides:
 
     clips           its config: `frames`, `image_size`, `target`, `beginning` (`models.clips`)
     frames -> clip  here: how frames are resized, and their normalisation
-    network         its module, a pure function by `models.functional`
+    network         its module, used as a pure function (`models.functional`)
     map -> 8 bits   here: the post-processing of its released code (`media.finishing`)
     names           `names` and `zoo_names`: its arrays in the released state dict
 """
@@ -36,18 +36,18 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Known:
-    """A model and how its released weights are used.
+    """A model and the use of its released weights.
 
     Attributes:
         kind: its name in our checkpoints and in the metadata of safetensors files.
         title: its name in messages.
         module, config: the classes of the network and of its config.
-        part: of its parameters' top level, one that no other model has.
-        normalisations: by the naming of the state dict, that of the frames.
-        infer: the config that the shapes of a state dict belong to, and its naming.
-        resize: a frame uint8 `(h, w, 3)` to (H, W), values 0 to 255.
-        finish: its maps in 8 bits, see `media.finishing`.
-        finished: what that does, in words.
+        part: a top-level name of its parameters that no other model has.
+        normalisations: normalisation of the frames, by the naming of the state dict.
+        infer: infers the config from the shapes of a state dict and its naming.
+        resize: resizes a frame uint8 `(h, w, 3)` to (H, W), values 0 to 255.
+        finish: post-processes its maps to 8 bits, see `media.finishing`.
+        finished: a description of `finish`.
     """
 
     kind: str
@@ -63,7 +63,7 @@ class Known:
 
     @property
     def naming(self) -> str:
-        """Of its released state dict."""
+        """The naming of its released state dict."""
         return next(iter(self.normalisations))
 
 
@@ -92,7 +92,7 @@ def _tinyhd(shapes: Shapes, naming: str) -> TinyHDConfig:
         raise InputError(
             'tinyHD-M of all channels: its two released files, d1d2d3_M_lt.pth and ucf_d123m.pth, '
             "have the same names but mix the decoders' maps in different orders, so that the "
-            'weights do not say how they are to be used. Give tinyHD-S, or tinyHD-M of fewer '
+            'weights do not say how to use them. Give tinyHD-S, or tinyHD-M with fewer '
             'channels (d123m_rc2_rc1T.pth, d123m_rc4_rc1T.pth)'
         )
     return TinyHDConfig(
@@ -132,8 +132,8 @@ KNOWN = (
         infer=_tinyhd,
         resize=resample,
         finish=finishing.tinyhd,
-        finished='each from its least value to its greatest in 8 bits, resized to the size of the '
-        'video (bicubic), and filtered by a 5x5 Gaussian',
+        finished='each min-max scaled to 8 bits, resized to the size of the video (bicubic), and '
+        'filtered with a 5x5 Gaussian',
     ),
 )
 
@@ -149,19 +149,19 @@ def of_naming(naming: str) -> Known:
 
 
 def of_params(params: Mapping[str, Any]) -> Known:
-    """The model that a tree of parameters, or of gradients, is of; STSA-Net if none has its part.
+    """The model of a tree of parameters or gradients; STSA-Net if no `part` matches.
 
-    A backbone alone has STSA-Net's names.
+    A backbone on its own has STSA-Net's names.
     """
     return next((known for known in KNOWN if known.part in params), KNOWN[0])
 
 
 def of_kind(kind: str, source: Any) -> Known:
-    """The model of a kind; InputError where there is none."""
+    """The model of a kind; InputError if there is none."""
     for known in KNOWN:
         if known.kind == kind:
             return known
     raise InputError(
         f'{source}: holds a model of kind {kind!r}, which is none of '
-        f'{", ".join(known.kind for known in KNOWN)}; if a later version wrote it, update stsa_jax'
+        f'{", ".join(known.kind for known in KNOWN)}; if a newer version wrote it, update stsa_jax'
     )

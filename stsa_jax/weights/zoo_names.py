@@ -1,6 +1,6 @@
-"""Where each array of the other models lives in their released state dicts: one rule a model.
+"""The name of each array of the other models in their released state dicts: one rule per model.
 
-As `names`: a path in our nested dicts -> PyTorch's name and the order of our axes in it.
+Like `names`: a path in our nested dicts -> PyTorch's name and the order of our axes in it.
 """
 
 from stsa_jax.weights import names
@@ -43,7 +43,7 @@ def tinyhd(path: Path) -> tuple[str, tuple[int, ...]]:
 
 
 def _leaf(convolution: str, norm: str, leaf: str) -> tuple[str, tuple[int, ...]]:
-    """Of a convolution without `norm`, or of one without bias and its BatchNorm."""
+    """For a convolution without `norm`, or for a bias-free one and its BatchNorm."""
     return {
         'kernel': (f'{convolution}.weight', KERNEL),
         'scale': (f'{norm}.weight', VECTOR),
