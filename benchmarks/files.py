@@ -26,7 +26,7 @@ from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.media import video
 from stsa_jax.media.packets import opened
 
-HEAD = f'{"file":32} {"announced":>9} {"out":>6} {"ffprobe":>7} {"difference":>10}  said'
+HEAD = f'{"file":32} {"expected":>9} {"frames":>6} {"ffprobe":>7} {"difference":>10}  messages'
 
 
 class Outcome(NamedTuple):

@@ -37,12 +37,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('dataset', choices=[*sorted(BUILDERS), FOLDER, VIDEOS])
     parser.add_argument('--source', help='folder of your copy (none for stsa_synthetic)')
-    parser.add_argument('--name', help=f'of the dataset that {FOLDER} or {VIDEOS} makes')
+    parser.add_argument('--name', help=f'name of the dataset, for {FOLDER} or {VIDEOS}')
     parser.add_argument(
         '--split', default='', metavar='FILE|SHARES',
-        help=f'of {FOLDER}: a table of video and split, or 0.8,0.1,0.1; else by folders',
+        help=f'for {FOLDER}: a table of video and split, or 0.8,0.1,0.1; default: by folders',
     )  # fmt: skip
-    parser.add_argument('--seed', type=int, default=0, help='of the choice by shares')
+    parser.add_argument('--seed', type=int, default=0, help='for the split by shares')
     parser.add_argument('--data_dir', help='where to store it; by default ~/tensorflow_datasets')
     parser.add_argument(
         '--size', default='default',
@@ -53,7 +53,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--num_workers', type=int, help='processes; by default one per core')
     parser.add_argument(
         '--teacher', metavar='WEIGHTS',
-        help=f'of {VIDEOS}: the model whose maps are the densities; whatever stsa_jax.load takes',
+        help=f'for {VIDEOS}: the model whose maps are the densities; any that stsa_jax.load reads',
     )  # fmt: skip
     parser.add_argument('--batch_size', type=int, default=1, help='frames that it predicts at once')
     add_options(parser)
@@ -78,8 +78,8 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if options.name or options.split or options.teacher:
         raise InputError(
-            f'--name, --split, --teacher: are of {FOLDER} and {VIDEOS}; {options.dataset} is as '
-            'it is published'
+            f'--name, --split, --teacher: are for {FOLDER} and {VIDEOS}; {options.dataset} is a '
+            'published dataset'
         )
     builder = load_builder(options.dataset, options.data_dir, **settings)
     if builder.is_prepared():
@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def prepare_folder(options: argparse.Namespace, settings: dict) -> 'tfds.core.DatasetBuilder':
-    """Prepares somebody's own recordings, or adds what is new; says what was found."""
+    """Prepares a user's own recordings, or adds new ones; reports what was found."""
     from data.own.builder import prepare_recordings
     from data.own.options import how_of
     from data.preparation.registry import check_name
@@ -145,8 +145,8 @@ def prepare_folder(options: argparse.Namespace, settings: dict) -> 'tfds.core.Da
 
 
 def teach(options: argparse.Namespace, how: 'How', source: Path) -> Path:
-    """Has the teacher write its maps of all videos; returns the folder that they are in."""
-    # This command alone reaches up to the models: what prepares a dataset knows files of maps.
+    """Makes the teacher write its maps of all videos; returns their folder."""
+    # Only this command imports the models; the rest of preparation reads map files.
     import stsa_jax
     from data.copies.folders import FolderVideo
     from data.copies.sources import Report

@@ -31,7 +31,7 @@ class VideoInfo:
     `height, width` are those of its annotation (for a video without one, of the video itself);
     `unusable` are ranges [start, stop), counted from its first frame, of frames that cannot be
     targets of training: without any fixation, or without any density. Without `has_fixations` it
-    has density maps alone, as those that another model made; then fixation maps are black.
+    has only density maps, such as those of another model; fixation maps are black.
     """
 
     name: str

@@ -372,7 +372,7 @@ def test_folds_that_leak_or_lack_videos(tmp_path):
     (['folder', '--name=mine', '--source=.', '--sigma=1deg'], 'viewing distance'),
     (['folder', '--name=mine', '--source=.', '--sigma=big'], 'a number of pixels'),
     (['folder', '--name=mine', '--source=.', '--gaze_columns=z=4'], 'x=GazeX'),
-    (['folder', '--name=mine', '--source=.', '--gaze_columns=x=4,y=Y'], 'places must be said'),
+    (['folder', '--name=mine', '--source=.', '--gaze_columns=x=4,y=Y'], 'position of every column'),
     (['folder', '--name=mine', '--source=.', '--gaze_screen=wide'], 'WIDTHxHEIGHT'),
 ])  # fmt: skip
 def test_options_that_cannot_be_used(tmp_path, arguments, told):

@@ -122,7 +122,7 @@ def test_two_clocks():
     # All by a clock of their own: each record from its first sample, which may have been lost.
     places, told = laid([*own, ('b', 900.0, 7, 7)], begins=[500.0, 899.9])
     assert places == [(1, 5, 5), (2, 7, 7), (3, 6, 6)]
-    assert 'a clock of their own' in told and '--gaze_clock=record' in told
+    assert 'a separate clock' in told and '--gaze_clock=record' in told
     # Some are: those are left out, and named.
     places, told = laid([*own, ('b', 0.1, 7, 7)])
     assert places == [(2, 7, 7)]
@@ -163,7 +163,7 @@ def test_columns_by_their_usual_names_and_by_option():
 
 @pytest.mark.parametrize('header, asked, told', [
     (['t', 'left_x', 'left_y', 'right_x', 'right_y'], {}, "x may be any of 'left_x' and 'right_x'"),
-    (['x', 'y', 'pupil'], {}, 'no column that is plainly a time or a frame, among x, y, pupil'),
+    (['x', 'y', 'pupil'], {}, 'no column that is clearly a time or a frame, among x, y, pupil'),
     (['t', 'x', 'y'], {'x': 'GX'}, "has no column 'GX' for x .* its columns are t, x, y"),
     (['1', '2', '3'], {}, 'has no header; .*--gaze_columns=frame=1,x=2,y=3'),
     (['1', '2', '3'], {'frame': '1', 'x': '2', 'y': '9'}, 'has 3 columns, none at 9 for y'),

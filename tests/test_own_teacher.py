@@ -65,7 +65,7 @@ def test_a_folder_of_videos_is_taught(tmp_path, calls, capsys):
 @pytest.mark.parametrize('arguments, told', [
     (['videos', '--name=mine', '--source=.'], '--teacher: belongs to videos'),
     (['folder', '--name=mine', '--source=.', '--teacher=x'], '--teacher: belongs to videos'),
-    (['dhf1k', '--source=.', '--teacher=x'], 'as it is published'),
+    (['dhf1k', '--source=.', '--teacher=x'], 'published dataset'),
     (['videos', '--name=dhf1k', '--source=.', '--teacher=x'], 'name of a known dataset'),
     (['videos', '--name=mine', '--source=/no/such', '--teacher=x'], 'no such folder'),
 ])  # fmt: skip

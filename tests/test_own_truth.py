@@ -171,7 +171,7 @@ def test_density_maps_alone_are_learnt_from_and_scored_without_fixations(tmp_pat
     np.testing.assert_allclose(sim, 1, atol=1e-6)
     np.testing.assert_allclose(kl, 0, atol=1e-6)
     assert np.isnan([nss, judd, shuffled]).all()
-    assert 'no fixations are known' in evaluation.text(results)
+    assert 'no known fixations' in evaluation.text(results)
 
 
 def test_the_centre_prior_of_a_fold_is_of_its_own_training_videos(tmp_path):

@@ -153,7 +153,7 @@ class Annotation:
     """No annotation at all; subclasses have one."""
 
     expected = False  # whether the video is one that should have maps
-    densities_alone = False  # whether nobody's fixations are known, but density maps are
+    densities_alone = False  # whether there are density maps but fixations are unknown
     numbers: frozenset[int] = frozenset()  # of the frames that have both maps
 
     def path(self, number: int) -> str:

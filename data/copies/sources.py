@@ -46,8 +46,8 @@ class Frame(NamedTuple):
     fixations: bytes | None  # the same, 255 at fixated pixels
     num_fixations: int  # fixated pixels
     size: tuple[int, int]  # (h, w) of the annotation, or of the video if there is none
-    blank: bool = False  # the density map is 0 everywhere, whatever the fixations
-    density_alone: bool = False  # there is a density map, and nobody's fixations are known
+    blank: bool = False  # the density map is 0 everywhere, with or without fixations
+    density_alone: bool = False  # there is a density map, but fixations are unknown
 
     @property
     def usable(self) -> bool:

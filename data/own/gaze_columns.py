@@ -105,7 +105,7 @@ def choose(path: Path, header: Sequence[str], asked: Mapping[str, str]) -> Chose
         return None
     if 'time' not in which and 'frame' not in which:
         raise InputError(
-            f'{path}: has no column that is plainly a time or a frame, among {", ".join(header)}; '
+            f'{path}: has no column that is clearly a time or a frame, among {", ".join(header)}; '
             'say which: --gaze_columns=time=... or frame=...'
         )
     return Chosen(which, False, _note(header, which, asked), _time_unit(header, which))
@@ -121,7 +121,7 @@ def _note(header: Sequence[str], which: Mapping[str, int], asked: Mapping[str, s
     if 'duration' not in which and (lasting := [c for c in header if 'duration' in c.casefold()]):
         line += (
             f'; {lasting[0]!r} is not used: if each line is a whole fixation, '
-            f'--gaze_columns=duration={lasting[0]} says so'
+            f'set --gaze_columns=duration={lasting[0]}'
         )
     return line.removeprefix('; ')
 

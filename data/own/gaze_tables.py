@@ -121,7 +121,7 @@ class Tables:
             if chosen is None:
                 report.add(
                     str(place.path), 'is no table of gaze (no columns that are plainly x and y)',
-                    'skipped; if it is one, --gaze_columns=x=...,y=... says so',
+                    'skipped; if it is one, set --gaze_columns=x=...,y=...',
                 )  # fmt: skip
                 continue
             self._note(place.path, chosen)

@@ -171,8 +171,8 @@ def _by_the_videos_clock(
         return seconds, usable
     if foreign[counted].all():
         report.add(
-            samples.source, 'times are by a clock of their own, beyond the end of the video',
-            "each record is counted from its first sample; --gaze_clock=record says so",
+            samples.source, 'times are on a separate clock, beyond the end of the video',
+            "each record is counted from its first sample, as with --gaze_clock=record",
         )  # fmt: skip
         return seconds - begins[samples.viewer], usable
     names = [samples.viewers[k] for k in np.flatnonzero(foreign & counted)]

@@ -42,7 +42,7 @@ def key_of(parts: Iterable[str]) -> Key:
 def videos_of(
     root: Path, places: Sequence[Place], report: Report, *, framed: bool = True
 ) -> list[Files]:
-    """One entry a video, in the order of the places. Without `framed` also those without frames.
+    """One entry per video, in the order of the places. Without `framed` also those without frames.
 
     Annotation without frames is left out and reported, as are second copies of a video's frames.
 
@@ -98,14 +98,14 @@ def _add_frames(found: dict[Key, Files], place: Place, root: Path, report: Repor
     if same.split != new.split:
         raise InputError(
             f'{new.frames}: the video {new.name} is in split {new.split or "(none)"} and, as '
-            f'{same.frames}, in {same.split or "(none)"}. A video in two splits leaks what is '
-            'tested into training: remove one of the two, or rename it if they are different videos'
+            f'{same.frames}, in {same.split or "(none)"}. A video in two splits leaks test '
+            'data into training: remove one of the two, or rename it if they are different videos'
         )
     assert same.frames is not None and new.frames is not None
     if same.parts != new.parts and same.frames.is_dir() == new.frames.is_dir():
         raise InputError(
             f'{new.frames} and {same.frames}: these names differ only in case or in zeros before '
-            'numbers, so which annotation belongs to which cannot be told; rename one of the two'
+            'numbers, so their annotation cannot be assigned; rename one of the two'
         )
     if same.frames.is_dir() and not new.frames.is_dir():  # frames of a file have times
         same.frames, new.frames = new.frames, same.frames
@@ -118,7 +118,7 @@ def _files(place: Place, root: Path) -> Files:
 
 
 def _named_by_folder(places: Sequence[Place]) -> list[Place]:
-    """The frames; `A/film.mp4` beside `A/maps` or `A/gaze` is the video `A`, if alone in it."""
+    """The frames; `A/film.mp4` beside `A/maps` or `A/gaze` is the video `A`, if the only one."""
     frames = [place for place in places if place.role == FRAMES]
     annotated = {key_of(p.parts) for p in places if p.role in (MAPS, FIXATIONS)}
     folders = annotated | {key_of(place.parts[:-1]) for place in places if place.role == GAZE}

@@ -52,8 +52,8 @@ def how_of(options: argparse.Namespace, *, split: str = '', seed: int = 0) -> Ho
     if any(places) and not (all(places) and {'x', 'y'} <= dict(columns).keys()
                             and {'time', 'frame'} & dict(columns).keys()):  # fmt: skip
         raise InputError(
-            f'--gaze_columns={options.gaze_columns}: places must be said of all that is used, x, '
-            'y, and time or frame at the least'
+            f'--gaze_columns={options.gaze_columns}: give the position of every column used, at '
+            'least x, y, and time or frame'
         )
     screen = None
     if options.gaze_screen:

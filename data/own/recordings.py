@@ -77,11 +77,11 @@ def find_recordings(
     """Understands the folder `root`. Tables of gaze are read; no frame is.
 
     Args:
-        maps_in: holds <video>/maps, which are then the density maps, whatever else there is.
+        maps_in: holds <video>/maps, which are then used as the density maps.
         earlier: {video: split} of an earlier preparation, which shares keep.
         framed: whether a video must have frames.
 
-    Raises InputError if nothing is there, or what is there contradicts itself.
+    Raises InputError if the folder has no videos, or is contradictory.
     """
     if not root.is_dir():
         raise InputError(
@@ -206,7 +206,7 @@ def _note_annotation(
     report: Report,
     notes: list[str],
 ) -> None:
-    """Says what is there and what is made; reports videos without gaze, or with one viewer's."""
+    """Notes the existing and generated maps; reports videos without gaze, or with one viewer's."""
 
     def few(some: Sequence[OwnVideo]) -> str:
         return ', '.join(video.name for video in some[:3]) + (' ...' if len(some) > 3 else '')

@@ -69,7 +69,7 @@ def by_list(path: Path, videos: Sequence[Files], report: Report) -> dict[str, st
         if result.setdefault(video.name, split) != split:
             raise InputError(
                 f'{path}: {video.name} is named for {result[video.name]} and for {split}. A video '
-                'in two splits leaks what is tested into training: leave one of the lines out'
+                'in two splits leaks test data into training: remove one of the lines'
             )
     if absent:
         raise InputError(
@@ -107,7 +107,7 @@ def by_share(
 ) -> dict[str, str]:
     """{video: split}: so many of the videos in each, drawn by the seed.
 
-    A video that was in a split `earlier` stays there; new ones fill up what is lacking.
+    A video that was in a split `earlier` stays there; new ones fill the gaps.
     """
     names = [video.name for video in videos]
     result = {name: earlier[name] for name in names if earlier.get(name) in SHARED}
@@ -173,8 +173,8 @@ def folds_of(root: Path, name: str, videos: Sequence[Files], report: Report) -> 
         if other is not fold and (both := set(fold['videos']) & set(other['videos'])):
             raise InputError(
                 f'{folder}: {split.replace("test", "train", 1)} and {split} of {name} both have '
-                f'{", ".join(sorted(both)[:3])}. A video in both leaks what is tested into '
-                'training: mend the lists'
+                f'{", ".join(sorted(both)[:3])}. A video in both leaks test data into '
+                'training: correct the lists'
             )
     return result
 
@@ -198,5 +198,5 @@ def note_twins(videos: Sequence[Files], splits: Mapping[str, str], report: Repor
                 report.add(
                     str(video.frames), f'in split {splits[video.name]}, is the very same file as '
                     f'{twin.frames} in {splits[twin.name]}',
-                    'used; what is tested leaks into training, so remove one of the two',
+                    'used; test data leaks into training, so remove one of the two',
                 )  # fmt: skip

@@ -53,7 +53,7 @@ class Sigma(NamedTuple):
             return self.pixels
         if not self.degrees:
             return RELATIVE_SIGMA * size[1]
-        # A screen is as wide as the video, unless its own pixels are said.
+        # The screen is as wide as the video, unless its own pixels are given.
         across = view.screen[1] if view.screen else size[1]
         on_screen = math.tan(math.radians(self.degrees)) * self.distance / self.screen_width
         return on_screen * across / view.scale(size)
@@ -73,7 +73,7 @@ class OwnVideo(FolderVideo):
 
     @property
     def has_fixations(self) -> bool:
-        """Whether it is told anywhere where people looked; density maps alone do not tell."""
+        """Whether there are fixations or gaze; density maps alone do not count."""
         return bool(self.fixations or self.samples is not None or not self.maps)
 
     def annotation(self, report: Report) -> Annotation:
@@ -88,7 +88,7 @@ class OwnVideo(FolderVideo):
             try:
                 numbers, times = self.timing()
             except (FFmpegError, OSError):
-                return Annotation()  # reading its frames tells what is wrong
+                return Annotation()  # reading its frames reports the problem
             size = self.size()
             if not numbers or size is None:
                 return Annotation()
@@ -192,7 +192,7 @@ class MadeFromFixations(Annotation):
 
 
 class DensitiesAlone(Annotation):
-    """Density maps from files; nobody's fixations are known, which is not that there are none."""
+    """Density maps from files; fixations are unknown, which does not mean that there are none."""
 
     expected = True
     densities_alone = True

@@ -22,7 +22,7 @@ class VideoIndex:
     ) -> None:
         """Counts one more frame, with its annotation's size and whether it can be a target.
 
-        `density_alone`: it has a density map, and nobody's fixations are known.
+        `density_alone`: it has a density map, but its fixations are unknown.
         """
         self.has_fixations &= not density_alone
         if not self.num_frames:

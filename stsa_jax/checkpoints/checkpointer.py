@@ -26,7 +26,7 @@ FOLDER = 'checkpoints'
 # one that could not.
 WRITE_SECONDS = 600
 # Devices that hold the same array each write a part of it, if the parts are at least this large.
-# Each part is sliced by a program of its own: with Orbax's default, no limit, the first checkpoint
+# Each part is sliced by a separate program: with Orbax's default, no limit, the first checkpoint
 # compiles hundreds of programs for small arrays.
 LEAST_PART = 2**20  # bytes
 

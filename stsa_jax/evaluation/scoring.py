@@ -24,7 +24,7 @@ _FILTERS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BI
 NO_FIXATION, NO_DENSITY = 'no fixation', 'empty or constant density'
 CONSTANT, NOT_FINITE, NEGATIVE = 'constant prediction', 'NaN or infinity', 'negative prediction'
 NO_NEGATIVES = 'no fixation in other videos'
-DENSITY_ALONE = 'density maps alone, no fixations are known'
+DENSITY_ALONE = 'density maps only, no known fixations'
 TRUTH_PROBLEMS = (NO_FIXATION, NO_DENSITY, NO_NEGATIVES, DENSITY_ALONE)
 PREDICTION_PROBLEMS = (CONSTANT, NOT_FINITE, NEGATIVE)
 

@@ -81,7 +81,7 @@ class ModelMaps:
 
 
 def _only(windows: Iterable[Window], wanted: set[int]) -> Iterator[Window]:
-    """The windows with maps of the `wanted` frames, and of them those places alone."""
+    """The windows with maps of the `wanted` frames, with only those indices."""
     first = 0
     for window in windows:
         numbers = range(first, first + len(window.places))

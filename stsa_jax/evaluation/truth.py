@@ -25,7 +25,7 @@ class GroundTruth:
     ):
         """Reads the fixation maps of all frames of `videos`.
 
-        Raises InputError if there is no fixation, unless a video has density maps alone.
+        Raises InputError if there is no fixation, unless a video has only density maps.
         """
         self.dataset, self.seed = dataset, seed
         self._first = {video.name: video.first_example for video in videos}
@@ -87,7 +87,7 @@ class GroundTruth:
         return len(self._positions[example])
 
     def density_alone(self, example: int) -> bool:
-        """Whether nobody's fixations are known of this frame's video, but density maps are."""
+        """Whether this frame's video has density maps but no known fixations."""
         return self._video[example] in self._alone
 
     @property

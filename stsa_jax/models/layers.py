@@ -85,7 +85,7 @@ class ConvBN(nnx.Module):
     ):
         """Pads by (k - 1) // 2 on every axis, unless `padding` says otherwise.
 
-        With `depthwise` each channel is filtered by itself.
+        With `depthwise` each channel is filtered separately.
         """
         inputs = 1 if depthwise else features_in
         bound = 1 / math.sqrt(inputs * math.prod(kernel))

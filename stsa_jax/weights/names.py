@@ -59,8 +59,8 @@ _READOUT = {
 }  # fmt: skip
 
 
-# By naming, names that no other model has after whatever prefix. In this order: what is looked for
-# of a later one may be a part of an earlier one too.
+# By naming, names that no other model has after any prefix. In this order: what is looked for of a
+# later one may be a part of an earlier one too.
 _MARKS = {
     'tinyhd': r'encoder\.encoder\.0\.0\.weight$',
     'stsanet': r'base1\.\d',
@@ -68,8 +68,8 @@ _MARKS = {
     's3d_torchvision': r'features\.0\.0\.0\.weight$',
 }
 _FIRST = {naming: re.compile(r'((?:[^.]+\.)*?)' + mark) for naming, mark in _MARKS.items()}
-_OWN = ('tinyhd',)  # these are told apart first: they may have S3D's backbone inside
-COMPILED = '_orig_mod.'  # of torch.compile, before any part of a name
+_OWN = ('tinyhd',)  # checked first: they may contain S3D's backbone
+COMPILED = '_orig_mod.'  # from torch.compile, before any component of a name
 
 
 def prefixes(names: Iterable[str]) -> list[str]:

@@ -140,13 +140,13 @@ def load(
     frames: int | None = None,
     allow_nonfinite: bool = False,
 ) -> SaliencyModel:
-    """A model from a training or converted checkpoint directory, PyTorch's or safetensors' file.
+    """A model from a training or converted checkpoint directory, a PyTorch or safetensors file.
 
-    Which one is told by the names in it: STSA-Net or another of `stsa_jax.weights.known`. `step` is
-    for a directory: which checkpoint, or 'best'; by default the latest. With `image_size` (H, W) or
-    `frames` other than those of the weights, what of STSA-Net depends on them is resampled
-    (`stsa_jax.weights.resample`), and a line on standard error says so. Raises InputError, naming
-    the file, for anything else; for weights with NaN or infinity too, unless `allow_nonfinite`.
+    The names in it determine the model: STSA-Net or another of `stsa_jax.weights.known`. `step`
+    selects a checkpoint of a directory, or 'best'; by default the latest. If `image_size` (H, W) or
+    `frames` differ from those of STSA-Net's weights, these are resampled
+    (`stsa_jax.weights.resample`), and a line on standard error reports it. Raises InputError that
+    names the file for anything else, and for weights with NaN or infinity unless `allow_nonfinite`.
     """
     weights = read_weights(path, step, allow_nonfinite=allow_nonfinite)
     if weights.kind == 's3d':
