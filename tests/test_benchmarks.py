@@ -269,7 +269,7 @@ def test_data(run, tmp_path):
     assert "The PyTorch loader's method: " in printed and '(wanted under 8: held)' in printed
 
 
-def test_the_copy_that_is_made_up(tmp_path):
+def test_the_generated_copy(tmp_path):
     folder = data.made_up_copy(tmp_path, 2)
     (video,) = Dhf1k(data_dir=str(tmp_path)).find_videos(folder, Report())['train']
     assert [frame.image.shape for frame in video.frames(Report())] == [(360, 640, 3)] * 2
@@ -306,7 +306,7 @@ def test_a_row_of_the_gpu_benchmark_as_text():
     assert gpu.parse_row(str(row)) == row
 
 
-def test_a_measurement_in_a_process_of_its_own(tmp_path):
+def test_a_measurement_in_a_separate_process(tmp_path):
     (tmp_path / 'figures.json').write_text('{"time": 2}')
     arguments = ['--compact', str(tmp_path / 'figures.json')]
     assert in_own_process('json.tool', arguments) == {'time': 2}
@@ -379,6 +379,6 @@ def test_tpu(run, config_file, tmp_path, monkeypatch):  # noqa: F811
 
 
 @pytest.mark.skipif(bool(importlib.util.find_spec('libtpu')), reason='libtpu is installed')
-def test_a_tpus_compiler_that_is_not_there():
+def test_a_missing_tpu_compiler():
     with pytest.raises(InputError, match='--topology=v5e:2x2 needs the TPU compiler'):
         topologies.slice_devices('v5e:2x2')

@@ -203,7 +203,7 @@ def test_the_last_few_and_the_best_are_kept(tmp_path):
     assert load_weights(tmp_path, 'best').params['scalar'] == 2
 
 
-def test_a_record_can_be_amended_and_no_number_is_never_the_best(tmp_path):
+def test_a_record_can_be_amended_and_nan_is_never_the_best(tmp_path):
     with Checkpointer(tmp_path, describe('stsanet', MODEL), 1, 'cc', 'max') as checkpointer:
         for step, cc in ((1, math.nan), (2, 0.9), (3, math.nan), (4, 0.1)):
             checkpointer.save(step, items(step), {'n': step}, metrics={'cc': cc})

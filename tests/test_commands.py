@@ -49,7 +49,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize('command', COMMANDS)
-def test_every_command_reads_its_paths_so(command, tmp_path, monkeypatch, capsys):
+def test_every_command_expands_its_paths(command, tmp_path, monkeypatch, capsys):
     """Each names the file that is missing in the user's folder; nothing is made beside it."""
     home, here = tmp_path / 'home', tmp_path / 'here'
     home.mkdir()

@@ -38,7 +38,7 @@ class Matcher:
         return np.array(maps)
 
 
-def test_a_match_takes_the_sample_and_the_sample_is_enough(tmp_path, monkeypatch):
+def test_a_match_needs_the_sample_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic.StsaMatching, 'COUNTS', {'validation': 4, 'test': 8})
     data.prepare_dataset('stsa_matching', tmp_path, num_workers=1)
     related, blind = (

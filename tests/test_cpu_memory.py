@@ -81,6 +81,6 @@ def test_nothing_is_set_for_accelerators_or_against_the_environment(result):
     assert not result['accelerator'] and not result['environment']
 
 
-def test_what_is_free_goes_back_after_compiling(result):
+def test_free_memory_is_returned_after_compiling(result):
     """Also between small pieces in use, where the C library leaves it."""
     assert result['freed'] < 100e6 < result['released']

@@ -25,7 +25,7 @@ def run(*arguments) -> subprocess.CompletedProcess:
     )
 
 
-def test_prepare_says_what_it_found_and_what_it_did(tmp_path, capsys):
+def test_prepare_reports_what_it_found_and_did(tmp_path, capsys):
     copies.dhf1k(tmp_path / 'copy', {1: 5, 650: 4, 701: 3}, 'frames')
     arguments = ['dhf1k', f'--source={tmp_path / "copy"}', f'--data_dir={tmp_path / "out"}',
                  '--num_workers=1', '--size=48x80']  # fmt: skip

@@ -67,7 +67,7 @@ def test_damaged_padding_is_replaced_throughout(intact, tmp_path):
     assert len(problem_lines(batch)) == 2
 
 
-def test_density_is_never_replaced_but_another_target_taken(intact, tmp_path):
+def test_density_is_never_replaced_but_another_target_is_used(intact, tmp_path):
     folder = damage(intact, tmp_path / 'copy', 1, density=[8, 9])
     batch = read(folder, 1, 9)
     assert batch['frame'].tolist() == [11]  # places 9 and 8 are out, 10 is next
@@ -121,7 +121,7 @@ def test_changed_bytes_on_the_disk_spoil_one_frame(intact, tmp_path):
 
 
 @pytest.mark.slow
-def test_stream_of_damaged_data_is_told_and_equal_for_any_number_of_workers(intact, tmp_path):
+def test_stream_with_damage_is_reported_and_equal_for_any_number_of_workers(intact, tmp_path):
     folder = damage(intact, tmp_path / 'copy', 1, frame=[9, 10], density=[12])
     options = {'data_dir': folder, 'batch_size': 3, 'image_size': (32, 64), 'frames': FRAMES}
     batches = []
@@ -136,7 +136,7 @@ def test_stream_of_damaged_data_is_told_and_equal_for_any_number_of_workers(inta
     assert all(len(problem_lines(batch)) >= 2 for batch in batches[1])
 
 
-def test_held_out_clips_tell_what_was_damaged_once(intact, tmp_path):
+def test_held_out_clips_report_damage_once(intact, tmp_path):
     folder = damage(intact, tmp_path / 'copy', 1, frame=[9])
     options = {'split': 'train', 'image_size': (32, 64), 'frames': FRAMES, 'data_dir': folder}
     clips = HeldOutClips(['dhf1k'], 3, **options)

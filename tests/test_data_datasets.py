@@ -29,7 +29,7 @@ def check_clips(name, tmp_path, code_of, lengths, first, number_in_density=copie
         batch = next(clips)
 
 
-def test_hollywood2_counts_frames_on_and_drops_no_shot(tmp_path):
+def test_hollywood2_frame_numbers_continue_and_no_shot_is_dropped(tmp_path):
     shots = {
         ('training', 'actioncliptrain00001_1'): (1, 20, 0),
         ('training', 'actioncliptrain00001_2'): (21, 3, 0),  # far shorter than a window
@@ -242,7 +242,7 @@ def test_unreadable_gaze_file_is_left_out_and_named(tmp_path):
     assert len(data.open_split('diem', 'test', tmp_path / 'out')) == 4
 
 
-def test_gaze_files_without_their_video_are_told(tmp_path):
+def test_gaze_files_without_their_video_are_reported(tmp_path):
     copies.diem_raw(tmp_path / 'copy', {'one_show': (4, 0)})
     for path in tmp_path.glob('copy/*/video/*'):
         path.unlink()

@@ -142,7 +142,7 @@ def test_fixation_maps_of_another_size_are_moved_as_points(tmp_path):
     ]
 
 
-def test_a_wrong_folder_is_told_what_is_expected_and_what_was_found(tmp_path):
+def test_a_wrong_folder_error_says_what_was_expected_and_found(tmp_path):
     (tmp_path / 'holidays' / 'rome').mkdir(parents=True)
     with pytest.raises(InputError, match=r'(?s)video/001.AVI.*Found:.*rome/'):
         data.prepare_dataset('dhf1k', tmp_path / 'out', tmp_path / 'holidays')
@@ -160,7 +160,7 @@ def test_links_out_of_the_dataset_are_not_followed(tmp_path):
     assert len(data.open_split('dhf1k', 'train', tmp_path / 'out')) == 5
 
 
-def test_video_that_breaks_off_is_used_as_far_as_it_goes(tmp_path):
+def test_a_truncated_video_is_used_up_to_the_break(tmp_path):
     copy = copies.dhf1k(tmp_path / 'copy', {1: 40})
     # A header, an index at the end that the cut takes away, and data enough to cut within.
     copies.write_video(
@@ -176,7 +176,7 @@ def test_video_that_breaks_off_is_used_as_far_as_it_goes(tmp_path):
     assert any('maps without frame' in str(p) for p in builder.problems)
 
 
-def test_interrupted_preparation_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_interrupted_preparation_resumes(tmp_path, monkeypatch):
     from data.preparation import shards
 
     copies.dhf1k(tmp_path / 'copy', {1: 5, 2: 6, 3: 7})

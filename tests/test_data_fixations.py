@@ -28,7 +28,7 @@ def frames_in(folder) -> list[int]:
     return sorted(int(path.stem) for path in folder.glob('*.png'))
 
 
-def test_a_bad_record_is_named_and_the_others_go_on(tmp_path, capsys):
+def test_a_bad_record_is_named_and_the_others_are_used(tmp_path, capsys):
     copy = tmp_path / 'copy'
     for viewer, video in ((1, 1), (2, 1), (1, 3)):
         dhf1k_record(copy, viewer, video)
@@ -78,7 +78,7 @@ def test_compare_fails_where_there_is_nothing_to_compare(tmp_path, capsys):
     assert 'no frame of 0001 to compare with' in told and '1.000000' not in told
 
 
-def test_compare_tells_frames_with_density_in_one_of_the_two(tmp_path, capsys):
+def test_compare_reports_frames_with_density_in_one_of_the_two(tmp_path, capsys):
     copy = tmp_path / 'copy'
     dhf1k_record(copy, 1, 1)
     run('dhf1k', tmp_path)

@@ -85,7 +85,7 @@ def test_diem_needs_both_eyes(tmp_path):
 
 
 @pytest.mark.parametrize('content', ['', 'a\tb\n', 'Time\tType\nx', '\x00\xff'])
-def test_what_is_no_record_is_named(tmp_path, content):
+def test_files_that_are_not_records_are_named(tmp_path, content):
     path = tmp_path / 'notes.txt'
     path.write_bytes(content.encode('latin1'))
     with pytest.raises(InputError, match=r'notes\.txt'):
@@ -148,7 +148,7 @@ GAZE = (
 
 
 @pytest.mark.parametrize('habit', HABITS)
-def test_records_of_any_habit_say_the_same(tmp_path, habit):
+def test_all_variants_of_a_record_are_read_alike(tmp_path, habit):
     path = tmp_path / 'P01_Trail001.txt'
     path.write_bytes(HABITS[habit](RECORD))
     found = gaze.read_dhf1k(path)

@@ -83,7 +83,7 @@ def test_checksums_notice_any_changed_byte_of_a_map(position, value):
         assert (not changed) or size is None
 
 
-def test_black_maps_are_told_from_all_others():
+def test_black_maps_are_distinguished_from_all_others():
     values = np.zeros((360, 640), np.uint8)
     pictures = [values, *(values.copy() for _ in range(3))]
     pictures[1][359, 639], pictures[2][0, 0], pictures[3][200, 100:300] = 1, 255, 4
@@ -143,7 +143,7 @@ def test_density_resizes_by_the_triangle_filter(shape, size):
     np.testing.assert_allclose(found, rows @ density @ columns.T, atol=1e-6)
 
 
-def test_maps_of_every_sort_are_read():
+def test_maps_of_every_kind_are_read():
     values = frame()[..., 0]
     assert images.plain_map_size(saved(np.stack([values] * 3, -1), 'png')) is None
     for content in (
@@ -157,7 +157,7 @@ def test_maps_of_every_sort_are_read():
     np.testing.assert_array_equal(images.decode_map(one_bit), (values > 128) * 255)
 
 
-def test_rescaling_keeps_proportions_and_drops_what_is_no_number():
+def test_rescaling_keeps_proportions_and_drops_nan():
     found = images.rescale_to_uint8(np.array([[0.0, 0.5], [1.0, np.nan]]))
     np.testing.assert_array_equal(found, [[0, 128], [255, 0]])
     assert not images.rescale_to_uint8(np.full((2, 2), -1.0)).any()

@@ -129,7 +129,7 @@ ALL, FIVE = [1, 2, 3, 4, 5, 6], [1, 2, 4, 5, 6]
         (one_frame_more, 'images: 1 frames without both maps: 6', ALL, ALL[:5]),
     ],
 )
-def test_what_is_told_and_what_remains(copy, spoil, told, frames, annotated):
+def test_reports_and_remaining_frames(copy, spoil, told, frames, annotated):
     spoil(copy)
     folders = (str(copy / kind) for kind in ('images', 'maps', 'fixation'))
     report = Report()

@@ -118,7 +118,7 @@ def test_another_seed_gives_another_stream(prepared):
 
 
 @pytest.mark.slow
-def test_stream_of_two_datasets_goes_on_with_workers_and_without(prepared, tmp_path):
+def test_stream_of_two_datasets_continues_with_workers_and_without(prepared, tmp_path):
     """Process 1 of 3; saved with threads, taken up by processes, and by threads again."""
     shots = {('training', f'Walk-Front-{i:03d}'): (1, 10, 20 * i) for i in range(1, 4)}
     copies.shots(tmp_path / 'copy', shots, copies.ucf_file)
@@ -165,7 +165,7 @@ def test_processes_share_the_global_batches_without_overlap(prepared):
     assert not first[0] & first[1]
 
 
-def test_resuming_with_another_number_of_processes_goes_on_in_the_same_stream(prepared):
+def test_resuming_with_another_number_of_processes_continues_the_same_stream(prepared):
     alone = clips(prepared, batch_size=4)
     take(alone, 3)
     state = alone.get_state()
@@ -229,7 +229,7 @@ def test_black_density_is_no_target_whatever_the_fixations(tmp_path):
     assert seen == {('0001', 10), ('0001', 11), ('0002', 18)}
 
 
-def test_fallback_targets_of_one_video_do_not_hide_windows_left_out_of_another(tmp_path):
+def test_fallback_targets_of_one_video_do_not_hide_omitted_windows_of_another(tmp_path):
     copy = copies.dhf1k(tmp_path / 'copy', {1: 16, 2: 16}, 'annotation')
     nobody = np.zeros((copies.HEIGHT, copies.WIDTH), np.uint8)
     for video in (1, 2):  # one window each, whose target has no fixation; video 2 has no other

@@ -83,18 +83,18 @@ def test_after_resizing_the_points_lie_within_a_pixel(scale, filter):
         (np.where(scattered(40), 1, 0) + np.where(scattered(9), 1, 0)) / 49,
     ],
 )
-def test_constants_and_counts_are_points_as_they_are(values):
+def test_constants_and_counts_are_points(values):
     found = find_points(values)
     np.testing.assert_array_equal(found.fixated, values > 0)
     assert not found.recovered
 
 
-def test_nothing_is_nothing():
+def test_an_empty_map_has_no_points():
     found = find_points(np.zeros(SIZE, np.uint8))
     assert not found.fixated.any() and not found.recovered
 
 
-def test_what_is_no_fixation_map_is_refused():
+def test_other_maps_are_refused():
     blurred = gaussian_filter(scattered(13).astype(float), 8)
     noise = np.random.default_rng(0).integers(0, 256, SIZE).astype(np.uint8)
     for values in (blurred, np.rint(255 * blurred / blurred.max()).astype(np.uint8), noise):

@@ -44,7 +44,7 @@ def find(name: str, root):
 
 @pytest.mark.parametrize('name', EXPECTED)
 @pytest.mark.parametrize('there', [False, True])
-def test_another_folder_is_told_what_is_expected_and_what_was_found(tmp_path, name, there):
+def test_another_folder_error_says_what_was_expected_and_found(tmp_path, name, there):
     (tmp_path / 'holidays' / 'rome').mkdir(parents=True)
     (tmp_path / 'holidays' / 'rome' / '001.jpg').touch()
     with pytest.raises(InputError) as error:
@@ -57,7 +57,7 @@ def test_another_folder_is_told_what_is_expected_and_what_was_found(tmp_path, na
 @pytest.mark.parametrize(
     'given, asked', [('ucf_sports', 'hollywood2'), ('hollywood2', 'ucf_sports')]
 )
-def test_one_set_of_shots_is_not_taken_for_the_other(tmp_path, given, asked):
+def test_one_set_of_shots_is_not_mistaken_for_the_other(tmp_path, given, asked):
     with pytest.raises(InputError) as error:
         find(asked, make(given, tmp_path / 'copy'))
     assert EXPECTED[asked] in str(error.value) and 'is not named as a shot' in str(error.value)
@@ -145,7 +145,7 @@ STRAYS = [
 
 
 @pytest.mark.parametrize('name, spoil, told', STRAYS)
-def test_what_does_not_belong_is_told_by_its_place(tmp_path, name, spoil, told):
+def test_stray_entries_are_reported_by_path(tmp_path, name, spoil, told):
     root = make(name, tmp_path / 'copy')
     names, before = find(name, root)
     spoil(root)
@@ -155,7 +155,7 @@ def test_what_does_not_belong_is_told_by_its_place(tmp_path, name, spoil, told):
     assert found == names
 
 
-def test_gaze_folder_tells_of_other_files(tmp_path):
+def test_gaze_folder_reports_other_files(tmp_path):
     root = make('diem', tmp_path / 'copy')
     (root / DIEM_RAW / 'event_data' / 'read.me').touch()
     report = Report()

@@ -96,7 +96,7 @@ def matches() -> list[scenes.Scene]:
     return [scenes.matched(np.random.default_rng(seed)) for seed in range(120)]
 
 
-def test_of_a_match_only_the_sample_tells(matches):
+def test_only_the_sample_reveals_a_match(matches):
     """Three objects that differ in colour alone, of which the sample before had one."""
     chosen = []
     for scene in matches:

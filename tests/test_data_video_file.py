@@ -97,7 +97,7 @@ def test_frames_of_a_variable_rate_are_counted(tmp_path):
         ('a.avi', 'mpeg4', 25, range(25, 37), '11 frames predicted from damaged ones: 26-36'),
     ],
 )
-def test_one_damaged_packet_costs_no_more_than_what_is_built_upon_it(
+def test_one_damaged_packet_affects_only_dependent_frames(
     tmp_path, name, codec, packet, left_out, told
 ):
     path = write(tmp_path / name, codec)
@@ -118,7 +118,7 @@ def test_a_frame_decoded_in_part_is_left_out(tmp_path):
     assert '1 damaged frames: 25' in report[0]
 
 
-def test_video_that_ends_too_early_is_told(tmp_path):
+def test_truncated_video_is_reported(tmp_path):
     path = write(tmp_path / 'a.avi', 'mjpeg')
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     numbers, report = read(path)
@@ -126,7 +126,7 @@ def test_video_that_ends_too_early_is_told(tmp_path):
     assert report[-1].startswith('ends after frame') and 'its header says 40' in report[-1]
 
 
-def test_file_that_is_no_video_is_told(tmp_path):
+def test_file_that_is_not_a_video_is_reported(tmp_path):
     (tmp_path / 'a.avi').write_bytes(b'no video')
     numbers, report = read(tmp_path / 'a.avi')
     assert numbers == [] and report[0].startswith('is not a readable video')

@@ -27,7 +27,7 @@ def results(model, videos=12):
     return evaluation.Results(evaluation.get_protocol('dhf1k'), 0, rows, ['STSA-Net (small)'])
 
 
-def test_a_model_far_ahead_is_as_it_should_be(capsys):
+def test_a_model_far_ahead_passes(capsys):
     assert demo.verdict(results(GOOD)) == 0
     told = capsys.readouterr().out
     assert 'better in CC, NSS, SIM, KL: as expected' in told
@@ -47,6 +47,6 @@ def test_each_criterion_counts(metric, below, above, capsys):
         assert ('NOT as expected' in capsys.readouterr().out) == bool(code)
 
 
-def test_a_difference_on_few_videos_is_not_beyond_doubt(capsys):
+def test_a_difference_on_few_videos_is_not_significant(capsys):
     assert demo.verdict(results(GOOD, videos=5)) == 0
     assert 'significantly better in nothing' in capsys.readouterr().out

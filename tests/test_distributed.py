@@ -100,7 +100,7 @@ def test_two_processes_give_the_losses_of_one_and_hand_over(layouts):
 
 
 @pytest.mark.slow
-def test_bad_clips_and_frames_of_any_process_are_told(layouts):
+def test_bad_clips_and_frames_of_any_process_are_reported(layouts):
     folder, told = layouts
     named = [json.loads((folder / f'bad-{index}.json').read_text()) for index in (0, 1)]
     lines = [line for line in told['task 0'].splitlines() if 'is not finite' in line]
@@ -115,7 +115,7 @@ def test_bad_clips_and_frames_of_any_process_are_told(layouts):
 
 
 @pytest.mark.slow
-def test_a_full_disk_of_one_process_is_one_of_all(layouts):
+def test_a_full_disk_in_one_process_affects_all(layouts):
     folder, told = layouts
     assert told['task 0'].count('a checkpoint could not be written') == 1
     assert 'step 4: a checkpoint could not be written' in told['task 0'], 'that of step 2'

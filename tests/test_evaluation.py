@@ -117,7 +117,7 @@ def run(dataset, maps, name='model', **options):
     return evaluation.evaluate([dataset], {name: lambda d, v: Given(maps)}, **options)
 
 
-def test_rows_are_the_metrics_of_the_very_maps(dataset, noisy):
+def test_rows_are_the_metrics_of_the_maps(dataset, noisy):
     results = run(dataset, noisy, protocol='paper')
     row = results.rows[0]
     assert [r.name for r in results.rows] == ['model', 'centre prior', 'shuffled maps']
@@ -336,7 +336,7 @@ class Stopping(Given):
         return super().maps(video)
 
 
-def test_an_interrupted_evaluation_goes_on(dataset, noisy, tmp_path):
+def test_an_interrupted_evaluation_resumes(dataset, noisy, tmp_path):
     whole = run(dataset, noisy, references=False)
     with pytest.raises(KeyboardInterrupt):
         evaluation.evaluate(
@@ -423,7 +423,7 @@ def test_paired_comparison_sees_what_separate_intervals_hide():
 
 
 @pytest.mark.parametrize('average', ['frames', 'videos'])
-def test_a_difference_is_not_called_real_on_fewer_than_six_videos(average):
+def test_no_difference_is_significant_on_fewer_than_six_videos(average):
     """All differences of one sign: by chance in 2 of 2^n cases, so p cannot be less."""
     for n in range(2, 9):
         rng = np.random.default_rng(n)
@@ -435,7 +435,7 @@ def test_a_difference_is_not_called_real_on_fewer_than_six_videos(average):
         assert found.real == (n >= 6)
 
 
-def test_rows_that_are_equally_good_are_seldom_told_apart():
+def test_equally_good_rows_seldom_differ_significantly():
     rng = np.random.default_rng(4)
     by_interval = real = 0
     for _ in range(400):
@@ -457,7 +457,7 @@ def test_differences_are_over_the_frames_that_both_have():
     assert (empty.value, empty.count, empty.real) == (None, 0, False)
 
 
-def test_a_real_difference_is_never_shown_as_zero(tmp_path):
+def test_a_significant_difference_is_never_shown_as_zero(tmp_path):
     tiny = [[3e-6 + 9e-8 * i] * 4 for i in range(12)]
     for scores, shown in ((tiny, '+0.0000035*'), ([[0.25 + x for x, *_ in tiny]], '+0.2500')):
         a, b = make_row('a', scores), make_row('b', np.zeros_like(scores))
@@ -577,7 +577,7 @@ def test_no_folder_of_maps(dataset, tmp_path, make, words):
         from_folder(tmp_path / 'maps', dataset)
 
 
-def test_scoring_what_is_there_says_that_it_is_partial(dataset, noisy, tmp_path):
+def test_incomplete_maps_are_scored_as_partial(dataset, noisy, tmp_path):
     write_maps(tmp_path / 'maps', noisy)
     damage(tmp_path / 'maps', 'missing frames')
     results = from_folder(tmp_path / 'maps', dataset, allow_missing=True)
@@ -630,7 +630,7 @@ def test_all_tables_say_the_same(dataset, noisy, tmp_path):
     assert tables.means(results)[0]['cc'] == pytest.approx(cc['value'])
 
 
-def test_published_numbers_stand_beside_ours(noisy):
+def test_published_numbers_are_listed_beside_ours(noisy):
     results = run(Frames(make_videos(), 'dhf1k', 'test'), noisy, references=False)
     assert 'STSA-Net (published)' in evaluation.text(results)
     assert '0.5290' in evaluation.text(results)

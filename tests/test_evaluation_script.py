@@ -117,7 +117,7 @@ def test_a_full_disk(prepared, tmp_path, monkeypatch, capsys, limit):
 
 
 @pytest.mark.slow
-def test_progress_is_shown_in_a_terminal_alone(prepared, tmp_path):
+def test_progress_is_shown_only_in_a_terminal(prepared, tmp_path):
     command = [sys.executable, 'evaluate.py', f'--data_dir={prepared[0]}', '--dataset=dhf1k']
     command += ['--split=validation', f'--predictions=maps={prepared[1] / "6"}']
     shown = shown_in_a_terminal([*command, f'--output={tmp_path / "a"}'])
@@ -130,7 +130,7 @@ def test_progress_is_shown_in_a_terminal_alone(prepared, tmp_path):
     assert done.returncode == 0 and '%|' not in done.stderr
 
 
-def test_other_weights_are_no_saliency_model(run, tmp_path, not_saliency_models):
+def test_other_weights_are_not_a_saliency_model(run, tmp_path, not_saliency_models):
     for words, path in not_saliency_models.items():
         with pytest.raises(InputError, match=words):
             run('--dataset=dhf1k', f'--checkpoint={path}', f'--output={tmp_path / "out"}')
@@ -145,7 +145,7 @@ def test_models_of_another_size(monkeypatch):
     assert asked == [{'image_size': (288, 512), 'frames': 16}] * 2
 
 
-def test_frames_stored_smaller_than_the_clips_are_told(prepared, monkeypatch, capsys):
+def test_frames_stored_smaller_than_the_clips_are_reported(prepared, monkeypatch, capsys):
     """Once, by evaluation and by training alike; frames of the clips' size, or larger, are not."""
     wide = Brightness()
     wide.config = types.SimpleNamespace(image_size=(96, 192), frames=8, target='middle')

@@ -103,7 +103,7 @@ def assert_same_end(one: Path, other: Path):
 
 
 @pytest.mark.slow
-def test_killed_twelve_times_it_ends_as_if_it_had_not_been(runs):
+def test_killed_twelve_times_it_ends_with_the_same_result(runs):
     folder, results = runs
     codes = [r['code'] for r in results['killed']]
     assert codes == [-signal.SIGKILL] * 12 + [0], [r['told'] for r in results['killed']]
@@ -115,7 +115,7 @@ def test_killed_twelve_times_it_ends_as_if_it_had_not_been(runs):
 
 
 @pytest.mark.slow
-def test_stopped_anywhere_it_ends_at_once_and_goes_on_as_if_it_had_not_been(runs):
+def test_stopped_anywhere_it_exits_at_once_and_resumes_exactly(runs):
     folder, results = runs
     told = [r['told'] for r in results['stopped']]
     assert [r['code'] for r in results['stopped']] == [0] * 7, told

@@ -123,7 +123,7 @@ def test_a_task_of_slurm_joins_with_all_the_gpus_of_its_node(joined, monkeypatch
     assert all(call['cluster_detection_method'] == 'deactivate' for call in joined)
 
 
-def test_open_mpi_5_does_not_tell_the_coordinator(joined, monkeypatch):
+def test_open_mpi_5_does_not_provide_the_coordinator(joined, monkeypatch):
     environ(monkeypatch, OPEN_MPI)
     with pytest.raises(InputError, match=r'Open MPI started 2 processes.* add --coordinator='):
         processes.initialise()
@@ -147,7 +147,7 @@ def test_tpu_hosts_leave_finding_each_other_to_jax(joined, monkeypatch):
     assert len(joined) == 1 and 'coordinator_address' not in joined[0]
 
 
-def test_what_jax_does_not_find_is_told(monkeypatch, joined):
+def test_processes_that_jax_does_not_find_are_reported(monkeypatch, joined):
     def fail(**_):
         raise ValueError('coordinator_address should be defined.')
 

@@ -300,7 +300,7 @@ def test_conv_batch_norm_relu(form, train):
     assert int(unit.count[...]) == int(reference.num_batches_tracked) == int(train)
 
 
-def test_gradients_of_batch_norm_and_relu_and_what_they_keep(form):
+def test_gradients_of_batch_norm_and_relu_and_their_residuals(form):
     y, d = random(2, 3, 4, 6, 5) * 2 + 1, random(2, 3, 4, 6, 5, seed=1)
     scale, bias = random(5, seed=2), random(5, seed=3)
     unit = lambda *a: normalisation.batch_norm(*a)[0]  # noqa: E731

@@ -157,7 +157,7 @@ def test_gaze_alone_becomes_fixations_and_densities(tmp_path, capsys):
     )
 
 
-def test_what_is_missing_is_made_of_what_is_there(tmp_path):
+def test_missing_maps_are_generated(tmp_path):
     """Densities given and fixations from gaze; fixations alone; and their size is another."""
     root = tmp_path / 'copy'
     frames(root / 'frames' / 'walk', 'walk')
@@ -176,7 +176,7 @@ def test_what_is_missing_is_made_of_what_is_there(tmp_path):
     assert walk.usable().all() and sea.usable().all()
 
 
-def test_a_dataset_grows_without_preparing_the_rest_anew(tmp_path, capsys):
+def test_a_dataset_grows_without_preparing_the_rest_again(tmp_path, capsys):
     root, out = tmp_path / 'copy', tmp_path / 'out' / 'mine' / '32x64' / '1.0.0'
     for video in ('walk', 'Sea_2'):
         beside_each_other(root, video)
@@ -299,7 +299,7 @@ def test_videos_that_cannot_be_told_apart(tmp_path, names, told):
         found(tmp_path)
 
 
-def test_the_same_file_in_two_splits_is_told(tmp_path):
+def test_the_same_file_in_two_splits_is_reported(tmp_path):
     empty_videos(tmp_path, 'train/a.mp4', 'test/b.mp4', 'test/c.mp4')
     (tmp_path / 'test' / 'b.mp4').write_bytes((tmp_path / 'train' / 'a.mp4').read_bytes())
     _, told = found(tmp_path)

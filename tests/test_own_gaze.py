@@ -168,7 +168,7 @@ def test_columns_by_their_usual_names_and_by_option():
     (['1', '2', '3'], {}, 'has no header; .*--gaze_columns=frame=1,x=2,y=3'),
     (['1', '2', '3'], {'frame': '1', 'x': '2', 'y': '9'}, 'has 3 columns, none at 9 for y'),
 ])  # fmt: skip
-def test_columns_that_are_not_plain(header, asked, told):
+def test_ambiguous_columns(header, asked, told):
     with pytest.raises(InputError, match=told):
         choose(Path('t.csv'), header, asked)
 
@@ -254,7 +254,7 @@ def test_one_viewer_none_and_frames_from_0(tmp_path):
     assert 'every sample counts as a look' in told
 
 
-def test_a_file_a_viewer(tmp_path):
+def test_one_file_per_viewer(tmp_path):
     root = folder(tmp_path, 'frame\tx\ty\n1\t5\t6\n', name='gaze/a/anna.tsv')
     folder(tmp_path, 'frame,x,y\n1,7,8\n', name='gaze/a/ben.csv')
     (root / 'scores.csv').write_text('name,score\na,3\n')

@@ -69,6 +69,6 @@ def test_a_folder_of_videos_is_taught(tmp_path, calls, capsys):
     (['videos', '--name=dhf1k', '--source=.', '--teacher=x'], 'name of a known dataset'),
     (['videos', '--name=mine', '--source=/no/such', '--teacher=x'], 'no such folder'),
 ])  # fmt: skip
-def test_teaching_that_cannot_be(tmp_path, arguments, told):
+def test_invalid_teaching_is_refused(tmp_path, arguments, told):
     with pytest.raises(InputError, match=told):
         data.prepare.main([*arguments, f'--data_dir={tmp_path}'])

@@ -125,7 +125,7 @@ def test_several_pictures_in_a_file(tmp_path, name):
         assert [float(f.time) for f in frames] == [0, 0.2, 0.4, 0.6, 0.8]
 
 
-def test_what_is_no_second_picture(tmp_path):
+def test_thumbnails_are_not_further_images(tmp_path):
     """A smaller copy of the page in a TIFF, and the preview in a phone's JPEG (MPO)."""
     page, small = Image.new('RGB', (24, 16), 'red'), Image.new('RGB', (6, 4), 'red')
     small.encoderinfo = {'tiffinfo': {254: 1}}

@@ -144,7 +144,7 @@ def backbone_of(tiny):
 
 @pytest.mark.parametrize('kind', ['s3d_kinetics', 's3d_torchvision', 'backbone of stsanet'])
 @pytest.mark.parametrize('fields', [{}, {'stsa_levels': ()}])
-def test_what_a_backbone_gives_and_what_not_is_said(tiny, tmp_path, kind, fields):
+def test_loading_a_backbone_reports_what_was_loaded(tiny, tmp_path, kind, fields):
     source = backbone_of(tiny) if 'of' in kind else s3d_of(tiny, kind)
     path, said = tmp_path / 'x.safetensors', []
     save_file(source, path)

@@ -193,7 +193,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, film, monkeypatch, number, 
     assert tree(tmp_path) == before
 
 
-def test_a_video_that_breaks_off_midway(tmp_path, model, capsys):
+def test_a_truncated_video(tmp_path, model, capsys):
     """Cut in two ways: one that shows at once, and one that shows when the damage is reached."""
     film = tmp_path / 'film.mp4'
     video.write_video(film, moving_square(17, rng=np.random.default_rng(0)), 25)
@@ -318,7 +318,7 @@ def test_wrong_checkpoints(tmp_path, film):
     assert not (tmp_path / 'out').exists()
 
 
-def test_other_weights_are_no_saliency_model(tmp_path, film, not_saliency_models, capsys):
+def test_other_weights_are_not_a_saliency_model(tmp_path, film, not_saliency_models, capsys):
     for words, path in not_saliency_models.items():
         for flag in ('--nooverlay', '--gradient'):
             assert run_main(*flags_for(tmp_path, film, checkpoint=path), flag) == 2

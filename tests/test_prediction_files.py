@@ -45,7 +45,7 @@ def test_values_of_more_than_8_bits_are_used_as_they_are(tmp_path, name):
     assert 'more than 8 bits, from 0 to 65291; they are used as they are' in said
 
 
-def test_maps_whose_rows_and_columns_may_be_swapped_are_told(tmp_path):
+def test_maps_whose_rows_and_columns_may_be_swapped_are_reported(tmp_path):
     save_as(tmp_path / 'a.png', GREY)
     save_as(tmp_path / 'b.png', GREY.T)
     videos = [(tmp_path / 'a.png', (224, 336)), (tmp_path / 'b.png', (224, 336))]
@@ -102,7 +102,9 @@ def write(folder, maps, name='{:04d}.png', start=1):
 
 @pytest.mark.parametrize('ending', ['.npy', '.npz', '.mat', '.tif'])
 @pytest.mark.parametrize('protocol', ['dhf1k', 'paper'])
-def test_float_maps_in_files_score_as_the_very_maps(dataset, floats, tmp_path, ending, protocol):
+def test_float_maps_in_files_score_as_the_maps_themselves(
+    dataset, floats, tmp_path, ending, protocol
+):
     write(tmp_path, floats, '{:04d}' + ending)
     results = evaluation.evaluate(
         [dataset],
@@ -117,7 +119,7 @@ def test_float_maps_in_files_score_as_the_very_maps(dataset, floats, tmp_path, e
                for note in results.notes), results.notes  # fmt: skip
 
 
-def test_maps_in_0_to_1_stored_as_whole_numbers_are_told(dataset, floats, tmp_path):
+def test_maps_in_0_to_1_stored_as_integers_are_reported(dataset, floats, tmp_path):
     ones = {name: [np.rint(m).astype(np.uint8) for m in maps] for name, maps in floats.items()}
     write(tmp_path, ones)
     results = from_folder(tmp_path, dataset)
@@ -162,7 +164,7 @@ def all_have(numbers):
         'p3_{}.png',
     ],
 )
-def test_what_else_is_in_a_name_does_not_matter(dataset, tmp_path, name):
+def test_other_parts_of_a_name_do_not_matter(dataset, tmp_path, name):
     write(tmp_path, numbered_maps(NAMES, range(1, 7)), name)
     found, _ = read_off(tmp_path, dataset)
     assert found == all_have([1, 2, 3, 4, 5, 6])
@@ -171,7 +173,7 @@ def test_what_else_is_in_a_name_does_not_matter(dataset, tmp_path, name):
 @pytest.mark.parametrize(
     'between', ['predictions', 'maps', 'results/dhf1k/validation', '0001/maps', 'run_12']
 )
-def test_folders_between(dataset, tmp_path, between):
+def test_intermediate_folders(dataset, tmp_path, between):
     maps = numbered_maps(NAMES, range(1, 7))
     if between == '0001/maps':
         for name in NAMES:
@@ -184,7 +186,7 @@ def test_folders_between(dataset, tmp_path, between):
     assert [n for n in source.notes if 'maps inspected' not in n] == told
 
 
-def test_two_folders_of_maps_are_not_chosen_between(dataset, tmp_path):
+def test_two_folders_of_maps_are_ambiguous(dataset, tmp_path):
     for folder in ('a', 'b'):
         write(tmp_path / folder, numbered_maps(NAMES, range(1, 7)))
     with pytest.raises(InputError, match='2 folders in it hold maps of the videos'):
@@ -241,7 +243,7 @@ def test_a_shot_whose_frames_do_not_begin_at_1(dataset, tmp_path):
     assert found == all_have(list(range(21, 27)))
 
 
-def test_a_map_for_each_place_of_a_video_with_frames_that_are_not_stored(dataset, tmp_path):
+def test_a_map_for_each_position_of_a_video_with_missing_frames(dataset, tmp_path):
     gappy = renumbered(dataset, [1, 2, 4, 5, 6, 9])
     write(tmp_path / 'places', numbered_maps(NAMES, range(1, 10)))
     found, source = read_off(tmp_path / 'places', gappy)
@@ -258,7 +260,7 @@ def test_a_map_for_each_place_of_a_video_with_frames_that_are_not_stored(dataset
     assert found == all_have([1, 2, 4, 5, 6, 9])
 
 
-def test_counted_maps_of_frames_with_gaps_are_never_taken_for_numbered_ones(dataset, tmp_path):
+def test_consecutive_numbers_are_not_frame_numbers_if_frames_have_gaps(dataset, tmp_path):
     gappy = renumbered(dataset, [1, 2, 4, 5, 6, 9])
     write(tmp_path, numbered_maps(NAMES, [1, 2, 4, 5, 6, 9]))  # 0001.png to 0006.png
     for allow in (False, True):
@@ -271,7 +273,7 @@ def test_counted_maps_of_frames_with_gaps_are_never_taken_for_numbered_ones(data
         read_off(tmp_path, gappy, numbering=Numbering(in_order=True))
 
 
-def test_what_predict_writes_of_one_video_is_that_videos(dataset, tmp_path):
+def test_predict_output_for_one_video_is_assigned_to_it(dataset, tmp_path):
     write(tmp_path, {'maps': numbered_maps(['x'], range(1, 7))['x']})
     record = {'video': '/copies/video/002.AVI', 'frames': 6}
     (tmp_path / 'prediction.json').write_text(json.dumps(record))

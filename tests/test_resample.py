@@ -188,7 +188,7 @@ def test_other_misfits_stay_errors(state_dict):
 
 
 @pytest.mark.parametrize('name', ['a.safetensors', 'folder'])
-def test_loading_says_what_was_resampled(tmp_path, weights, capsys, name):
+def test_loading_reports_what_was_resampled(tmp_path, weights, capsys, name):
     path = tmp_path / name
     fields = dataclasses.asdict(CONFIG)
     pretrained.save(path, Weights('stsanet', fields, *weights, IMAGENET))

@@ -101,7 +101,7 @@ def count_bytes(tree):
     return sum(array.nbytes for array in jax.tree.leaves(tree))
 
 
-def test_data_parallel_sends_the_gradients_and_batch_norm_statistics_alone():
+def test_data_parallel_sends_only_gradients_and_batch_norm_statistics():
     compiled, state = compiled_step((4, 1))
     sizes, groups = sent(compiled)
     reduced = sizes.pop('all-reduce')
@@ -179,7 +179,7 @@ def test_the_compiler_for_tpus_gathers_parameters_and_scatters_gradients(slice_o
     assert groups == {8}
 
 
-def test_collectives_of_a_program_are_read_whatever_they_send():
+def test_collectives_of_a_program_are_parsed():
     program = """
       %a = u8[8,16]{1,0} all-gather(%x), replica_groups={{0,1,2,3}}, dimensions={0}
       %b = (s8[2]{0}, s8[8]{0}) all-gather-start(%y), replica_groups=[1,4]<=[4], dimensions={0}
@@ -216,7 +216,7 @@ def test_operations_are_those_of_all_parts_of_a_batch():
     assert training.flops(parts, 4) == pytest.approx(training.flops(whole), rel=0.05)
 
 
-def test_the_old_state_is_given_up_and_nothing_is_transferred_or_compiled_again():
+def test_the_old_state_is_donated_and_nothing_is_transferred_or_compiled_again():
     mesh = sharding.make_mesh(4, 1, jax.devices()[:4])
     state, step = prepare(mesh)
     for i, batch in enumerate(batches(3)):

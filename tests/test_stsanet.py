@@ -279,7 +279,7 @@ def test_the_published_size_takes_the_direct_path():
     assert places**2 <= attention.LARGEST_MATRIX < (4 * places) ** 2  # in blocks at 448x768
 
 
-def test_size_free_norm_has_a_scale_a_channel():
+def test_size_free_norm_has_one_scale_per_channel():
     config = STSANetConfig(image_size=(32, 64), frames=16, width=0.125, norm='size_free')
     shapes = [
         functional.abstract(STSANet, c)[1]

@@ -103,7 +103,7 @@ def test_the_loop_holds_the_state_once_and_no_weights_beside_it(
     assert held[0] <= states[0] and not drawn
 
 
-def test_the_loop_says_what_memory_and_which_part_of_the_peak_it_uses(
+def test_the_loop_reports_memory_and_the_fraction_of_the_peak(
     config_file,  # noqa: F811
     tmp_path,
     monkeypatch,
@@ -135,7 +135,7 @@ def test_a_trace_is_written_also_of_a_run_that_is_short_or_stopped(
     assert list((tmp_path / 'trace').rglob('*.xplane.pb')), 'for TensorBoard'
 
 
-def test_a_trace_that_is_not_written_is_told():
+def test_a_trace_that_is_not_written_is_reported():
     said = []
     with Trace('traces', 7, 100, said.append) as trace:
         trace.before(16)
@@ -201,7 +201,7 @@ def test_the_progress_line_in_a_terminal(tmp_path, monkeypatch):
     assert re.search(r'\rbetween\r\n', shown), 'a line of its own'
 
 
-def test_a_score_that_is_no_number_is_beaten_by_any():
+def test_any_score_is_better_than_nan():
     best = Best('cc', 'max')
     assert best.update({'cc': math.nan})
     assert best.update({'cc': -0.5}) and not best.update({'cc': math.nan})
@@ -219,7 +219,7 @@ def black_map(steps, named):
     return change
 
 
-def test_a_loss_that_is_not_finite_costs_one_step_and_names_its_clip(
+def test_a_non_finite_loss_skips_one_step_and_names_its_clip(
     config_file,  # noqa: F811
     tmp_path,
     on_batch,
@@ -235,7 +235,7 @@ def test_a_loss_that_is_not_finite_costs_one_step_and_names_its_clip(
     assert re.search(rf'step 3: skipped, .* is not finite; clips: {named[0]}\n', told), told
 
 
-def test_too_many_of_them_end_the_run_with_its_last_checkpoint_good(
+def test_too_many_skipped_steps_end_the_run_with_a_good_checkpoint(
     config_file,  # noqa: F811
     tmp_path,
     on_batch,
@@ -249,7 +249,7 @@ def test_too_many_of_them_end_the_run_with_its_last_checkpoint_good(
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(last[2:4]))
 
 
-def test_they_are_noticed_between_two_lines_of_the_log_and_counted_over_a_stop(
+def test_skipped_steps_are_detected_between_log_lines_and_counted_across_a_stop(
     config_file,  # noqa: F811
     tmp_path,
     on_batch,

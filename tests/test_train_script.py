@@ -152,7 +152,7 @@ def test_a_damaged_latest_checkpoint_costs_only_the_steps_since_the_one_before(
     assert 5 in started, 'TensorBoard drops what it has of later steps'
 
 
-def test_damaged_frames_are_told_and_counted_and_training_goes_on(
+def test_damaged_frames_are_reported_and_counted_and_training_continues(
     prepared, config_file, tmp_path, capfd
 ):
     shutil.copytree(prepared, tmp_path / 'datasets')
@@ -204,7 +204,7 @@ def test_several_datasets_are_named_and_weighed_on_the_command_line(
         data.train_clips(names, **view).set_state(meta['data'][0]['clips'])
 
 
-def test_weights_to_start_from_are_read_once(finished, config_file, tmp_path, monkeypatch, capsys):
+def test_initial_weights_are_read_once(finished, config_file, tmp_path, monkeypatch, capsys):
     source, workdir = tmp_path / 'source', tmp_path / 'run'
     # The rate is so small that the parameters stay what they were.
     options = ('num_steps=2', 'checkpoint_every=1', 'optimizer.learning_rate=1e-30')
@@ -276,7 +276,7 @@ def test_bad_fields(override, config_file, tmp_path, monkeypatch, capsys):
     assert not workdir.exists(), 'nothing is written'
 
 
-def test_weights_to_start_from_that_are_not_there(config_file, tmp_path, monkeypatch, capsys):
+def test_missing_initial_weights(config_file, tmp_path, monkeypatch, capsys):
     """The message says what they are, and the folder is free for a second try."""
     workdir = tmp_path / 'run'
     recipe = load_config(f'{ROOT}/configs/dhf1k.py').init_from

@@ -138,13 +138,13 @@ def test_float_clips_normalised_on_the_host_give_the_same_step(plain):
 
 
 @pytest.mark.parametrize('keep', ['everything', 'blocks'])
-def test_what_a_gradient_keeps_changes_nothing_but_the_order_of_sums(plain, keep):
+def test_rematerialisation_changes_only_the_order_of_sums(plain, keep):
     _, _, metrics = one_step(training.StepOptions(keep_for_gradient=keep), batch())
     assert metrics['loss'] == pytest.approx(plain[2]['loss'], rel=1e-5)
     assert metrics['grad_norm'] == pytest.approx(plain[2]['grad_norm'], rel=1e-4)
 
 
-def test_what_is_computed_again_stays_apart_from_the_forward_pass():
+def test_recomputation_is_not_merged_with_the_forward_pass():
     """XLA's compiler for CPUs would merge the two, and keep it all, without a barrier."""
     mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
     graphdef, params, batch_stats = initial_weights()
@@ -165,7 +165,7 @@ def test_what_is_computed_again_stays_apart_from_the_forward_pass():
         ('products', True, 0.6e9, 1.2e9),
     ],
 )
-def test_a_small_part_of_the_papers_activations_is_kept(capsys, keep, train, least, most):
+def test_few_of_the_papers_activations_are_saved(capsys, keep, train, least, most):
     """What JAX hands from the forward to the backward pass, besides the arguments."""
     graphdef, *weights = functional.abstract(STSANet, STSANetConfig())
     clip = jax.ShapeDtypeStruct((1, 32, 224, 384, 3), jnp.float32)

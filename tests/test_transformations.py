@@ -77,7 +77,7 @@ def test_products_with_the_hessian_of_the_whole_network_by_clip():
     assert jax.tree.map(jnp.shape, products) == jax.tree.map(lambda p: (2, *p.shape), params)
 
 
-def test_the_few_layers_have_all_operations_of_the_whole_network(of_full):
+def test_the_small_network_has_all_operations_of_the_whole_network(of_full):
     """So what goes through those, with the numbers below, goes through this, in both modes."""
     clip = jnp.zeros((2, 2, 8, 8, 3))
     run = functools.partial(functional.apply, GRAPHDEF)
@@ -100,7 +100,7 @@ def test_a_row_has_no_operations_but_those_of_the_whole_network(of_full, row):
     assert exported.platforms == PLATFORMS and exported.out_avals[0].shape == (1, 32, 32)
 
 
-def test_no_derivative_rules_of_our_own(of_full):
+def test_no_custom_derivative_rules(of_full):
     """They would be for reverse mode alone. ReLU's is JAX's own, for both."""
     assert 'custom_vjp_call' not in of_full and 'optimization_barrier' not in of_full
     with forms.use('cpu'):
@@ -370,7 +370,7 @@ def test_vmap_over_clips_and_over_parameters(in_one_step):
     assert np.abs(alone[0] - alone[1]).max() > 1e-3
 
 
-def test_donated_parameters_are_given_up_and_give_the_same(in_one_step):
+def test_donated_parameters_are_deleted_and_give_the_same_result(in_one_step):
     donated, found = in_one_step
     assert all(array.is_deleted() for array in jax.tree.leaves(donated))
     assert_close(

@@ -410,7 +410,7 @@ def shapes_tree(config):
     return functional.abstract(STSANet, config)[1]
 
 
-def test_a_variant_is_not_an_excuse_for_another_model(full_file):
+def test_a_variant_does_not_accept_another_model(full_file):
     config = dataclasses.replace(STSANetConfig(**TINY, **ablations.ROWS['unet']), width=0.25)
     with pytest.raises(InputError, match=r'base1\.0\.conv_s\.weight has shape'):
         initialise(full_file[0], config)
@@ -418,7 +418,7 @@ def test_a_variant_is_not_an_excuse_for_another_model(full_file):
         initialise(full_file[0], STSANetConfig(**TINY | {'width': 0.25}))
 
 
-def test_a_variant_is_kept_with_its_structure(full_file, tmp_path):
+def test_a_variant_is_saved_with_its_structure(full_file, tmp_path):
     config = STSANetConfig(**TINY, **ablations.ROWS['single_stream'])
     params, batch_stats = initialise(full_file[0], config, say=lambda line: None)
     fields = dataclasses.asdict(config)

@@ -109,7 +109,7 @@ def test_rotation_is_applied(tmp_path):
 
 @pytest.mark.parametrize('share', [0.3, 0.8])
 @pytest.mark.parametrize('name', ['a.avi', 'a.mkv', 'a.webm', 'a.flv', 'faststart.mp4'])
-def test_a_video_that_breaks_off(tmp_path, caplog, name, share):
+def test_a_truncated_video(tmp_path, caplog, name, share):
     options = {'movflags': 'faststart'} if name == 'faststart.mp4' else {}
     path = write(tmp_path / name, noise(40), CODECS.get(name, 'libx264'), **options)
     whole = list(video.read_frames(path)[1])
@@ -148,7 +148,7 @@ def test_damage_inside_a_video(tmp_path, caplog):
     assert f'{len(opened.left_out)} frames are left out' in caplog.text
 
 
-def test_what_does_not_decode(tmp_path):
+def test_undecodable_files(tmp_path):
     junk = tmp_path / 'junk.mp4'
     junk.write_bytes(bytes(next(noise(1)))[:2000])
     empty = tmp_path / 'empty.avi'
@@ -162,7 +162,7 @@ def test_what_does_not_decode(tmp_path):
         video.read_frames(tmp_path / 'nothing.mp4')
 
 
-def test_sound_alone(tmp_path):
+def test_audio_only(tmp_path):
     path = tmp_path / 'sound.wav'
     with av.open(str(path), 'w') as file:
         stream = file.add_stream('pcm_s16le', rate=8000, layout='mono')
@@ -205,7 +205,7 @@ def test_folder_of_grey_palette_and_turned_images(tmp_path):
     assert info.fps == 30
 
 
-def test_folders_that_are_no_video(tmp_path):
+def test_folders_that_are_not_videos(tmp_path):
     (tmp_path / 'empty').mkdir()
     with pytest.raises(InputError, match=r'empty: a folder without frames.*found nothing'):
         video.read_frames(tmp_path / 'empty')
@@ -275,7 +275,7 @@ def test_colours_survive(tmp_path):
         assert np.abs(frame.reshape(-1, 3).mean(0) - wanted).max() < 6
 
 
-def test_nothing_half_written(tmp_path):
+def test_no_partial_file_is_left(tmp_path):
     path = tmp_path / 'a.mp4'
     path.write_bytes(b'old')
 

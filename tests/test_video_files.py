@@ -112,7 +112,7 @@ def test_display_matrix(tmp_path, first, second, swap):
     assert number == 1 and frame.shape == wanted.shape
 
 
-def test_an_angle_that_is_no_quarter_turn(tmp_path, caplog):
+def test_an_angle_that_is_not_a_quarter_turn(tmp_path, caplog):
     def tilt(stream):
         stream.set_display_rotation(10)
 

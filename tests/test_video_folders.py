@@ -59,7 +59,7 @@ def test_numbers_and_names_of_frames(tmp_path, names):
         assert opened.numbers == [int(name) for name in NAMES[names]]
 
 
-def test_what_is_passed_over_is_counted_with_the_reason(tmp_path, caplog):
+def test_skipped_files_are_counted_with_the_reason(tmp_path, caplog):
     folder = save(tmp_path, '1.png', '2.png', 'poster.png', '3.png')
     for name in ('Thumbs.db', 'notes.txt', '._1.png'):
         (folder / name).write_text('x')

@@ -99,7 +99,7 @@ def test_the_weights_are_found_in_a_checkpoint(arrays, tensors, tmp_path, wrap, 
         ('module._orig_mod.', "stripped '_orig_mod.'"),
     ],
 )
-def test_what_stands_before_every_name_is_left_out(arrays, tensors, tmp_path, prefix, words):
+def test_a_common_prefix_of_all_names_is_stripped(arrays, tensors, tmp_path, prefix, words):
     path = tmp_path / 'a.pth'
     torch.save({'state_dict': {prefix + n: t for n, t in tensors.items()}}, path)
     said = assert_read(path, arrays)
@@ -108,7 +108,7 @@ def test_what_stands_before_every_name_is_left_out(arrays, tensors, tmp_path, pr
     assert port.to_torch(params, batch_stats).keys() == arrays.keys()
 
 
-def test_of_two_models_in_one_dict_one_is_taken_and_the_other_named(arrays, tensors, tmp_path):
+def test_of_two_models_in_one_dict_one_is_used_and_the_other_reported(arrays, tensors, tmp_path):
     path = tmp_path / 'a.ckpt'
     zeros = {f'ema.{n}': torch.zeros_like(t) for n, t in tensors.items()}
     torch.save({'state_dict': zeros | {f'model.{n}': t for n, t in tensors.items()}}, path)
@@ -116,7 +116,7 @@ def test_of_two_models_in_one_dict_one_is_taken_and_the_other_named(arrays, tens
     assert any("ignoring the names that begin with 'ema.'" in line for line in said), said
 
 
-def test_an_entry_of_no_part_of_the_model_stays_an_error(tensors, tmp_path):
+def test_an_unknown_entry_is_an_error(tensors, tmp_path):
     path = tmp_path / 'a.ckpt'
     wrapped = {f'model.{n}': t for n, t in tensors.items()} | {'loss.weight': torch.ones(2)}
     torch.save({'state_dict': wrapped}, path)
@@ -189,7 +189,7 @@ def write_odd_files(folder) -> dict[str, list[str]]:
     }
 
 
-def test_what_is_no_state_dict_says_how_to_save_one(tmp_path, capsys):
+def test_other_files_say_how_to_save_a_state_dict(tmp_path, capsys):
     for name, words in write_odd_files(tmp_path).items():
         path = tmp_path / name
         with pytest.raises(SystemExit) as ended:
@@ -258,7 +258,7 @@ def test_weights_with_nan_or_infinity_are_refused(broken, arrays, name, capsys):
     assert (broken / 'out.safetensors').exists()
 
 
-def test_what_float32_cannot_hold_is_infinity(tensors, tmp_path):
+def test_values_beyond_float32_are_infinity(tensors, tmp_path):
     wide = {n: t.double() if t.is_floating_point() else t for n, t in tensors.items()}
     wide[WEIGHT] = wide[WEIGHT].clone()
     wide[WEIGHT][0] = 1e300
