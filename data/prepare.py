@@ -10,6 +10,7 @@ to resume an interrupted preparation.
 
 import argparse
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -157,6 +158,7 @@ def teach(options: argparse.Namespace, how: 'How', source: Path) -> Path:
 
     folder = Path(options.data_dir or default_data_dir()).expanduser() / options.name / 'teacher'
     videos = find_recordings(source, how, Report(), maps_in=folder).videos
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up, as after Ctrl-C
     cpu.set_up()
     model = stsa_jax.load(options.teacher)
     films = [FolderVideo(video.name, video.root, video.frames_from) for video in videos]
