@@ -17,7 +17,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 # compile the same tiny network: a cache of compiled programs, keyed by program, flags and version.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.jax_cache'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
-# A shell that starts these tests in the background has them, and what they start, ignore Ctrl-C.
+# A shell that starts these tests in the background makes them and their children ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -25,7 +25,7 @@ DATA = Path(__file__).parent / 'data'
 SHARED = Path(__file__).parents[2] / 'shared'
 
 
-# They take longest, so they come first: two processes then end at about the same time.
+# The longest tests come first, so that two processes end at about the same time.
 FIRST = (
     'test_interruption',
     'test_parity',
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def same_verbosity():
-    """The commands quieten absl's logging; called in a test, they do so for that test alone."""
+    """The commands silence absl's logging; called in a test, they do so only for that test."""
     before = logging.get_verbosity()
     yield
     logging.set_verbosity(before)
@@ -58,7 +58,7 @@ def same_verbosity():
 
 @pytest.fixture(autouse=True)
 def plain_operations():
-    """The commands choose the forms of a CPU; called in a test, they do so for that test alone."""
+    """The commands choose the CPU forms; called in a test, they do so only for that test."""
     yield
     from stsa_jax.ops import forms  # not above: JAX reads the environment when it is imported
 
@@ -67,7 +67,7 @@ def plain_operations():
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
-    """A test that connects to another machine fails, whatever the code makes of the error."""
+    """A test that connects to another machine fails, even if the code handles the error."""
     for name in ('connect', 'connect_ex'):
         connect = getattr(socket.socket, name)
 
@@ -88,7 +88,7 @@ def golden_dir() -> Path:
 
 @pytest.fixture(scope='session')
 def not_saliency_models(tmp_path_factory) -> dict[str, Path]:
-    """By what a message says of it: files with an S3D classifier, and a backbone alone."""
+    """Files with an S3D classifier and with only a backbone, keyed by the expected message."""
     from safetensors.numpy import save_file
 
     from stsa_jax import S3D, S3DConfig
@@ -111,7 +111,7 @@ def not_saliency_models(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope='session')
 def real_data() -> Path:
-    """The real DHF1K and DIEM sample, beside the checkout where there is one."""
+    """The real DHF1K and DIEM sample, beside the checkout if there is one."""
     path = SHARED / 'data'
     if not path.is_dir():
         pytest.skip('the real data sample (shared/data beside the checkout) is not here')

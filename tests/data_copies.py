@@ -1,7 +1,7 @@
 """Miniature copies of datasets whose every frame carries its own number, for the tests of data/.
 
 The number is written as twelve bars (frames, density maps) or twelve points (fixation maps), which
-survive compression and resizing, so that it can be read off again at the end of the pipeline.
+survive compression and resizing, so that it can be read at the end of the pipeline.
 """
 
 from pathlib import Path
@@ -43,7 +43,7 @@ def fixations_of(number: int) -> np.ndarray:
 
 
 def damage_records(path: Path, **places) -> None:
-    """Cuts off the images of these places in a file of records: frame=[3, 4], density=[9]."""
+    """Truncates these images in a file of records: frame=[3, 4], density=[9]."""
 
     def damage(examples: list[dict]) -> None:
         for name, damaged in places.items():
@@ -54,7 +54,7 @@ def damage_records(path: Path, **places) -> None:
 
 
 def change_records(path: Path, change) -> None:
-    """Writes a file of records again after `change` has altered the list of its examples."""
+    """Rewrites a file of records after `change` has modified the list of its examples."""
     records = array_record_data_source.ArrayRecordDataSource([str(path)])
     examples = [features.parse(records[i]) for i in range(len(records))]
     change(examples)

@@ -2,11 +2,11 @@
 
     python tests/forked.py < attempts.json > results.json
 
-An attempt is {"arguments": of train.py, "signal": a number, "place": a name in PLACES, "count": at
-which time of coming there}; without a place it runs to its end. A result is {"code": the exit code,
+An attempt is {"arguments": of train.py, "signal": a number, "place": a name in PLACES, "count": the
+occurrence of that place}; without a place it runs to its end. A result is {"code": the exit code,
 minus the signal's number if that ended it, "seconds": from the signal to the end, "told": standard
 error, "left": the names in checkpoints/ afterwards}. Python imports everything once: each attempt
-is a fork from before JAX starts its threads, which takes a second where a new process takes many.
+is a fork from before JAX starts its threads, which takes a second instead of many.
 """
 
 import functools
@@ -32,7 +32,7 @@ from stsa_jax.training.meter import Meter
 
 
 def before(kind, name, function):
-    """Has `function` called at the beginning of a method."""
+    """Calls `function` at the start of a method."""
     method = getattr(kind, name)
 
     @functools.wraps(method)
@@ -44,7 +44,7 @@ def before(kind, name, function):
 
 
 def on_saving(function):
-    """Has it called before each change that Python makes to the names in checkpoints/."""
+    """Calls it before each change that Python makes to the names in checkpoints/."""
 
     def hook(event, args):
         if event in ('os.mkdir', 'os.rename', 'os.rmdir', 'os.remove') and any(
@@ -56,7 +56,7 @@ def on_saving(function):
 
 
 def on_compiling(function):
-    """Has it called in a compilation that takes a minute."""
+    """Calls it during a compilation that takes a minute."""
 
     def compile_slowly():
         function()

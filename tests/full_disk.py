@@ -1,4 +1,4 @@
-"""Writing that fails as on a full disk, without one: a limit on the size of files."""
+"""Simulates a full disk by a limit on the size of files."""
 
 import contextlib
 import resource

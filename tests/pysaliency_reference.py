@@ -1,8 +1,8 @@
-"""pysaliency, the field's independent implementation, importable beside today's packages.
+"""Makes pysaliency, an independent implementation, importable with current packages.
 
-Its last release (0.2.22) asks for two names that NumPy 2.4 and setuptools 82 removed. Both are
-supplied here before it is imported: `trapz` by its renamed self, and `pkg_resources`, which only
-serves its MATLAB models, by an empty module.
+Its last release (0.2.22) needs two names that NumPy 2.4 and setuptools 82 removed. Both are
+provided here before it is imported: `trapz` under its new name, and `pkg_resources`, which only its
+MATLAB models use, as an empty module.
 """
 
 import sys

@@ -3,7 +3,7 @@
     python tests/several_processes.py SCENARIO CONFIG FOLDER
 
 Importing takes most of their time, so it is done once, and the processes are forked. Prints JSON:
-{name of the process: [exit code, time.monotonic() at its end, what it wrote to standard error]}.
+{name of the process: [exit code, time.monotonic() at its end, its standard error]}.
 """
 
 import faulthandler
@@ -38,7 +38,7 @@ TOO_LONG = 600  # seconds; it takes 80 on two cores with nothing else, and 200 w
 
 
 def slurm(count: int) -> list[dict]:
-    """What SLURM tells the tasks of a step on one node; the job's number is that of a free port."""
+    """SLURM's environment for the tasks of a step on one node; the job id gives a free port."""
     while True:
         job = random.randrange(4096)
         with socket.socket() as free:
@@ -56,7 +56,7 @@ def slurm(count: int) -> list[dict]:
 def forked(tasks: dict) -> dict:
     """Runs {name: (function, devices, environment)}, each in a process, all at once.
 
-    One that does not end within `TOO_LONG` writes where each of its threads is, and dies of it.
+    A process that does not end within `TOO_LONG` prints its stack traces and is killed.
     """
     running, pipes = {}, {}
     for name, (function, devices, environment) in tasks.items():
@@ -103,7 +103,7 @@ def wait_for(path: Path) -> None:
 
 
 def hand_over(config, folder: Path, origin: str, name: str, *overrides) -> None:
-    """Goes on from half of the finished run `origin`, which another layout made."""
+    """Resumes from the middle of the finished run `origin`, made on another layout."""
     if jax.process_index() == 0:
         wait_for(folder / f'{origin}.done')
         shutil.copytree(folder / origin, folder / name)
@@ -137,10 +137,10 @@ def together(config: str, folder: Path) -> None:
 
 
 def bad_clips_and_a_full_disk(config: str, folder: Path) -> None:
-    """Writes to `bad-*.json` which clips are bad: of process 1 at step 2, of both at step 3.
+    """Writes the bad clips to `bad-*.json`: of process 1 at step 2, of both at step 3.
 
-    The disk of process 1 is full until the checkpoint of step 2 has failed. A limit on the size of
-    files stands for it.
+    The disk of process 1 is full, simulated by a limit on the size of files, until the checkpoint
+    of step 2 has failed.
     """
     index, named = jax.process_index(), {}
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

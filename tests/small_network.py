@@ -1,8 +1,7 @@
-"""A network of five convolutions that trains in the place of STSA-Net.
+"""A network of five convolutions that replaces STSA-Net in training tests.
 
-It is made of the same layers and has a `backbone` with BatchNorm, so that everything about training
-is exercised, while it compiles in a second where STSA-Net takes minutes. Run as a script it is
-train.py with this network.
+It has the same layers and a `backbone` with BatchNorm, so that all of training is exercised, but
+compiles in a second instead of minutes. Run as a script it is train.py with this network.
 """
 
 import sys
@@ -77,7 +76,7 @@ def watch_batches(put, functions):
 
 
 def train_it(put=setattr):
-    """Makes train.py train it; `put` sets an attribute of a module."""
+    """Makes train.py use this network; `put` sets an attribute of a module."""
     from stsa_jax.training import run
     from stsa_jax.weights import initial, pretrained
 

@@ -1,4 +1,4 @@
-"""A command as it looks in a terminal."""
+"""Runs a command in a pseudo-terminal."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def shown_in_a_terminal(command) -> str:
-    """Runs the command, which has to succeed, and returns what a terminal shows of its errors."""
+    """Runs the command, which must succeed, and returns its standard error as displayed."""
     terminal, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 120))  # a new one has no columns, so a bar would have none
     started = subprocess.Popen(

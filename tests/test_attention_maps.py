@@ -1,4 +1,4 @@
-"""Attention looked up against the network's own matrices, gradients against known derivatives."""
+"""Attention maps against the network's own matrices, gradients against known derivatives."""
 
 import functools
 
@@ -22,7 +22,7 @@ GRIDS = {0: (8, 12), 1: (8, 12), 2: (4, 6), 3: (2, 3)}
 
 
 def one_hot_taps():
-    """Attention where each query looks at one key, which tells step, layer, pair and direction."""
+    """Attention where each query attends to one key, which encodes step, layer and pair."""
     taps = {}
     for level, (h, w) in GRIDS.items():
         for layer, pairs, steps in ((1, 2, 1), (2, 1, 2)):
@@ -73,7 +73,7 @@ def test_no_attention_between_times_is_an_error():
 
 
 def test_against_the_layers_own_queries_and_keys():
-    """A real STSA module: its matrices are softmax(q . k) of the places this module says."""
+    """A real STSA module: its matrices are softmax(q . k) of the expected positions."""
     build = functools.partial(stsa.STSAModule, (2, 3), (4, 4), bottleneck=False)
     graphdef, *shapes = functional.abstract(build, (4, 4))
     state = initial.random_weights(*shapes)

@@ -1,4 +1,4 @@
-"""python -m benchmarks.files: a line for each file, whatever it is."""
+"""python -m benchmarks.files: one line for each file of any kind."""
 
 import shutil
 import sys

@@ -1,9 +1,9 @@
-"""Every benchmark runs from its command line to its figures, at the smallest size.
+"""Every benchmark runs from its command line to its results, at the smallest size.
 
-A small network stands in STSA-Net's place, which takes minutes to compile, and another one in that
-of the released PyTorch code. What the figures are does not matter. Left out: the metrics of the
-released code, one core against two with clips (`benchmarks.data --rounds`), PyTorch on a GPU, and
-our side of the fidelity, which knows the full size alone.
+A small network replaces STSA-Net, which takes minutes to compile, and another one the released
+PyTorch code. The measured values do not matter. Not covered: the metrics of the released code, one
+core against two with clips (`benchmarks.data --rounds`), PyTorch on a GPU, and our side of the
+fidelity, which supports only the full size.
 """
 
 import importlib.util
@@ -81,7 +81,7 @@ def reference(tmp_path):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Runs a benchmark's main with arguments; checks its exit code and returns what it prints."""
+    """Runs a benchmark's main with arguments; checks its exit code and returns its output."""
     for module in (cost, pretrained, stsanet, rematerialisation):
         monkeypatch.setattr(module, 'STSANet', SmallNetwork)
     train_it(monkeypatch.setattr)
@@ -313,11 +313,11 @@ def test_a_measurement_in_a_separate_process(tmp_path):
 
 
 def test_the_operations_of_a_tpus_program():
-    """A program as the compiler for TPUs writes it, shortened.
+    """A program in the TPU compiler's format, shortened.
 
-    A loop counts 1, 3, 5, ... to a bound handed into it, and multiplies in 100 cycles; one of
-    unknown and one of known length take 7; the dearer of two branches 50; a fusion 1000, which what
-    is inside, 400, is a part of; a copy in two halves 30, and one more 9.
+    A loop counts 1, 3, 5, ... to a bound passed into it, and multiplies in 100 cycles; one of
+    unknown and one of known length take 7; the more expensive of two branches 50; a fusion 1000,
+    which includes its contents, 400; a copy in two halves 30, and one more 9.
     """
     text = (ROOT / 'tests' / 'data' / 'tpu_program.txt').read_text()
     program = parse(text.replace('ROOT/', f'{ROOT}/'))

@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out on any layout, and damage never goes unnoticed."""
+"""Checkpoints: exact round trips on any layout, and detection of damage."""
 
 import dataclasses
 import json
@@ -245,7 +245,7 @@ def test_averaged_parameters_are_the_ones_read(tmp_path):
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_usable(finished, tmp_path):
-    """The limit on file sizes stands for the disk's end: writing fails in the same place."""
+    """A limit on file sizes simulates a full disk: writing fails in the same place."""
     workdir = tmp_path / 'run'
     shutil.copytree(finished, workdir)
     script = """

@@ -1,4 +1,4 @@
-"""What all commands have in common: how their arguments are read, and how they end."""
+"""Common behaviour of all commands: reading arguments, and exit codes."""
 
 import runpy
 import sys
@@ -50,7 +50,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize('command', COMMANDS)
 def test_every_command_expands_its_paths(command, tmp_path, monkeypatch, capsys):
-    """Each names the file that is missing in the user's folder; nothing is made beside it."""
+    """Each names the missing file in the user's folder; nothing is created beside it."""
     home, here = tmp_path / 'home', tmp_path / 'here'
     home.mkdir()
     here.mkdir()

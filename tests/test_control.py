@@ -1,4 +1,4 @@
-"""The control of the ablations: matches are solved by who relates the times, and runs go on."""
+"""The control of the ablations: matches need relations between times, and runs can be resumed."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The counts of `stsa_jax.cost` against the paper's, and against sums that are easy by hand."""
+"""The counts of `stsa_jax.cost` against the paper's, and against sums by hand."""
 
 import dataclasses
 import subprocess

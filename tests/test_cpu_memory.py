@@ -1,4 +1,4 @@
-"""What a process keeps of its memory: pages counted in processes of their own."""
+"""Memory kept by a process, from page counts in separate processes."""
 
 import json
 import os
@@ -82,5 +82,5 @@ def test_nothing_is_set_for_accelerators_or_against_the_environment(result):
 
 
 def test_free_memory_is_returned_after_compiling(result):
-    """Also between small pieces in use, where the C library leaves it."""
+    """Also between small blocks in use, where the C library would keep it."""
     assert result['freed'] < 100e6 < result['released']

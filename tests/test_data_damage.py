@@ -1,4 +1,4 @@
-"""Records that are damaged once training runs: named, counted, replaced, and never fatal."""
+"""Damaged records during training: named, counted, replaced, and never fatal."""
 
 import shutil
 
@@ -29,7 +29,7 @@ def intact(tmp_path_factory):
 
 
 def damage(intact, folder, video: int, **places):
-    """A copy in which the images of these places of a video are cut off: frame=[3, 4]."""
+    """A copy in which these images of a video are truncated: frame=[3, 4]."""
     shutil.copytree(intact, folder)
     path = sorted(folder.glob('dhf1k/*/1.0.0/*array_record*'))[video - 1]
     copies.damage_records(path, **places)
@@ -95,7 +95,7 @@ def test_dataset_without_any_good_frame_is_an_error(intact, tmp_path):
 
 
 def test_changed_bytes_on_the_disk_spoil_one_frame(intact, tmp_path):
-    """As a disk does it: the record's checksum is wrong, so nothing of it is known."""
+    """Like a disk error: the record's checksum is wrong, so all of it is lost."""
     shutil.copytree(intact, tmp_path / 'copy')
     path = sorted((tmp_path / 'copy').glob('dhf1k/*/1.0.0/*array_record*'))[0]
     content = bytearray(path.read_bytes())

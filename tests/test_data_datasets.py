@@ -149,7 +149,7 @@ def touch(*paths) -> None:
 
 
 def test_complete_copies_have_the_published_splits(tmp_path):
-    """Copies of empty files with all the names; nothing about counts is reported."""
+    """Copies of empty files with all names; no wrong counts are reported."""
     touch(*(tmp_path / 'dhf1k' / 'video' / f'{n:03d}.AVI' for n in range(1, 1001)))
     # 3558 test shots of 884 videos: four each, and 22 more of the last.
     shots = [f'testing/actioncliptest{n:05d}_{s}' for n in range(1, 885) for s in range(1, 5)]
@@ -186,7 +186,7 @@ def test_complete_copies_have_the_published_splits(tmp_path):
 
 
 def test_diem_test_sets_of_long_videos_with_their_size_in_the_name(tmp_path):
-    """As prepared copies have it; test set i has the first 300 frames of each video."""
+    """As in prepared copies; test set i has the first 300 frames of each video."""
     videos = {
         'one_show_96x48': (305, 0),
         'ami_ib4010_left_96x48': (2, 400),

@@ -1,4 +1,4 @@
-"""DHF1K: every arrangement in circulation, imperfect copies, and the real sample."""
+"""DHF1K: every layout in circulation, imperfect copies, and the real sample."""
 
 import shutil
 
@@ -191,7 +191,7 @@ def test_interrupted_preparation_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, 'write_shard', interrupted)
     with pytest.raises(KeyboardInterrupt):
         data.prepare_dataset('dhf1k', tmp_path / 'out', tmp_path / 'copy', num_workers=1)
-    # A source that has changed since is prepared anew, an untouched one is taken over.
+    # A source that has changed since is prepared again, an unchanged one is reused.
     copies.save(
         tmp_path / 'copy' / 'annotation' / '0002' / 'maps' / '0007.png', copies.density_of(1)
     )
@@ -250,7 +250,7 @@ def test_lossless_and_original_size_on_request(tmp_path):
 
 
 def test_real_sample(tmp_path, real_data):
-    """The real video; annotation of its first 60 frames, and of the others none."""
+    """The real video, with annotation of only its first 60 frames."""
     source, copy = real_data / 'dhf1k', tmp_path / 'copy'
     (copy / 'video').mkdir(parents=True)
     shutil.copy(source / 'video' / '002.AVI', copy / 'video')

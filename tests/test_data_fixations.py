@@ -1,4 +1,4 @@
-"""The command data.fixations on imperfect copies, and what --compare may not pass over."""
+"""The command data.fixations on imperfect copies, and what --compare must not ignore."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Images to and from bytes: exact where promised, and damage noticed."""
+"""Images to and from bytes: exact where documented, and damage is detected."""
 
 import io
 import math

@@ -1,4 +1,4 @@
-"""Each imperfection of a copy by itself: the report's line, and the frames that remain."""
+"""Each imperfection of a copy separately: the report's line, and the remaining frames."""
 
 import numpy as np
 import pytest

@@ -119,7 +119,7 @@ def test_another_seed_gives_another_stream(prepared):
 
 @pytest.mark.slow
 def test_stream_of_two_datasets_continues_with_workers_and_without(prepared, tmp_path):
-    """Process 1 of 3; saved with threads, taken up by processes, and by threads again."""
+    """Process 1 of 3; saved with threads, resumed by processes, and by threads again."""
     shots = {('training', f'Walk-Front-{i:03d}'): (1, 10, 20 * i) for i in range(1, 4)}
     copies.shots(tmp_path / 'copy', shots, copies.ucf_file)
     both = tmp_path / 'both'
@@ -288,7 +288,7 @@ def test_damaged_files_are_named(prepared, tmp_path):
 
 
 def test_middle_of_a_window_is_the_target_of_the_network():
-    """The 16th of 32 frames, which the network's pictures and predictions take for the target."""
+    """The 16th of 32 frames, which the network's figures and predictions use as the target."""
     for target, place in (('middle', 15), ('last', 31)):
         config = STSANetConfig(target=target)
         assert windows.target_offset(config.frames, target) == config.target_index == place

@@ -1,4 +1,4 @@
-"""Preparation as a long job: all cores, memory that stays flat, stopped and taken up again."""
+"""Preparation as a long job: all cores, constant memory, interrupted and resumed."""
 
 import os
 import re

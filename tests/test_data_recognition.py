@@ -1,4 +1,4 @@
-"""What is recognised as a dataset, and every file in a copy that does not belong to it."""
+"""Recognition of datasets, and of every file in a copy that does not belong to it."""
 
 import shutil
 

@@ -15,7 +15,7 @@ SHOT = 'training/Walk-Front-001'
 
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
-    """A complete copy of a dataset that has one video a split."""
+    """A complete copy of a dataset with one video per split."""
     monkeypatch.setattr(UcfSports, 'VIDEOS', {'train': 1, 'test': 1})
     shots = {('training', 'Walk-Front-001'): (1, 3, 0), ('testing', 'Walk-Front-002'): (1, 3, 8)}
     return copies.shots(tmp_path / 'copy', shots, copies.ucf_file)
@@ -78,7 +78,7 @@ def test_one_imperfection_is_an_error_that_names_it(copy, spoil):
 
 
 def test_a_mended_copy_passes(copy):
-    """Overwritten in place, which leaves the folder's own time as it is."""
+    """Overwritten in place, which does not change the folder's own time."""
     path = map_file(copy, 'maps')
     whole = path.read_bytes()
     damaged_map(copy)

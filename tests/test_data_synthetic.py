@@ -1,4 +1,4 @@
-"""The embedded dataset: made from a seed alone, and attention is where the scripts put it."""
+"""The synthetic dataset: determined by a seed, with attention where the scripts put it."""
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def test_no_two_videos_are_alike():
 
 @pytest.mark.parametrize('script', scenes.RELATIONAL, ids=lambda s: s.__name__)
 def test_relational_scenes_look_alike_at_the_time_and_differ_by_the_past(script):
-    """What is attended later cannot be told from a frame: objects are alike, or all different."""
+    """A frame does not reveal what is attended later: objects are identical, or all different."""
     scene = script(np.random.default_rng(7))
     assert len(set(scene.shape)) == 1 and np.ptp(scene.radius) == 0
     attended = [t for t in range(scenes.FRAMES) if scene.attended[t] >= 0]
@@ -97,7 +97,7 @@ def matches() -> list[scenes.Scene]:
 
 
 def test_only_the_sample_reveals_a_match(matches):
-    """Three objects that differ in colour alone, of which the sample before had one."""
+    """Three objects that differ only in colour, one of which was the sample's."""
     chosen = []
     for scene in matches:
         sample, match = scene.attended[0], scene.attended[-1]
@@ -190,7 +190,7 @@ def test_density_is_the_blurred_fixations(cycle):
 
 
 def test_centre_prior_explains_little(cycle):
-    """Attention is spread, so that a model has to look: the mean map correlates with few frames."""
+    """Attention is spread, so that a model must use the video: the mean map explains few frames."""
     maps = np.array(
         [images.decode_map(f.density) for video in cycle for f in video if f.num_fixations]
     )

@@ -1,4 +1,4 @@
-"""The builders through TFDS's own ways: its command line, `tfds.data_source`, and Apache Beam."""
+"""The builders through TFDS's own interfaces: command line, `tfds.data_source`, Apache Beam."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def copy(tmp_path):
 def tfds_build(*arguments: str) -> None:
     """`tfds build ...`; the program `tfds` itself needs TensorFlow for another of its commands.
 
-    In a process of its own: its options share absl's flags with our scripts.
+    In a separate process, because its options share absl's flags with our scripts.
     """
     program = """if __name__ == '__main__':
         import sys
@@ -61,7 +61,7 @@ def test_a_few_examples_by_tfds(tmp_path, copy):
 
 
 def test_data_source_prepares_and_reads(tmp_path, copy):
-    """In a process of its own: TFDS registers a builder when its module is first imported."""
+    """In a separate process: TFDS registers a builder when its module is first imported."""
     program = f"""if __name__ == '__main__':
         import sys
         import tensorflow_datasets as tfds

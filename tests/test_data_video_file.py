@@ -16,7 +16,7 @@ BASE = 64  # of the code that a frame carries: its number and this
 
 
 def write(path, codec='mpeg4', count=40, without=(), rate=30, offset=0, times=None, options=None):
-    """A video of `count` frames; the places in `without` (from 1) have no frame of their own."""
+    """A video of `count` frames; the positions in `without` (from 1) have no frame of their own."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), 'w') as container:
         stream = container.add_stream(codec, rate=rate, options={'g': '12', **(options or {})})
@@ -35,7 +35,7 @@ def write(path, codec='mpeg4', count=40, without=(), rate=30, offset=0, times=No
 
 
 def overwrite_packets(path, *numbers) -> None:
-    """Spoils the data of these packets (from 1, in the file's order), not the container."""
+    """Corrupts the data of these packets (from 1, in the file's order), not the container."""
     with av.open(str(path)) as container:
         packets = [bytes(p) for p in container.demux(video=0) if p.size]
     content = path.read_bytes()
@@ -76,7 +76,7 @@ def test_frames_after_a_repeated_one_keep_their_numbers(tmp_path, name, codec, o
 
 @pytest.mark.parametrize('each', [3, 8])
 def test_an_avi_that_repeats_most_frames(tmp_path, each):
-    """As a film of few frames a second has them; each empty packet is a place."""
+    """As in a film with few frames per second; each empty packet is a position."""
     kept = range(1, 41, each)
     path = write(tmp_path / 'a.avi', without=set(range(1, 41)) - set(kept))
     assert read(path)[0] == list(kept)

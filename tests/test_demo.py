@@ -1,4 +1,4 @@
-"""The demo's judgement of its own model. What it runs on the way there is tested on its own."""
+"""The demo's verdict on its own model. The steps before it have their own tests."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_a_model_far_ahead_passes(capsys):
     [('cc', 1.4, 1.6), ('nss', 0.99, 1.01), ('sim', 0.99, 1.01), ('kl', 1.01, 0.99)],
 )
 def test_each_criterion_counts(metric, below, above, capsys):
-    """Just short of it, all else being good, the demo fails; just beyond, it does not."""
+    """If one criterion is just missed, the demo fails; if it is just met, it passes."""
     mean = PRIOR[metric] + np.random.default_rng(0).normal(scale=0.05, size=(12, 4, 1)).mean()
     for factor, code in ((below, 1), (above, 0)):
         shifted = GOOD | {metric: PRIOR[metric] + (factor - 1) * mean}

@@ -1,4 +1,4 @@
-"""Several processes with jax.distributed over the loopback, as on several hosts."""
+"""Several processes with jax.distributed over loopback, as on several hosts."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from stsa_jax.training.reporting import read_log
 
 
 def start(count, devices, config_file, workdir, *overrides):  # noqa: F811
-    """`count` processes with so many devices each that train together."""
+    """`count` processes, with `devices` each, that train together."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
@@ -58,7 +58,7 @@ def losses(workdir):
 
 
 def several(scenario, config_file, folder):  # noqa: F811
-    """{name: (exit code, when it ended, what it said)} of tests/several_processes.py."""
+    """{name: (exit code, end time, standard error)} of tests/several_processes.py."""
     script = [sys.executable, str(ROOT / 'tests' / 'several_processes.py')]
     done = subprocess.run(
         [*script, scenario, str(config_file), str(folder)],
@@ -126,7 +126,7 @@ def test_a_full_disk_in_one_process_affects_all(layouts):
 
 @pytest.mark.slow
 def test_a_process_that_dies_takes_the_other_down_within_a_minute(config_file, tmp_path):  # noqa: F811
-    """Either of the two, by SIGKILL or by an error, which lets it say goodbye."""
+    """Either of the two, by SIGKILL or by an error, which lets it shut down."""
     ended = several('deaths', config_file, tmp_path)
     for victim in (0, 1):
         for how in ('killed', 'failed'):

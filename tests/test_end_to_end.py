@@ -1,6 +1,6 @@
-"""The real network through the scripts: trained, scored, run on a video, converted, trained on.
+"""The real network through the scripts: training, scoring, prediction, conversion, fine-tuning.
 
-The smallest of the paper's rows at a tiny size, since compiling takes most of the time.
+The smallest of the paper's rows at a tiny size, because compiling takes most of the time.
 """
 
 import json

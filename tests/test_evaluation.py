@@ -1,4 +1,4 @@
-"""The evaluation as a whole, on small videos with known truth: rows, records, tables."""
+"""The whole evaluation, on small videos with known ground truth: rows, records, tables."""
 
 import dataclasses
 import json
@@ -324,7 +324,7 @@ def test_nothing_annotated_is_an_error(noisy):
         run(Frames(content), noisy)
 
 
-# --- going on where it stopped -----------------------------------------------------------------
+# --- resuming --------------- -----------------------------------------------------------------
 
 
 class Stopping(Given):

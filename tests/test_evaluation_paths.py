@@ -1,4 +1,4 @@
-"""The same maps by different ways: through a model, through predict.py's files, through viewers."""
+"""The same maps from different sources: a model, predict.py's files, viewers."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The HTML report: self-contained, escaped, and alive in a real browser where there is one."""
+"""The HTML report: self-contained, escaped, and rendered in a real browser if there is one."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""evaluate.py as a user runs it: on prepared datasets, and where something does not fit."""
+"""evaluate.py as a user runs it: on prepared datasets, and with mismatched input."""
 
 import csv
 import json
@@ -49,7 +49,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def run(prepared, monkeypatch, capsys):
-    """A call of evaluate.py in this process that gives what it prints."""
+    """Calls evaluate.py in this process and returns its output."""
 
     def call(*arguments):
         full = ['evaluate.py', f'--data_dir={prepared[0]}', *map(str, arguments)]
@@ -97,7 +97,7 @@ def test_maps_numbered_in_other_ways(prepared, run, tmp_path):
 
 @pytest.mark.parametrize('limit', [100, 20_000])
 def test_a_full_disk(prepared, tmp_path, monkeypatch, capsys, limit):
-    """While videos are scored, and in the report; files that are there after it are whole."""
+    """While videos are scored, and in the report; remaining files are complete."""
     arguments = ['evaluate.py', f'--data_dir={prepared[0]}', '--dataset=dhf1k', '--every=16']
     arguments += [f'--predictions=maps={prepared[1] / "6"}', f'--output={tmp_path / "out"}']
     monkeypatch.setattr(sys, 'argv', arguments)

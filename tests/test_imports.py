@@ -1,4 +1,4 @@
-"""What the parts of the project need, and what importing them does: nothing."""
+"""The dependencies of the parts of the project, and imports without side effects."""
 
 import socket
 import subprocess

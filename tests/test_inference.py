@@ -1,4 +1,4 @@
-"""Which frames the model sees for each map, recorded by a model whose map is what it saw."""
+"""The frames that the model sees for each map, recorded by a model that returns its input."""
 
 import tracemalloc
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ def numbered(count):
 
 
 def expected(count, length, in_front, behind):
-    """The definition: the padded video, cut."""
+    """By definition: slices of the padded video."""
     padded = [0] * in_front + list(range(count)) + [count - 1] * behind
     return [padded[i : i + length] for i in range(count)]
 

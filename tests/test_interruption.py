@@ -1,4 +1,4 @@
-"""Runs that signals end, at chosen moments, and that go on as if they had not been interrupted."""
+"""Runs that signals end at chosen moments, and that resume as if they had not been interrupted."""
 
 import json
 import os
@@ -31,7 +31,7 @@ FIELDS = {
 
 
 def killed(rng: random.Random) -> list[dict]:
-    """Twelve attempts, each a SIGKILL somewhere else; together they stay below 32 steps."""
+    """Twelve attempts with a SIGKILL at different places; together they stay below 32 steps."""
     most = {'step': 4, 'batch': 5, 'validation': 3, 'saving': 40}
     places = [place for place in most for _ in range(3)]
     rng.shuffle(places)

@@ -1,4 +1,4 @@
-"""Which processes a launcher started: environments as SLURM, Open MPI and TPU hosts make them."""
+"""Detection of a launcher's processes, in environments of SLURM, Open MPI and TPU hosts."""
 
 import os
 

@@ -21,7 +21,7 @@ EXACT = jax.lax.Precision.HIGHEST
 
 
 def with_gradients(function, inputs, cotangent):
-    """What `function` gives, and its gradients: one program, where each operation alone is many."""
+    """The result of `function` and its gradients, compiled as one program instead of many."""
 
     @jax.jit
     def run(inputs, cotangent):
@@ -40,7 +40,7 @@ def form(request):
 
 @pytest.fixture
 def cpu():
-    """Of what the forms for CPUs alone have."""
+    """For features that only the CPU forms have."""
     with forms.use('cpu'):
         yield
 
@@ -139,7 +139,7 @@ def test_gradients_of_conv3d(form, kernel, stride, padding, precision):
     ],
 )
 def test_gradient_of_a_kernel_in_blocks(cpu, x_shape, kernel, stride, padding, out):
-    """As on one device; on several, each pass of the loop would send its part of the sum."""
+    """As on one device; on several, each iteration of the loop would all-reduce its part."""
     x, k = random(*x_shape), random(*kernel, x_shape[-1], out, seed=1)
     tk = torch.from_numpy(k.transpose(4, 3, 0, 1, 2).copy()).requires_grad_()
     y = F.conv3d(to_torch(x), tk, None, stride, padding)
@@ -163,7 +163,7 @@ def test_gradient_of_a_kernel_in_blocks(cpu, x_shape, kernel, stride, padding, o
     'kernel,padding', [((1, 3, 3), (0, 1, 1)), ((1, 1, 3), (0, 0, 1)), ((1, 5, 3), (0, 0, 2))]
 )
 def test_gradient_of_few_pixels(cpu, kernel, padding):
-    """Fewer than some for each output channel: another program for the gradient of the input."""
+    """Few pixels per output channel use another program for the gradient of the input."""
     x, k = random(1, 2, 6, 5, 3), random(*kernel, 3, 40, seed=1)
     tx = to_torch(x).requires_grad_()
     weights = torch.from_numpy(k.transpose(4, 3, 0, 1, 2).copy())

@@ -1,7 +1,7 @@
 """The real network on one device and on a mesh: the same numbers.
 
-tests/test_sharding.py shows it of more layouts with a small network, which compiles in a second;
-this takes two minutes.
+tests/test_sharding.py covers more layouts with a small network, which compiles in a second; this
+takes two minutes.
 """
 
 import jax

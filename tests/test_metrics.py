@@ -1,4 +1,4 @@
-"""Metrics against the benchmark's own MATLAB numbers, pysaliency, and brute force on small maps."""
+"""Metrics against the benchmark's MATLAB numbers, pysaliency, and brute force on small maps."""
 
 import jax
 import jax.numpy as jnp

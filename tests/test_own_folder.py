@@ -1,4 +1,4 @@
-"""Anybody's own recordings: every arrangement, splits, folds, and a dataset that grows."""
+"""Users' own recordings: every layout, splits, folds, and a dataset that grows."""
 
 import os
 from pathlib import Path
@@ -42,7 +42,7 @@ def maps(folder: Path, video: str, of=copies.density_of) -> None:
 
 
 def gaze_table(path: Path, videos=VIDEOS, separator: str = ',') -> Path:
-    """One viewer for each bar: a look at the point of every bar, at the middle of each frame."""
+    """One viewer per bar, who looks at the bar's point in the middle of each frame."""
     lines = [separator.join(('Video', 'Participant', 'Time [ms]', 'gaze_x', 'gaze_y'))]
     for video in videos:
         count, base = VIDEOS[video]
@@ -147,7 +147,7 @@ def test_gaze_alone_becomes_fixations_and_densities(tmp_path, capsys):
         'milliseconds', 'made from gaze: all videos', 'sigma 2 pixels of the video',
     ):  # fmt: skip
         assert told in out
-    # A dataset like any other: looked at, and trained on.
+    # It works like any other dataset: inspection and training.
     data.inspect.main(['mine', f'--data_dir={tmp_path / "out"}', f'--output={tmp_path / "s.png"}'])
     clips = train_clips(['mine'], data_dir=tmp_path / 'out', batch_size=3, frames=16,
                         image_size=(32, 64))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Tables of gaze of any habit, laid on frames; and everything that can be wrong with them."""
+"""Gaze tables in all variants, mapped to frames; and everything that can be wrong with them."""
 
 import math
 from pathlib import Path
@@ -93,7 +93,7 @@ def test_frames_and_times_that_the_video_does_not_have():
 
 
 def test_times_that_run_backwards():
-    """A sample out of order costs itself alone, and one far off does not cost the rest."""
+    """A sample out of order affects only itself, even if it is far off."""
     times = (0.0, 0.2, 0.1, 0.15, 0.25, 900.0, 0.3)
     places, told = laid([('a', t, i + 1, 1) for i, t in enumerate(times)] + [('b', 0.1, 50, 1)])
     assert [x for _, _, x in places] == [1, 50, 2, 5, 7]
@@ -119,7 +119,7 @@ def test_whole_fixations_count_for_each_frame_that_they_last():
 
 def test_two_clocks():
     own = [('a', 500.05, 5, 5), ('a', 500.25, 6, 6)]
-    # All by a clock of their own: each record from its first sample, which may have been lost.
+    # All on separate clocks: each record from its first sample, which may have been lost.
     places, told = laid([*own, ('b', 900.0, 7, 7)], begins=[500.0, 899.9])
     assert places == [(1, 5, 5), (2, 7, 7), (3, 6, 6)]
     assert 'a separate clock' in told and '--gaze_clock=record' in told
@@ -323,7 +323,7 @@ def test_density_from_fixation_maps_of_another_size(tmp_path):
 
 
 def test_the_real_records_of_dhf1k_give_its_annotation(tmp_path, real_data):
-    """By this general way as by the reader of that dataset: one of 52,681 points differs."""
+    """As with the reader of that dataset, one of 52,681 points differs."""
     (tmp_path / 'videos').mkdir()
     film = (real_data / 'dhf1k' / 'video' / '002.AVI').read_bytes()
     (tmp_path / 'videos' / '002.avi').write_bytes(film)

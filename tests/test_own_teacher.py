@@ -14,7 +14,7 @@ from tests import data_copies as copies
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The teacher is a model whose map is the frame in grey; how often it was asked."""
+    """The teacher is a model whose map is the frame in grey; counts its calls."""
     asked = []
 
     class Teacher(Echo):

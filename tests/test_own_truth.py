@@ -1,4 +1,4 @@
-"""Maps scored against a folder of recordings as it lies, and datasets of density maps alone."""
+"""Maps scored against an unprepared folder of recordings, and datasets of only density maps."""
 
 import dataclasses
 import json

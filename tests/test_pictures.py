@@ -1,4 +1,4 @@
-"""Picture files as frames: grey of many bits, orientation, several pictures in a file."""
+"""Image files as frames: grey of many bits, orientation, several images in a file."""
 
 import io
 import struct
@@ -136,7 +136,7 @@ def test_thumbnails_are_not_further_images(tmp_path):
 
 
 def test_size_is_read_without_decoding(tmp_path):
-    """A large folder is checked before the work begins, by its headers alone."""
+    """A large folder is checked before the work starts, by its headers only."""
     content = saved(np.zeros((600, 800, 3), np.uint8), 'png')
     (tmp_path / 'a.png').write_bytes(content[: content.index(b'IDAT') + 8])
     assert pictures.read_header(tmp_path / 'a.png') == (600, 800, 1)

@@ -273,7 +273,7 @@ def test_bad_files_are_named(files, tiny, tmp_path, monkeypatch):
 
 
 def test_metadata_of_another_program(files, tiny, tmp_path):
-    """A safetensors file may say anything in it; where it is no config, the names and shapes do."""
+    """A safetensors file may contain any metadata; without a config, names and shapes are used."""
     state_dict, path = port.to_torch(*tiny), tmp_path / 'x.safetensors'
     for foreign in ({'model': 'vit'}, {'model': '"stsanet"'}, {'format': 'pt'}):
         save_file(state_dict, path, foreign)

@@ -1,4 +1,4 @@
-"""predict.py: what it writes, and what it says and leaves behind when something is wrong."""
+"""predict.py: its output, and its messages and leftovers when something is wrong."""
 
 import dataclasses
 import itertools
@@ -32,7 +32,7 @@ class Config:
 
 
 class RedModel:
-    """Deterministic and quick: what is red in the target frame is salient."""
+    """Deterministic and fast: red pixels of the target frame are salient."""
 
     config = Config()
     calls = 0
@@ -70,7 +70,7 @@ def film(tmp_path):
 
 
 def run_main(*arguments):
-    """As the script does it; returns the exit code."""
+    """Runs main like the script; returns the exit code."""
     predict.FLAGS.unparse_flags()
     for flag in predict.FLAGS.get_key_flags_for_module(predict):
         flag.unparse()
@@ -194,7 +194,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, film, monkeypatch, number, 
 
 
 def test_a_truncated_video(tmp_path, model, capsys):
-    """Cut in two ways: one that shows at once, and one that shows when the damage is reached."""
+    """Truncated in two ways: detected at once, and detected when the damage is reached."""
     film = tmp_path / 'film.mp4'
     video.write_video(film, moving_square(17, rng=np.random.default_rng(0)), 25)
     whole = film.read_bytes()
@@ -260,7 +260,7 @@ def test_file_size_limit_names_the_file_of_the_user(tmp_path, film, model, capsy
     assert not out.exists()
 
 
-# From here on the real script, in a process of its own.
+# From here on the real script, in a separate process.
 
 
 def flags_for(tmp_path, film, **changed):

@@ -1,4 +1,4 @@
-"""predict.py's maps carry the numbers of their frames, and evaluate.py takes them; its overlay."""
+"""predict.py's maps have the numbers of their frames, and evaluate.py reads them; its overlay."""
 
 import json
 from fractions import Fraction
@@ -110,7 +110,7 @@ def test_overlay_of_a_variable_rate_and_of_pixels_that_are_not_square(tmp_path, 
 
 
 def test_frame_is_chosen_by_its_number(tmp_path, model, monkeypatch, capsys):
-    """As the maps are called; by default the middle one of those that there are."""
+    """By the number in the map's name; by default the middle existing one."""
     from test_predict import AttentiveModel
 
     monkeypatch.setattr(stsa_jax, 'load', lambda path: AttentiveModel())

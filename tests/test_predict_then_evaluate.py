@@ -1,4 +1,4 @@
-"""What predict.py writes of a copy's own videos, evaluate.py takes: every map for its frame."""
+"""evaluate.py matches predict.py's maps of a copy's own videos to the right frames."""
 
 import dataclasses
 import shutil
@@ -36,7 +36,7 @@ def echo(monkeypatch):
 
 
 def assert_each_map_is_of_its_frame(folder, dataset, **options):
-    """Every map must show the picture that the dataset has under that number."""
+    """Every map must show the dataset's frame of that number."""
     source = evaluation.PredictionFolder(folder, dataset, select(dataset), **options)
     count = 0
     for video in source.videos:

@@ -1,4 +1,4 @@
-"""Folders of maps as other programs leave them: kinds of files, names, numbers, places between."""
+"""Folders of maps from other programs: file types, names, numbers, intermediate folders."""
 
 import json
 
@@ -20,7 +20,7 @@ GREY = (np.arange(20 * 30).reshape(20, 30) * 109.0).astype(np.float32)  # up to 
 
 
 def save_as(path, values):
-    """Writes a map in the way that the name's ending says; `values` float32 (h, w)."""
+    """Writes a map in the format of the name's extension; `values` float32 (h, w)."""
     match path.suffix:
         case '.npy':
             np.save(path, values)
@@ -89,7 +89,7 @@ def floats(dataset):
 
 
 def write(folder, maps, name='{:04d}.png', start=1):
-    """uint8 maps as PNG, others in the way that the name's ending says."""
+    """uint8 maps as PNG, others in the format of the name's extension."""
     for video, listed in maps.items():
         (folder / video).mkdir(parents=True)
         for number, saliency in enumerate(listed, start):

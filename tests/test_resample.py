@@ -1,4 +1,4 @@
-"""Weights of one size for another: what must stay as it is, and what is refused."""
+"""Resampling weights to another size: invariants, and what is refused."""
 
 import dataclasses
 
@@ -136,7 +136,7 @@ def compressed(state_dict, level, still, frames):
 
 
 def test_a_single_stream_is_resampled_too():
-    """A variant without level 0, whose compression says how long the clips were."""
+    """A variant without level 0, whose compression determines the length of the clips."""
     config = changed(levels=(3,), stsa_levels=(3,), amsf_weighting=False)
     source = port.to_torch(*random_weights(*functional.abstract(STSANet, config)[1:]))
     longer = dataclasses.replace(config, frames=64)

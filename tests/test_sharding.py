@@ -1,4 +1,4 @@
-"""The mesh: the same numbers on any layout, and the right things sent between the devices."""
+"""The mesh: the same results on any layout, and the expected communication between devices."""
 
 import dataclasses
 
@@ -142,7 +142,7 @@ def slice_of_tpus():
 
 
 def compiled_for(devices, fsdp):
-    """What the step sends on these devices, which need not be there, and the parameters."""
+    """The communication of the step on these devices, which need not exist, and the parameters."""
     mesh = sharding.make_mesh(len(devices) // fsdp, fsdp, devices)
     graphdef, params, batch_stats = initial_weights()
     tx = optimizer.optimizer(OPTIMIZER, 10)

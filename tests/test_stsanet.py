@@ -34,7 +34,7 @@ def clips():
 
 @pytest.fixture(scope='module')
 def run(tiny):
-    """Eval mode, with what is inside: clips -> saliency, intermediates."""
+    """Eval mode with intermediates: clips -> saliency, intermediates."""
     graphdef, params, batch_stats = tiny
     compiled = jax.jit(
         lambda p, s, c: functional.apply(graphdef, p, s, c, return_intermediates=True)

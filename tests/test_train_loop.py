@@ -1,4 +1,4 @@
-"""The loop of train.py under faults, and what it does besides computing."""
+"""The loop of train.py under faults, and its work other than computing."""
 
 import json
 import logging
@@ -153,7 +153,7 @@ def test_speed_and_waiting_are_those_of_the_steps_alone(
     monkeypatch,
     capsys,
 ):
-    """By a clock that only reading a batch, validating and saving move on."""
+    """With a clock that only reading a batch, validating and saving advance."""
     now = [0.0]
 
     def takes(kind, name, seconds):
@@ -209,7 +209,7 @@ def test_any_score_is_better_than_nan():
 
 
 def black_map(steps, named):
-    """Makes the second clip's density map all black in these steps: its loss is not a number."""
+    """Makes the second clip's density map all black in these steps, so that its loss is NaN."""
 
     def change(step, batch):
         if step in steps:
@@ -273,7 +273,7 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error(
     monkeypatch,
     capsys,
 ):
-    """Also when a signal stops the run: nobody is told that it was saved."""
+    """Also when a signal stops the run: it does not report that it was saved."""
 
     def full(*_):
         raise InputError('a checkpoint could not be written')
@@ -283,12 +283,12 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error(
     with pytest.raises(InputError, match='a checkpoint could not be written'):
         run(config_file, tmp_path / 'run', f'num_steps={9 if stopped else 3}', 'checkpoint_every=2')
     told = capsys.readouterr().err
-    assert 'step 2: a checkpoint could not be written' in told, 'and training goes on'
+    assert 'step 2: a checkpoint could not be written' in told, 'and training continues'
     assert ', saved' not in told
 
 
 def test_checkpoints_are_written_in_the_background(config_file, tmp_path, on_batch):  # noqa: F811
-    """Steps go on while the writer stands still; what it has not finished has another name."""
+    """Steps continue while the writer is blocked; an unfinished checkpoint has another name."""
     released, seen = threading.Event(), {}
     workdir = tmp_path / 'run'
 
@@ -309,10 +309,9 @@ def test_checkpoints_are_written_in_the_background(config_file, tmp_path, on_bat
 
 
 def test_training_goes_on_when_the_disk_is_full(config_file, tmp_path, capsys, on_batch):  # noqa: F811
-    """A limit on the size of files stands for the disk's end, from the fifth step on.
+    """A limit on the size of files simulates a full disk, from the fifth step on.
 
-    With room again the same command goes on from what was saved before, and ends as if nothing had
-    been.
+    With free space again the same command resumes from the last checkpoint, with the same result.
     """
     workdir, whole = tmp_path / 'run', tmp_path / 'whole'
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

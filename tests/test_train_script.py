@@ -41,7 +41,7 @@ SETTINGS = {
 
 @pytest.fixture(scope='module')
 def prepared(tmp_path_factory):
-    """A folder with four videos of the embedded dataset."""
+    """A folder with four videos of the synthetic dataset."""
     folder = tmp_path_factory.mktemp('datasets')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic.StsaSynthetic, 'COUNTS', {'train': 2, 'validation': 1, 'test': 1})
@@ -277,7 +277,7 @@ def test_bad_fields(override, config_file, tmp_path, monkeypatch, capsys):
 
 
 def test_missing_initial_weights(config_file, tmp_path, monkeypatch, capsys):
-    """The message says what they are, and the folder is free for a second try."""
+    """The message explains them, and the folder can be used for a second try."""
     workdir = tmp_path / 'run'
     recipe = load_config(f'{ROOT}/configs/dhf1k.py').init_from
     told = fails_cleanly(

@@ -145,7 +145,7 @@ def test_rematerialisation_changes_only_the_order_of_sums(plain, keep):
 
 
 def test_recomputation_is_not_merged_with_the_forward_pass():
-    """XLA's compiler for CPUs would merge the two, and keep it all, without a barrier."""
+    """Without a barrier XLA's CPU compiler would merge the two, and keep everything in memory."""
     mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
     graphdef, params, batch_stats = initial_weights()
     tx = optimizer.optimizer(CONSTANT, 10)
@@ -166,7 +166,7 @@ def test_recomputation_is_not_merged_with_the_forward_pass():
     ],
 )
 def test_few_of_the_papers_activations_are_saved(capsys, keep, train, least, most):
-    """What JAX hands from the forward to the backward pass, besides the arguments."""
+    """The residuals that JAX saves for the backward pass, except the arguments."""
     graphdef, *weights = functional.abstract(STSANet, STSANetConfig())
     clip = jax.ShapeDtypeStruct((1, 32, 224, 384, 3), jnp.float32)
 

@@ -1,4 +1,4 @@
-"""What docs/transformations.md shows runs as it stands."""
+"""The code of docs/transformations.md runs as written."""
 
 import re
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_the_page_runs_from_top_to_bottom():
         np.testing.assert_allclose(a, b, atol=1e-4 * max(1, float(jnp.abs(b).max())))
     assert set(names['program'].platforms) == {'cpu', 'cuda', 'tpu'}
 
-    # As it says, the forms for CPUs have reverse mode alone; and `vmap` goes through.
+    # As documented, the CPU forms have only reverse mode, and `vmap` works.
     inputs = [names[name] for name in ('params', 'clips', 'density')]
     with forms.use('cpu'):
         jax.eval_shape(jax.vmap(jax.grad(names['loss_of_one']), (None, 0, 0)), *inputs)

@@ -1,4 +1,4 @@
-"""Where a file says itself that its end is missing, and where it does not."""
+"""Files whose own structure shows that their end is missing, and others."""
 
 import pytest
 
@@ -20,14 +20,14 @@ def film(tmp_path):
 
 
 def told(path):
-    """What the refusal says."""
+    """The message of the refusal."""
     with pytest.raises(InputError, match=r'is truncated after \d+ frames') as error:
         video.read_frames(path)
     return str(error.value)
 
 
 def test_a_download_whose_rest_is_zeros(film):
-    """Of the right size, as programs that reserve the space leave it."""
+    """Of the right size, as left by programs that preallocate the space."""
     for name in ('a.mkv', 'a.webm'):
         codec = 'libvpx' if name == 'a.webm' else 'libx264'
         path = film(name, lambda b: b[: len(b) * 2 // 3] + bytes(len(b) - len(b) * 2 // 3), codec)
@@ -50,7 +50,7 @@ def tags_of_flv(content):
 
 
 def test_flv_that_ends_with_a_tag(film):
-    """Nothing of it is incomplete; the length in its header is more than a second longer."""
+    """No tag is incomplete; the length in the header is more than a second longer."""
     path = film('a.flv', lambda b: b[: tags_of_flv(b)[8]])
     assert 'but its header says 1.6' in told(path)
 

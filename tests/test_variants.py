@@ -1,4 +1,4 @@
-"""The paper's variants (Tables III to VI): each is what the paper says, built of the same parts."""
+"""The paper's variants (Tables III to VI): each matches the paper, built of the same parts."""
 
 import dataclasses
 import math
@@ -43,7 +43,7 @@ def count(pattern='', config=FULL):
 
 
 def random_params(module, seed=0):
-    """Overwrites every parameter with noise, so that nothing is at a special value."""
+    """Overwrites every parameter with noise, so that none has a special value."""
     rng = np.random.default_rng(seed)
     graphdef, state = nnx.split(module)
     noise = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape, scale=0.3), x.dtype), state)

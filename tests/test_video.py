@@ -1,4 +1,4 @@
-"""Decoding and encoding, on videos that FFmpeg writes here and then are cut, turned or spoiled."""
+"""Decoding and encoding of videos that are written here and then cut, rotated or corrupted."""
 
 import logging
 import resource
@@ -125,7 +125,7 @@ def test_a_truncated_video(tmp_path, caplog, name, share):
 
 
 def test_damage_inside_a_video(tmp_path, caplog):
-    """Packets that are whole but do not decode: found on the way, and named by the frame before."""
+    """Complete packets that do not decode: found while decoding, and named by the frame before."""
     path = write(tmp_path / 'a.mp4', noise(40))
     whole = list(video.read_frames(path)[1])
     with av.open(str(path)) as file:
@@ -294,7 +294,7 @@ def test_no_partial_file_is_left(tmp_path):
 
 
 def test_a_disk_that_fills_up(tmp_path):
-    """A file-size limit stands for a full disk; the error is the operating system's."""
+    """A file-size limit simulates a full disk; the error is the operating system's."""
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

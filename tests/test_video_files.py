@@ -1,4 +1,4 @@
-"""Oddities of video files that are good, and what of damaged ones is used; made here by PyAV."""
+"""Unusual but valid video files, and the usable part of damaged ones; made here with PyAV."""
 
 import itertools
 import shutil
@@ -86,7 +86,7 @@ MATRICES = list(itertools.product([1, -1], [1, -1], [False, True]))
 
 @pytest.mark.parametrize('first, second, swap', MATRICES)
 def test_display_matrix(tmp_path, first, second, swap):
-    """Turned and mirrored as the matrix says, pixel by pixel."""
+    """Rotated and mirrored as the matrix specifies, pixel by pixel."""
     stored = np.full((32, 64, 3), 20, np.uint8)
     stored[:16, :32], stored[:16, 32:], stored[16:, :32] = 230, (0, 160, 0), (0, 0, 200)
     a, b, c, d = (0, first, second, 0) if swap else (first, 0, 0, second)
@@ -131,7 +131,7 @@ def test_an_angle_that_is_not_a_quarter_turn(tmp_path, caplog):
 
 @pytest.mark.parametrize('swap', [False, True])
 def test_shape_of_pixels(tmp_path, swap):
-    """PAL's 16:9, as DVD and DV have it; turned by a quarter, the other way round."""
+    """PAL's 16:9, as in DVD and DV; rotated by a quarter turn, the inverse."""
 
     def change(stream):
         stream.codec_context.sample_aspect_ratio = Fraction(64, 45)
@@ -207,7 +207,7 @@ def trim(path, to, start):
 
 
 def test_a_trimmed_film(tmp_path):
-    """What is hidden is neither counted nor shown, and does not shift the numbers."""
+    """Hidden frames are neither counted nor shown, and do not shift the numbers."""
     whole = write(tmp_path / 'a.mp4', numbered(40), change=lambda s: s.codec_context.max_b_frames)
     path = trim(whole, tmp_path / 'b.mp4', 17)  # from the key frame 11
     with av.open(str(path)) as file:
@@ -223,7 +223,7 @@ def test_a_trimmed_film(tmp_path):
 
 
 def test_repeated_pictures_of_theora(tmp_path):
-    """It stores an empty packet for a picture that is as before."""
+    """It stores an empty packet for a repeated picture."""
     frames = [copies.frame_of(BASE + 1 + 10 * (n // 10)) for n in range(31)]
     path = tmp_path / 'a.ogv'
     if 'libtheora' in av.codecs_available:
@@ -244,7 +244,7 @@ def test_repeated_pictures_of_theora(tmp_path):
 
 
 def test_avi_that_repeats_pictures_to_its_end(tmp_path):
-    """Empty packets; the places after one keep their numbers, and the file is whole."""
+    """Empty packets; later positions keep their numbers, and the file is complete."""
     times = [n for n in range(37) if n not in (4, 5)]
     frames = [copies.frame_of(BASE + n + 1) for n in times]
     path = write(tmp_path / 'a.avi', frames, 'mpeg4', times=times)
@@ -299,7 +299,7 @@ def test_the_best_of_several_streams(tmp_path, caplog):
 @pytest.mark.parametrize('codec', ['libx264', 'mpeg2video'])
 @pytest.mark.parametrize('name', ['a.ts', 'a.mkv'])
 def test_a_recording_that_begins_between_key_frames(tmp_path, name, codec):
-    """What needs an earlier key frame is neither announced nor shown; the rest keeps its place."""
+    """Frames that need an earlier key frame are neither counted nor shown."""
     whole = write(tmp_path / 'whole.mkv', numbered(40), codec)
     with av.open(str(whole)) as source, av.open(str(tmp_path / name), 'w') as file:
         copy = file.add_stream_from_template(source.streams.video[0])
@@ -355,7 +355,7 @@ def test_one_damaged_packet_costs_its_own_frames(tmp_path, caplog, codec, how):
 
 @pytest.mark.parametrize('codec', ['libx264', 'mpeg2video'])
 def test_joined_transport_streams(tmp_path, codec):
-    """The clock begins anew, and each joint looks like a damaged packet; nothing is lost."""
+    """The timestamps restart, and each splice looks like a damaged packet; nothing is lost."""
     first = write(tmp_path / 'a.ts', numbered(40), codec).read_bytes()
     frames = [copies.frame_of(BASE + 40 + n) for n in range(1, 21)]
     second = write(tmp_path / 'b.ts', frames, codec).read_bytes()
@@ -368,7 +368,7 @@ def test_joined_transport_streams(tmp_path, codec):
 
 
 def test_a_segment_that_is_missing(tmp_path, caplog):
-    """As recordings of HLS have it: the clock runs on, so the frames after it keep their places."""
+    """As in recordings of HLS: timestamps continue, so later frames keep their positions."""
     parts = []
     for n in (0, 10, 30):
         times = range(n + 9, n + 19)

@@ -1,4 +1,4 @@
-"""Folders of frames as people have them: two files for a frame, other files, numbers in names."""
+"""Real-world folders of frames: two files for a frame, other files, numbers in names."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Pictures: right colours in the right places, and files that are written whole."""
+"""Images: right colours in the right places, and complete files."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Files of weights as people hold them: any name, any wrapper, old formats, and broken numbers."""
+"""Real-world weight files: any name, any wrapper, old formats, and invalid numbers."""
 
 import argparse
 import collections
@@ -41,7 +41,7 @@ def tensors(arrays):
 
 
 def assert_read(path, arrays) -> list[str]:
-    """Asserts that `path` holds `arrays`; returns what was said."""
+    """Asserts that `path` holds `arrays`; returns the messages."""
     said: list[str] = []
     weights = read_weights(path, say=said.append)
     back = port.to_torch(weights.params, weights.batch_stats)
@@ -157,7 +157,7 @@ def whole_model():
 
 
 def write_odd_files(folder) -> dict[str, list[str]]:
-    """Files that hold no plain state dict: name -> what their message says."""
+    """Files without a plain state dict: name -> parts of their message."""
     torch.save(whole_model(), folder / 'whole.pth')
     torch.save(whole_model(), folder / 'whole_old.pt', _use_new_zipfile_serialization=False)
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), folder / 'script.pt')

@@ -17,7 +17,7 @@ FORMS = [(2, 3), (4, 3), (2, 5), (4, 5)]
 
 @pytest.fixture
 def always(monkeypatch):
-    """However small a convolution is, it uses Winograd's algorithm if it has the form."""
+    """Even small convolutions use Winograd's algorithm if they have the right form."""
     monkeypatch.setattr(winograd, 'LARGE', 0)
     monkeypatch.setattr(winograd, 'LARGE_GRADIENT', 0)
     monkeypatch.setattr(winograd, 'WORTH', 0)
@@ -59,7 +59,7 @@ def ours(x, kernel, dy, padding):
 
 
 def relative_error(result, wanted):
-    """Root mean square, of the wanted values'."""
+    """Root mean square error, relative to the expected values."""
     return np.sqrt(np.mean((np.asarray(result) - wanted) ** 2) / np.mean(wanted**2))
 
 
@@ -89,7 +89,7 @@ def test_result_and_gradients(always, kernel, height, width, more, seed):
 
 @pytest.mark.parametrize('kernel', [(3, 3), (5, 5)])
 def test_the_error_is_a_few_roundings(always, kernel):
-    """What `stsa_jax.ops.cpu.winograd` says of it, at the network's number of channels."""
+    """As documented in `stsa_jax.ops.cpu.winograd`, at the network's number of channels."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=(1, 16, 16, 192)).astype(np.float32)
     k = rng.normal(size=(*kernel, 192, 32)).astype(np.float32)
@@ -118,14 +118,14 @@ def test_it_takes_fewer_multiplications(always, monkeypatch):
 
 @pytest.mark.parametrize('exact, dtype', [(True, jnp.float32), (False, jnp.bfloat16)])
 def test_not_where_rounding_counts(always, monkeypatch, exact, dtype):
-    """Not in front of the pool that keeps its indices, and not with fewer digits."""
+    """Not before the pool with indices, and not at lower precision."""
     monkeypatch.setattr(winograd, 'convolution', lambda *_: pytest.fail('rounding counts here'))
     x, k = jnp.ones((1, 8, 8, 64), dtype), jnp.ones((3, 3, 64, 64), dtype)
     jax.jit(lambda x, k: conv2d.conv2d(x, k, (1, 1), (1, 1), exact))(x, k)
 
 
 def test_equal_images_stay_equal(always):
-    """What one clip gives does not depend on the others of its batch."""
+    """The result for one clip does not depend on the others in its batch."""
     rng = np.random.default_rng(2)
     x = rng.normal(size=(3, 9, 8, 24)).astype(np.float32)
     k = rng.normal(size=(3, 3, 24, 16)).astype(np.float32)

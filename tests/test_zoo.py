@@ -1,4 +1,4 @@
-"""The field's other models against their released code, run in PyTorch in float64.
+"""Other models against their released code, run in PyTorch in float64.
 
 Weights and clips are made by `zoo_rule`; the numbers in `tests/data/<name>.npz` are of two clips at
 a small size. The tap names are ours.

@@ -1,4 +1,4 @@
-"""What belongs to a model with its weights: windows, resizing of frames, finishing of maps."""
+"""The use of a model's weights: windows, resizing of frames, post-processing of maps."""
 
 from types import SimpleNamespace
 
