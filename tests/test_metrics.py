@@ -286,20 +286,19 @@ def test_expected_ties_is_the_mean_over_orders(case):
     assert abs(expected - np.mean(runs)) <= 4.5 * np.std(runs) / 20 + 1e-12
 
 
+@jax.jit
+def five(p, g, f):
+    scores = metrics.cc(p, g), metrics.sim(p, g), metrics.kl(p, g), metrics.nss(p, f)
+    return jnp.stack([*scores, metrics.auc_judd(p, f)])
+
+
 @settings(deadline=None, max_examples=15)
 @given(small_cases(), st.floats(0.01, 100))
 def test_scale_and_range(case, scale):
     """Scores do not change with the scale of a map, stay in their range, and reward perfection."""
     prediction, density, fixated, _ = case
     p, g, f = prediction[None], density[None], fixated[None]
-    for score in (
-        lambda p: metrics.cc(p, g),
-        lambda p: metrics.sim(p, g),
-        lambda p: metrics.nss(p, f),
-        lambda p: metrics.kl(p, g),
-        lambda p: metrics.auc_judd(p, f),
-    ):
-        np.testing.assert_allclose(score(p), score(p * scale), rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(five(p, g, f), five(p * scale, g, f), rtol=2e-3, atol=2e-4)
     assert -1.0001 <= metrics.cc(p, g)[0] <= 1.0001
     assert 0 <= metrics.sim(p, g)[0] <= 1.0001
     assert metrics.kl(g, g)[0] == pytest.approx(0, abs=1e-5)
@@ -311,6 +310,7 @@ def test_scale_and_range(case, scale):
 # --- undefined scores ------------------------------------------------------------------------
 
 
+@jax.jit
 def all_scores(prediction, density, fixations, other):
     bound = {'max_fixations': prediction[0].size}  # one compilation for all cases
     key = jax.random.split(jax.random.key(0), len(prediction))
@@ -322,7 +322,7 @@ def all_scores(prediction, density, fixations, other):
         'auc_judd': metrics.auc_judd(prediction, fixations, **bound),
         'auc_expected': metrics.auc_judd(prediction, fixations, ties='expected', **bound),
         'sauc': metrics.auc_shuffled(prediction, fixations, other, key=key, **bound),
-        'ig': metrics.information_gain(prediction, fixations, np.ones_like(prediction)),
+        'ig': metrics.information_gain(prediction, fixations, jnp.ones_like(prediction)),
     }
 
 
@@ -405,25 +405,31 @@ def test_gradients():
         fixations = (rng.random((2, 5, 7)) < 0.2).astype(float)
         baseline = rng.random((2, 5, 7)) + 0.1
         direction = rng.normal(size=prediction.shape)
-        for score in (
+        functions = (
             lambda p: metrics.cc(p, density),
             lambda p: metrics.sim(p, density),
             lambda p: metrics.nss(p, fixations),
             lambda p: metrics.kl(p, density),
             lambda p: metrics.information_gain(p, fixations, baseline),
+        )
+
+        @jax.jit
+        def values_and_gradients(p):
+            """Of each score: its sum over the examples that have it, and the gradient."""
+            return [jax.value_and_grad(lambda p, s=s: jnp.nansum(s(p)))(p) for s in functions]
+
+        h = 1e-6
+        ahead, behind = (values_and_gradients(prediction + t * direction) for t in (h, -h))
+        broken = np.array(prediction)
+        broken[1] = 0
+        for (_, gradient), (above, _), (below, _), (_, beside) in zip(
+            values_and_gradients(prediction), ahead, behind, values_and_gradients(broken)
         ):
-            gradient = jax.grad(lambda p, score=score: score(p).sum())(jnp.asarray(prediction))
-            h = 1e-6
-            numeric = (
-                score(prediction + h * direction) - score(prediction - h * direction)
-            ).sum() / (2 * h)
+            numeric = (above - below) / (2 * h)
             assert (gradient * direction).sum() == pytest.approx(float(numeric), rel=1e-5)
-            broken = np.array(prediction)
-            broken[1] = 0
-            gradient = jax.grad(lambda p, score=score: jnp.nansum(score(p)))(jnp.asarray(broken))
-            assert np.isfinite(gradient).all()
-            assert (gradient[0] != 0).any()
-            assert (gradient[1] == 0).all()
+            assert np.isfinite(beside).all()
+            assert (beside[0] != 0).any()
+            assert (beside[1] == 0).all()
 
 
 def test_under_jit_without_bounds():
@@ -447,17 +453,21 @@ def test_lists_of_fixated_pixels_are_as_good_as_maps():
             found = rng.permutation(np.flatnonzero(one))
             row[rng.permutation(64)[: len(found)]] = found
         lists.append(listed)
-    for score in (
-        lambda p, f, o: metrics.nss(p, f),
-        lambda p, f, o: metrics.information_gain(p, f, jnp.ones_like(p)),
-        lambda p, f, o: metrics.auc_judd(p, f, ties='expected'),
-        lambda p, f, o: metrics.auc_shuffled(p, f, o, step=None),
-        lambda p, f, o: metrics.auc_shuffled(p, f, o, key=keys),
-    ):
-        expected = score(prediction, *drawn)
-        # float32 sums in another order.
-        np.testing.assert_allclose(score(prediction, *lists), expected, atol=2e-6)
-        np.testing.assert_allclose(jax.jit(score)(prediction, *lists), expected, atol=2e-6)
+
+    def scores(p, f, o):
+        return (
+            metrics.nss(p, f),
+            metrics.information_gain(p, f, jnp.ones_like(p)),
+            metrics.auc_judd(p, f, ties='expected'),
+            metrics.auc_shuffled(p, f, o, step=None),
+            metrics.auc_shuffled(p, f, o, key=keys),
+        )
+
+    expected = scores(prediction, *drawn)
+    for found in (scores(prediction, *lists), jax.jit(scores)(prediction, *lists)):
+        for score, wanted in zip(found, expected, strict=True):
+            # float32 sums in another order.
+            np.testing.assert_allclose(score, wanted, atol=2e-6)
     gradients = [
         jax.grad(lambda p, f=f: metrics.nss(p, f).sum())(jnp.asarray(prediction))
         for f in (drawn[0], lists[0])

@@ -65,18 +65,19 @@ def relative_error(result, wanted):
 
 # `always` is the same for every example.
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     kernel=st.sampled_from([(3, 3), (3, 1), (1, 3), (5, 5), (5, 1), (1, 5)]),
-    height=st.integers(5, 13),
-    width=st.integers(5, 13),
+    # Filled tiles and not, of both kinds; each size compiles anew.
+    size=st.sampled_from([(5, 12), (8, 9)]),
     more=st.integers(-1, 1),
     seed=st.integers(0, 2**16),
 )
-def test_result_and_gradients(always, kernel, height, width, more, seed):
+def test_result_and_gradients(always, kernel, size, more, seed):
     """Any length, whether tiles fill it or not; padded to keep the size, by less, and by more."""
     rng = np.random.default_rng(seed)
+    height, width = size
     x = rng.normal(size=(2, height, width, 24)).astype(np.float32)
     k = rng.normal(size=(*kernel, 24, 16)).astype(np.float32)
     padding = tuple(min(max(n // 2 + more, 0), n - 1) for n in kernel)
