@@ -17,7 +17,8 @@ from stsa_jax.distribution import sharding
 from stsa_jax.metrics import losses
 from stsa_jax.models import functional
 from stsa_jax.models.s3d import S3DConfig
-from stsa_jax.ops import forms
+from stsa_jax.ops import cpu, forms
+from stsa_jax.training import remat
 from stsa_jax.weights import port
 
 pytestmark = pytest.mark.slow
@@ -130,23 +131,28 @@ def test_attention_rows_are_distributions(evaluated):
         np.testing.assert_allclose(matrix.sum(-1), 1, atol=1e-5, err_msg=name)
 
 
-@pytest.fixture(scope='module')
-def trained(model):
-    """Loss, gradients and new batch statistics of one train-mode step on the golden clip."""
+@pytest.fixture(scope='module', params=['cpu', pytest.param('plain', marks=pytest.mark.long)])
+def trained(model, request):
+    """Loss, gradients and new batch statistics of one train-mode step on the golden clip.
+
+    With both forms of the operations, and the residuals of a training step.
+    """
     graphdef, params, batch_stats = model
 
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
 
     def loss_fn(params, clip, density):
-        saliency, stats = functional.apply(graphdef, params, batch_stats, clip, train=True)
+        run = remat.apply(graphdef, 'products')
+        saliency, stats = run(params, batch_stats, clip, train=True)
         return losses.saliency_loss(saliency, density).mean(), (saliency, stats)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=cpu.step_options('products'))
     def step(*inputs):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # as a training step
             return jax.value_and_grad(loss_fn, has_aux=True)(*inputs)
 
-    (loss, (saliency, stats)), grads = step(params, rule.clip(1), rule.density(1))
+    with forms.use(request.param):
+        (loss, (saliency, stats)), grads = step(params, rule.clip(1), rule.density(1))
     return float(loss), np.asarray(saliency), jax.device_get(stats), jax.device_get(grads)
 
 
