@@ -50,7 +50,7 @@ ROOT = Path(__file__).parents[1]
 # in stsa_jax/training/meter.py. TPU v5e: cloud.google.com/tpu/docs/v5e.
 CHIPS = {'TPU v5 lite': (1.5e9, 819e9, 16e9)}
 HEAD = (
-    *('work', 'dtype', 'batch', 'modelled ms a clip', 'of peak', 'GB accessed a clip'),
+    *('work', 'dtype', 'batch', 'modelled ms per clip', 'of peak', 'GB accessed per clip'),
     *('temporary GB', 'operations', 'compile, s'),
 )
 
@@ -171,7 +171,7 @@ def print_details(row: Row, found: dict, top: int) -> None:
     print(f'\n{row.work}, {row.dtype}, batch {row.batch}: where the modelled time goes\n')
     if loops := found['loops_of_unknown_length']:
         print(f'Loops of unknown length, counted once: {", ".join(loops)}.\n')
-    print('| modelled ms a clip | share | times | kind | result | operands | layer | source |')
+    print('| modelled ms per clip | share | times | kind | result | operands | layer | source |')
     print('|---' * 8 + '|')
     for each in operations[:top]:
         operands = Counter(short(shape) for shape in each['operands'])
@@ -189,7 +189,7 @@ def print_details(row: Row, found: dict, top: int) -> None:
         for each in operations:
             times[key(each)] += each['modelled_ms']
             numbers[key(each)] += 1
-        print(f'\n| {title} | modelled ms a clip | share | operations |\n|---|---|---|---|')
+        print(f'\n| {title} | modelled ms per clip | share | operations |\n|---|---|---|---|')
         for name, milliseconds in times.most_common(top):
             share = milliseconds / found['modelled_ms']
             print(f'| {name} | {milliseconds:.3f} | {share:.1%} | {numbers[name]} |')

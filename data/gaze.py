@@ -83,7 +83,7 @@ def read_dhf1k(
     rows = read_rows(path)
     if not rows or len(rows[0]) < 8 or not rows[0][0].lower().startswith('time'):
         raise InputError(
-            f'{path}: is no record of DHF1K: a tab-separated table was expected, with a header '
+            f'{path}: not a DHF1K record: a tab-separated table was expected, with a header '
             "'Time, Type, Trial, ..., L POR X [px], L POR Y [px], L Event Info'"
         )
     time, kind, at_x, at_y, event = _columns(rows[0])

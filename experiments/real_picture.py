@@ -1,4 +1,4 @@
-"""The README's first picture: frames of a real video, where people looked, and a model's maps.
+"""The README's first figure: frames of a real video, fixations, and a model's maps.
 
     python predict.py --checkpoint=d123s_rc4_rc1T.pth --video=DHF1K/video/002.AVI --output=runs/002
     python -m experiments.real_picture --dataset=DHF1K --maps=runs/002/maps --output=docs/real.png
@@ -27,8 +27,8 @@ def main() -> None:
         allow_abbrev=False,
     )
     parser.add_argument('--dataset', type=Path, required=True, help="DHF1K's own folder")
-    parser.add_argument('--maps', type=Path, required=True, help='maps of 002, as of predict.py')
-    parser.add_argument('--output', required=True, help='the picture to write')
+    parser.add_argument('--maps', type=Path, required=True, help='maps of 002 from predict.py')
+    parser.add_argument('--output', required=True, help='the image to write')
     options = parser.parse_args()
     annotation = options.dataset / 'annotation' / '0002'
     chosen = [

@@ -36,7 +36,7 @@ def test_a_bad_record_is_named_and_the_others_are_used(tmp_path, capsys):
     dhf1k_record(copy, 1, 2, 'this is no record')  # the only one of its video
     run('dhf1k', tmp_path)
     told = capsys.readouterr().out
-    assert 'P03_Trail001.txt: is no record of DHF1K' in told
+    assert 'P03_Trail001.txt: not a DHF1K record' in told
     assert 'no record of video 2 can be read; video skipped' in told
     assert told.splitlines()[-1].startswith('2 videos, ')
     for video in (1, 3):

@@ -303,7 +303,7 @@ def test_the_same_file_in_two_splits_is_reported(tmp_path):
     empty_videos(tmp_path, 'train/a.mp4', 'test/b.mp4', 'test/c.mp4')
     (tmp_path / 'test' / 'b.mp4').write_bytes((tmp_path / 'train' / 'a.mp4').read_bytes())
     _, told = found(tmp_path)
-    assert told.count('is the very same file as') == 1 and 'leaks into training' in told
+    assert told.count('is identical to') == 1 and 'leaks into training' in told
 
 
 # The arrangement of STAViS

@@ -261,7 +261,7 @@ def test_one_file_per_viewer(tmp_path):
     recordings, told = understood(root)
     assert fixated(recordings.videos[0]) == [(1, 6, 5), (1, 8, 7)]
     assert recordings.videos[0].samples.viewers == ('anna', 'ben')
-    assert 'scores.csv: is no table of gaze' in told
+    assert 'scores.csv: not a gaze table' in told
 
 
 @pytest.mark.parametrize('text, told', [

@@ -95,8 +95,8 @@ class Tables:
     def read(self, places: Sequence[Place], videos: Sequence[Files], report: Report) -> None:
         """Reads every table; lines that are not samples of a video are counted and reported.
 
-        Raises InputError for a table of a video whose columns cannot be told, and if no table has
-        any fixation. Of several tables one that cannot be read is left out and reported.
+        Raises InputError for a table of a video whose columns cannot be identified, and if no table
+        has any fixation. Of several tables one that cannot be read is left out and reported.
         """
         named = Named(videos)
         for place in places:
@@ -120,7 +120,7 @@ class Tables:
                 continue
             if chosen is None:
                 report.add(
-                    str(place.path), 'is no table of gaze (no columns that are plainly x and y)',
+                    str(place.path), 'not a gaze table (no columns that are clearly x and y)',
                     'skipped; if it is one, set --gaze_columns=x=...,y=...',
                 )  # fmt: skip
                 continue

@@ -18,7 +18,7 @@ from stsa_jax.errors import InputError, ranges
 
 PIXELS, FRACTIONS = 'pixels', 'fractions'
 UNITS = {'us': 1e-6, 'ms': 1e-3, 's': 1.0}  # seconds
-OFF = 0.5  # of the samples outside of the picture; with more, places are misunderstood
+OFF = 0.5  # fraction of samples outside the picture; with more, positions are misinterpreted
 _ROUNDING = 1e-7  # seconds
 
 
@@ -46,7 +46,7 @@ class View:
     def pixels(
         self, x: np.ndarray, y: np.ndarray, size: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Column and row, int (n,), of places, on a picture of `size` (h, w); maybe outside."""
+        """Column and row, int (n,), of positions on a frame of `size` (h, w); may be outside."""
         height, width = size
         if self.units == FRACTIONS and self.screen is not None:
             x, y = x * self.screen[1], y * self.screen[0]
@@ -78,11 +78,11 @@ def fixations_of(
     """The fixations of a video; `frame` has the frame numbers.
 
     Args:
-        size: (h, w) of its pictures.
+        size: (h, w) of its frames.
         numbers: of its frames, ascending.
         times: (n + 1,), seconds: when each frame begins, and when the last one ends.
 
-    What falls on no frame or beside the picture is left out, counted and reported.
+    Samples outside of all frames or of the picture are left out, counted and reported.
     """
     path, lasting = samples.source, samples.lasts > 0
     count = len(numbers)

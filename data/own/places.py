@@ -47,7 +47,7 @@ _RANK = ['', FRAMES, MAPS, FIXATIONS, GAZE]
 
 
 class Place(NamedTuple):
-    """A video file, a folder of pictures or .mat files, or a table."""
+    """A video file, a folder of images or .mat files, or a table."""
 
     role: str
     path: Path
@@ -115,7 +115,7 @@ def _walk(
 
 
 def _without_wrapping(places: list[Place]) -> list[Place]:
-    """Without the folders that everything lies in: `wrapper/videos/a.mp4` is of the video `a`."""
+    """Strips folders that contain everything: `wrapper/videos/a.mp4` is of the video `a`."""
     named = [place for place in places if place.role != GAZE]  # tables may lie elsewhere
     while named and all(len(place.parts) > 1 for place in named):
         around = {place.parts[0] for place in named}

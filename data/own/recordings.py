@@ -168,7 +168,7 @@ def _view(
         units = guess_units(list(samples.values()))
         where = 'screen' if how.screen else 'video'
         notes.append(
-            f'gaze: x and y are taken as {units} of the {where} (--gaze_units, --gaze_screen)'
+            f'gaze: x and y are interpreted as {units} of the {where} (--gaze_units, --gaze_screen)'
         )
     in_frames = [each for each in samples.values() if each.in_frames]
     if in_frames and first is None:
@@ -179,7 +179,7 @@ def _view(
     if len(in_frames) < len(samples) and not second:
         second = tables.unit or _second(how, files, samples)
         unit = {1.0: 'seconds', 1e-3: 'milliseconds', 1e-6: 'microseconds'}[second]
-        notes.append(f'gaze: times are taken as {unit} (--gaze_time)')
+        notes.append(f'gaze: times are interpreted as {unit} (--gaze_time)')
     return View(units, how.screen, how.fitted, second or 1.0, how.clock, first), notes
 
 

@@ -105,7 +105,7 @@ def by_share(
     seed: int,
     earlier: Mapping[str, str],
 ) -> dict[str, str]:
-    """{video: split}: so many of the videos in each, drawn by the seed.
+    """{video: split}: the given shares of the videos, drawn by the seed.
 
     A video that was in a split `earlier` stays there; new ones fill the gaps.
     """
@@ -180,7 +180,7 @@ def folds_of(root: Path, name: str, videos: Sequence[Files], report: Report) -> 
 
 
 def note_twins(videos: Sequence[Files], splits: Mapping[str, str], report: Report) -> None:
-    """Reports video files of the very same content that are in two splits."""
+    """Reports identical video files that are in two splits."""
     by_size: dict[int, list[Files]] = {}
     for video in videos:
         if video.name in splits and video.frames is not None and video.frames.is_file():
@@ -196,7 +196,7 @@ def note_twins(videos: Sequence[Files], splits: Mapping[str, str], report: Repor
             twin = first.setdefault(digest, video)
             if splits[twin.name] != splits[video.name]:
                 report.add(
-                    str(video.frames), f'in split {splits[video.name]}, is the very same file as '
+                    str(video.frames), f'in split {splits[video.name]}, is identical to '
                     f'{twin.frames} in {splits[twin.name]}',
                     'used; test data leaks into training, so remove one of the two',
                 )  # fmt: skip

@@ -20,7 +20,7 @@ SHOWN = 10  # notes
 class FolderTruth:
     """The annotated frames of a folder, with the attributes and methods of a VideoDataset.
 
-    Frames that are not annotated are no part of it. `notes` are lines for the user.
+    Frames without annotation are not included. `notes` are lines for the user.
     """
 
     def __init__(self, root: Path, how: How, split: str = ''):
@@ -96,7 +96,7 @@ class FolderTruth:
         return None if maps is None else maps[1].values > 0
 
     def frame(self, i: int) -> np.ndarray:
-        """Frame of example i: uint8 RGB (h, w, 3); grey where there is none. Quick in order."""
+        """Frame of example i: uint8 RGB (h, w, 3); grey if it is missing. Fast in order."""
         video, _ = self._at(i)
         number, source = self.frame_number(i), self._sources[video]
         if source.frames_from:

@@ -106,7 +106,7 @@ class OwnVideo(FolderVideo):
     def timing(self) -> tuple[list[int], np.ndarray]:
         """The frames' numbers, and (n + 1,) when each begins and the last one ends, in seconds.
 
-        Raises OSError or FFmpegError if it is a file that is no video.
+        Raises OSError or FFmpegError if it is a file but not a video.
         """
         source = Path(self.frames_from)
         if source.is_dir():
