@@ -18,7 +18,7 @@ from jax import lax
 
 from benchmarks.processes import in_own_process, timed
 from benchmarks.released import example
-from stsa_jax import ops, training
+from stsa_jax import training
 from stsa_jax.configuration import load_config
 from stsa_jax.distribution import sharding
 from stsa_jax.errors import exit_cleanly
@@ -69,10 +69,6 @@ def _exact_in_one_sum(x, kernel, stride, padding):
     return convolution._plain(x, kernel, stride, padding)
 
 
-def _input_gradient(x, kernel, dy, stride, padding):
-    return jax.vjp(lambda x: convolution._plain(x, kernel, stride, padding), x)[1](dy)[0]
-
-
 def _kernel_gradient(x, kernel, dy, stride, padding):
     return jax.vjp(lambda k: convolution._plain(x, k, stride, padding), kernel)[1](dy)[0]
 
@@ -91,16 +87,9 @@ WITHOUT = {
 }
 WITHOUT_IN_GRADIENT = {
     "BatchNorm's gradient": (cpu, 'batch_norm_relu', _batch_norm_relu),
-    "attention's gradient": (cpu, 'softmax_product', ops.attention._softmax_product),
     "Winograd's kernel gradient": (winograd, 'LARGE_GRADIENT', INFINITE),
     'kernel gradients as products': (convolution, '_kernel_gradient', _kernel_gradient),
     'kernel gradients in blocks': (convolution, 'ROWS', INFINITE),
-    'input gradients by phases and of few pixels': (
-        convolution,
-        '_input_gradient',
-        _input_gradient,
-    ),
-    'input gradients of few pixels': (convolution, 'FEW', 0),
 }
 
 

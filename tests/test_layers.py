@@ -159,23 +159,6 @@ def test_gradient_of_a_kernel_in_blocks(cpu, x_shape, kernel, stride, padding, o
         np.testing.assert_allclose(compiled(x, k, dy), expected, atol=2e-3)
 
 
-@pytest.mark.parametrize(
-    'kernel,padding', [((1, 3, 3), (0, 1, 1)), ((1, 1, 3), (0, 0, 1)), ((1, 5, 3), (0, 0, 2))]
-)
-def test_gradient_of_few_pixels(cpu, kernel, padding):
-    """Few pixels per output channel use another program for the gradient of the input."""
-    x, k = random(1, 2, 6, 5, 3), random(*kernel, 3, 40, seed=1)
-    tx = to_torch(x).requires_grad_()
-    weights = torch.from_numpy(k.transpose(4, 3, 0, 1, 2).copy())
-    y = F.conv3d(tx, weights, None, 1, padding)
-    dy = random(*y.detach().permute(0, 2, 3, 4, 1).shape, seed=2)
-    y.backward(to_torch(dy))
-    convolve = lambda x: convolution.conv3d(x, k, (1, 1, 1), padding)  # noqa: E731
-    _, (dx,) = with_gradients(convolve, (x,), dy)
-    # Sums of up to 600 products of unit normals, in another order.
-    np.testing.assert_allclose(dx, from_torch(tx.grad), atol=5e-5)
-
-
 @pytest.mark.parametrize('kt', [1, 2])
 def test_conv_of_upsampled(form, kt):
     x, k = random(2, 4, 5, 7, 6), random(kt, 3, 3, 6, 5, seed=1)
