@@ -131,22 +131,23 @@ def test_attention_rows_are_distributions(evaluated):
         np.testing.assert_allclose(matrix.sum(-1), 1, atol=1e-5, err_msg=name)
 
 
-@pytest.fixture(scope='module', params=['cpu', pytest.param('plain', marks=pytest.mark.long)])
+@pytest.fixture(scope='module', params=['plain', pytest.param('cpu', marks=pytest.mark.long)])
 def trained(model, request):
     """Loss, gradients and new batch statistics of one train-mode step on the golden clip.
 
-    With both forms of the operations, and the residuals of a training step.
+    With the plain forms of the operations; and with those for CPUs, as a training step has them.
     """
     graphdef, params, batch_stats = model
+    keep = 'everything' if request.param == 'plain' else 'products'
 
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
 
     def loss_fn(params, clip, density):
-        run = remat.apply(graphdef, 'products')
+        run = remat.apply(graphdef, keep)
         saliency, stats = run(params, batch_stats, clip, train=True)
         return losses.saliency_loss(saliency, density).mean(), (saliency, stats)
 
-    @functools.partial(jax.jit, compiler_options=cpu.step_options('products'))
+    @functools.partial(jax.jit, compiler_options=cpu.step_options(keep))
     def step(*inputs):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # as a training step
             return jax.value_and_grad(loss_fn, has_aux=True)(*inputs)
