@@ -132,7 +132,7 @@ def test_a_damaged_latest_checkpoint_is_named_and_the_one_before_used(
     workdir = tmp_path / 'run'
     shutil.copytree(finished, workdir)
     damage(workdir / 'checkpoints' / '20', how)
-    with pytest.raises(InputError, match=r'checkpoints/20.*(damaged|not a whole)'):
+    with pytest.raises(InputError, match=r'checkpoints/20.*damaged'):
         load_weights(workdir)
     with Checkpointer(workdir, describe('stsanet', MODEL)) as checkpointer:
         found = checkpointer.restore(items())

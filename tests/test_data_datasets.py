@@ -238,7 +238,7 @@ def test_unreadable_gaze_file_is_left_out_and_named(tmp_path):
     folder = tmp_path / 'copy' / f'one_show_{copies.WIDTH}x{copies.HEIGHT}' / 'event_data'
     (folder / 'diem99_one_show.txt').write_text('this is no gaze')
     builder = prepare('diem', tmp_path)
-    assert any('diem99_one_show.txt: is no gaze file of DIEM' in str(p) for p in builder.problems)
+    assert any('diem99_one_show.txt: not a DIEM gaze file' in str(p) for p in builder.problems)
     assert len(data.open_split('diem', 'test', tmp_path / 'out')) == 4
 
 

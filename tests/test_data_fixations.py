@@ -58,7 +58,7 @@ def test_diem_litter_is_named_and_skipped_and_frames_are_counted_in_the_video(tm
         path.unlink()
     run('diem', tmp_path)
     told = capsys.readouterr().out
-    assert 'notes.txt: is no gaze file of DIEM' in told
+    assert 'notes.txt: not a DIEM gaze file' in told
     assert '(._x.txt); skipped' in told
     assert frames_in(tmp_path / f'out/one_show_{size}/fixation') == [1, 2, 3, 4, 5]
     assert frames_in(tmp_path / f'out/diy_sos_{size}/fixation') == [1, 2, 3, 4]

@@ -257,7 +257,7 @@ def test_submission_of_a_copy_without_all_videos(prepared, run, tmp_path):
         (['--workers=-1'], 'argument --workers: -1: expected an integer, 0 or more'),
         (['--seed=-1'], 'argument --seed: -1: expected'),
         (['--batch_size=two'], 'argument --batch_size: two: expected'),
-        (['--predictions=x', '--dataset=d', '--step=3'], '--step=3: is of a --workdir'),
+        (['--predictions=x', '--dataset=d', '--step=3'], '--step=3: needs a --workdir'),
         (['--predictions=x', '--dataset=d', '--dataset=d'], 'd, d: a dataset is listed twice'),
         (['--predictions=x'], 'no dataset: give --dataset'),
         (['--predictions=x', '--dataset=nowhere', '--data_dir=/nonexistent'], 'nowhere'),

@@ -121,7 +121,7 @@ def test_frame_is_chosen_by_its_number(tmp_path, model, monkeypatch, capsys):
     assert run_main(*flags, '--gradient', '--frame=20') == 0
     assert tree(tmp_path / 'out') == ['gradient-0020.png', 'gradient-0022.png']
     assert run_main(*flags, '--gradient', '--frame=1') == 2
-    assert 'has frames 20 to 24; name one of these' in capsys.readouterr().err
+    assert 'has frames 20 to 24; choose one of these' in capsys.readouterr().err
 
 
 def test_the_middle_of_a_trimmed_film(tmp_path, monkeypatch):
