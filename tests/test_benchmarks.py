@@ -251,7 +251,7 @@ def test_scaling(run, config_file, monkeypatch):  # noqa: F811
     for name in ('XLA_FLAGS', 'JAX_PLATFORMS'):  # which it sets
         monkeypatch.setenv(name, '')
     printed = run(scaling.main, f'--config={config_file}', '--clips=1')
-    assert printed.count('\n| ') == 11, 'a line for each number of devices'
+    assert printed.count('\n| ') == 11, 'one line per number of devices'
     assert 'state on a device: ' in printed and 'with fsdp=8' in printed
     assert '(limit 7: ' in printed
 
@@ -353,7 +353,7 @@ def test_the_operations_of_a_tpus_program():
 
 @pytest.mark.tpu
 def test_tpu(run, config_file, tmp_path, monkeypatch):  # noqa: F811
-    pytest.importorskip('libtpu', reason='the compiler for TPUs is not installed')
+    pytest.importorskip('libtpu', reason='the TPU compiler is not installed')
     for name in ('JAX_PLATFORMS', 'JAX_ENABLE_COMPILATION_CACHE'):  # which it sets
         monkeypatch.setenv(name, '')
     files = (f'--json={tmp_path / "all.json"}', f'--hlo={tmp_path / "program.txt"}')

@@ -140,7 +140,7 @@ def test_a_damaged_latest_checkpoint_is_named_and_the_one_before_used(
         assert told.startswith(f'warning: {workdir}/checkpoints/20') and told.count('\n') == 1
         assert (found.step, found.data_state) == (10, b'position 10')
         assert_same(found.items, items(10))
-        assert (workdir / 'damaged-20').is_dir(), 'kept for whoever wants to look'
+        assert (workdir / 'damaged-20').is_dir(), 'kept for inspection'
         checkpointer.save(20, items(21))
     assert load_weights(workdir).params['scalar'] == 21
 

@@ -222,7 +222,7 @@ def test_fixations_command_on_the_real_records(tmp_path, real_data, capsys):
     np.testing.assert_array_equal(written, given)
 
 
-def test_fixations_command_makes_what_the_raw_builder_makes(tmp_path):
+def test_fixations_command_gives_the_same_as_the_raw_builder(tmp_path):
     copies.diem_raw(tmp_path / 'copy', {'one_show': (5, 40)})
     data.fixations.main(['diem', f'--source={tmp_path / "copy"}', f'--output={tmp_path / "maps"}'])
     data.prepare_dataset('diem', tmp_path / 'out', tmp_path / 'copy', num_workers=1)

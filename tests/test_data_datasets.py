@@ -223,7 +223,7 @@ def test_diem_test_sets_have_the_published_names():
     assert (len(ii), len(iii)) == (17, 20)
 
 
-def test_diem_test_set_i_cuts_what_is_unusable_too():
+def test_diem_test_set_i_also_cuts_unusable_ranges():
     from data.videos import VideoInfo, _part_of
 
     long = VideoInfo('a', 0, 400, 10, 10, unusable=((2, 5), (290, 310), (350, 360)))

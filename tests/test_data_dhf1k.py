@@ -211,7 +211,7 @@ def test_interrupted_preparation_resumes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('size', [(34, 50), (48, 96), (20, 30)])
-def test_frames_of_a_video_are_what_pyav_makes_of_them(tmp_path, size):
+def test_frames_of_a_video_match_pyav(tmp_path, size):
     """Rows of any width, and frames that are still kept when later ones are decoded."""
     path, rng = tmp_path / 'film.avi', np.random.default_rng(0)
     with av.open(str(path), 'w') as container:

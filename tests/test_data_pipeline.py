@@ -203,7 +203,7 @@ def test_targets_have_fixations_and_what_is_left_out_is_counted(tmp_path):
     assert seen == {('0001', 10), ('0001', 11)} | {('0002', n) for n in range(2, 7)}
 
 
-def test_black_density_is_no_target_whatever_the_fixations(tmp_path):
+def test_black_density_is_never_a_target(tmp_path):
     """Its loss would be 0/0. Video 2 has no other target inside, so it gives its last frame."""
     copy = copies.dhf1k(tmp_path / 'copy', {1: 20, 2: 18}, 'annotation')
     black = np.zeros((copies.HEIGHT, copies.WIDTH), np.uint8)

@@ -29,7 +29,7 @@ def as_jpeg(fixated, quality):
 
 @pytest.mark.parametrize('quality', [50, 75, 90, 100])
 @pytest.mark.parametrize('count', [1, 13, 60])
-def test_after_jpeg_the_points_are_those_that_were(quality, count):
+def test_points_are_recovered_after_jpeg(quality, count):
     for seed in range(5):
         fixated = scattered(count, seed)
         fixated[50, 60:62] = fixated[90:93, 100] = True  # neighbours too

@@ -77,7 +77,7 @@ def test_one_imperfection_is_an_error_that_names_it(copy, spoil):
     assert not list((copy.parent / 'out').glob('ucf_sports/*/1.0.0'))
 
 
-def test_a_mended_copy_passes(copy):
+def test_a_corrected_copy_passes(copy):
     """Overwritten in place, which does not change the folder's own time."""
     path = map_file(copy, 'maps')
     whole = path.read_bytes()

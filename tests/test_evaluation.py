@@ -502,7 +502,7 @@ def test_maps_from_files_score_as_the_direct_path(dataset, noisy, tmp_path):
         ({'0001': '0001', '0002': '0002', '0003': '0003'}, 'clip_0001_{:05d}.png'),
     ],
 )
-def test_names_as_they_circulate(dataset, noisy, tmp_path, videos, name):
+def test_names_in_circulation(dataset, noisy, tmp_path, videos, name):
     write_maps(tmp_path, {folder: noisy[video] for folder, video in videos.items()}, name)
     (tmp_path / 'Thumbs.db').write_bytes(b'')
     assert from_folder(tmp_path, dataset).rows[0].frames == 18

@@ -111,7 +111,7 @@ def test_killed_twelve_times_it_ends_with_the_same_result(runs):
     assert unfinished, 'some were killed while a temporary checkpoint was there'
     assert_same_end(folder / 'whole', folder / 'killed')
     rates = {e['learning_rate'] for e in read_log(folder / 'whole') if e['kind'] == 'train'}
-    assert len(rates) > 1, 'the plateau is a part of what is restored'
+    assert len(rates) > 1, 'the plateau state is restored'
 
 
 @pytest.mark.slow
@@ -122,7 +122,7 @@ def test_stopped_anywhere_it_exits_at_once_and_resumes_exactly(runs):
     # Compiling takes a minute here, and is not waited for.
     assert all(r['seconds'] < 30 for r in results['stopped'][:-1])
     saved = [max(map(int, r['left']), default=None) for r in results['stopped']]
-    assert saved == [None, 3, 4, 4, 8, 12, 12], 'no step is taken after the signal'
+    assert saved == [None, 3, 4, 4, 8, 12, 12], 'no step after the signal'
     assert all(f'stopped at step {step}, saved' in told[i] for i, step in ((1, 3), (2, 4), (4, 8)))
     assert 'is already trained' not in told[-1]
     assert_same_end(folder / 'whole short', folder / 'stopped')

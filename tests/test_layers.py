@@ -239,7 +239,7 @@ def test_resize(form, size):
         np.testing.assert_array_equal(found, upsampling.upsample_2x(x))
 
 
-def test_unpooling_what_was_pooled_keeps_the_maxima_only():
+def test_unpooling_after_pooling_keeps_only_the_maxima():
     x = random(1, 2, 4, 6, 3)
     pooled, index = pooling.max_pool_2x2_with_indices(x)
     back = np.asarray(pooling.max_unpool_2x2(pooled, index))

@@ -69,7 +69,7 @@ def test_the_real_network_does_not_depend_on_the_layout(quick_compilation):
     # gradient jumps by some percent and the loss by some thousandths, at single steps.
     assert np.median(loss_error) < 1e-4 and loss_error.max() < 5e-3
     assert np.median(norm_error) < 1e-2 and norm_error.max() < 0.2
-    assert losses[-1] < losses[0] * (1 - 5e-4), 'it should learn more than is let pass'
+    assert losses[-1] < losses[0] * (1 - 5e-4), 'the loss must fall by more than the tolerance'
     for path, array in statistics.items():
         np.testing.assert_allclose(
             array, expected[2][path], rtol=1e-2, atol=1e-4, err_msg='/'.join(path)

@@ -293,7 +293,7 @@ def test_splits_by_shares_are_seeded_exact_and_kept(tmp_path):
     (['clip1.mp4', 'clip01.mp4'], 'differ only in case or in zeros'),
     (['x/a_b.mp4', 'x_a/b.mp4', 'y/c.mp4'], 'are both called x_a_b'),
 ])  # fmt: skip
-def test_videos_that_cannot_be_told_apart(tmp_path, names, told):
+def test_ambiguous_videos(tmp_path, names, told):
     empty_videos(tmp_path, *names)
     with pytest.raises(InputError, match=told):
         found(tmp_path)

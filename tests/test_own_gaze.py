@@ -286,7 +286,7 @@ def test_of_several_tables_a_bad_one_is_left_out(tmp_path):
     assert '1 of 1 lines have no numbers' in told and 'are the columns the right ones' in told
 
 
-def test_a_table_of_no_video_is_named(tmp_path):
+def test_a_table_without_a_video_is_named(tmp_path):
     root = folder(tmp_path, 'frame,x,y\n1,5,6\n', name='gaze/c.csv', videos=('a', 'b'))
     assert 'c.csv: names no video, or several; left out' in understood(root)[1]
 

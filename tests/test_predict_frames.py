@@ -82,7 +82,7 @@ def test_shots_whose_frames_count_from_elsewhere(tmp_path, model, inner):
     }  # fmt: skip
 
 
-def test_frames_with_names_alone(tmp_path, model):
+def test_frames_with_names_only(tmp_path, model):
     for value, name in enumerate(['noon', 'dawn']):
         copies.save(tmp_path / 'v' / f'{name}.png', np.full((48, 80, 3), 50 * value, np.uint8))
     predict(tmp_path / 'out', tmp_path / 'v')

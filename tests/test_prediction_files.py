@@ -203,7 +203,7 @@ def test_two_folders_of_maps_are_ambiguous(dataset, tmp_path):
                                   'actioncliptest00008_1']),
     ],
 )  # fmt: skip
-def test_videos_by_number_alone(tmp_path, folders, names):
+def test_videos_by_number_only(tmp_path, folders, names):
     dataset = Frames(make_videos(names))
     for folder, shade in zip(folders, (10, 20, 30)):
         write(tmp_path, numbered_maps([folder], range(shade + 1, shade + 7)))

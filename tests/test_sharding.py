@@ -62,7 +62,7 @@ def test_losses_do_not_depend_on_the_layout(layout, one_device):
     losses, state = run(layout, seed=SEED)
     # The order of float32 sums differs, by some 1e-7 a step, and training amplifies that.
     np.testing.assert_allclose(losses, one_device[0], rtol=2e-4)
-    assert losses[-1] < losses[0], 'it should learn: otherwise equal losses say little'
+    assert losses[-1] < losses[0], 'it must learn: otherwise equal losses prove little'
     mean = state.batch_stats['backbone']['temporal']['mean']
     expected = one_device[1].batch_stats['backbone']['temporal']['mean']
     np.testing.assert_allclose(mean, expected, rtol=1e-2, atol=1e-6)
@@ -137,7 +137,7 @@ def test_fsdp_gathers_parameters_and_scatters_gradients(layout):
 
 @pytest.fixture(scope='module')
 def slice_of_tpus():
-    pytest.importorskip('libtpu', reason='the compiler for TPUs is not installed')
+    pytest.importorskip('libtpu', reason='the TPU compiler is not installed')
     return slice_devices('v5e:2x4')
 
 

@@ -133,7 +133,7 @@ def test_examples_do_not_influence_each_other_in_eval_mode(run, outputs, clips):
     assert np.abs(saliency[1] - outputs[0][1]).max() > 1e-4
 
 
-def test_apply_leaves_its_arguments_alone(tiny, clips):
+def test_apply_does_not_modify_its_arguments(tiny, clips):
     graphdef, params, batch_stats = tiny
     before = jax.device_get(batch_stats)
 
@@ -274,7 +274,7 @@ def test_attention_within_steps_counts_the_matrices_of_all_steps(monkeypatch):
     np.testing.assert_allclose(pair(a, b), expected, atol=1e-6)  # float32 sums of 36 terms
 
 
-def test_the_published_size_takes_the_direct_path():
+def test_the_published_size_does_not_use_blocks():
     places = 2 * 28 * 48  # of layer II on levels 0 and 1
     assert places**2 <= attention.LARGEST_MATRIX < (4 * places) ** 2  # in blocks at 448x768
 

@@ -146,7 +146,7 @@ def test_a_trace_that_is_not_written_is_reported():
     assert len(said) == 1
 
 
-def test_speed_and_waiting_are_those_of_the_steps_alone(
+def test_speed_and_waiting_count_only_the_steps(
     config_file,  # noqa: F811
     tmp_path,
     on_batch,
@@ -308,7 +308,7 @@ def test_checkpoints_are_written_in_the_background(config_file, tmp_path, on_bat
     assert sorted(p.name for p in (workdir / 'checkpoints').iterdir()) == ['2', '4', '5']
 
 
-def test_training_goes_on_when_the_disk_is_full(config_file, tmp_path, capsys, on_batch):  # noqa: F811
+def test_training_continues_when_the_disk_is_full(config_file, tmp_path, capsys, on_batch):  # noqa: F811
     """A limit on the size of files simulates a full disk, from the fifth step on.
 
     With free space again the same command resumes from the last checkpoint, with the same result.

@@ -147,9 +147,9 @@ def test_a_damaged_latest_checkpoint_costs_only_the_steps_since_the_one_before(
     assert 'continuing at step 4 of 6' in told
     assert_same_weights(load_weights(copy), load_weights(workdir))
     losses = [[e['loss'] for e in log] for log in (history, read_log(copy))]
-    assert losses[0] == losses[1], 'the log reads as that of the uninterrupted run'
+    assert losses[0] == losses[1], 'the log equals that of the uninterrupted run'
     started = [e.step for e in read_events(copy) if e.session_log.status == SessionLog.START]
-    assert 5 in started, 'TensorBoard drops what it has of later steps'
+    assert 5 in started, 'TensorBoard drops later steps'
 
 
 def test_damaged_frames_are_reported_and_counted_and_training_continues(

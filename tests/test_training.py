@@ -58,7 +58,7 @@ def plain():
     return one_step(training.StepOptions(), batch())
 
 
-def test_adam_is_that_of_pytorch():
+def test_adam_matches_pytorch():
     rng = np.random.default_rng(0)
     start = rng.normal(size=(7, 5)).astype(np.float32)
     reference = torch.nn.Parameter(torch.tensor(start))

@@ -39,7 +39,7 @@ def test_overlay_is_the_blend_it_says(frame):
     assert np.abs(visualize.overlay(frame, saliency, 0.6) - blend).max() < 2
 
 
-def test_colours_are_told_apart_all_along_the_scale():
+def test_colours_are_distinct_along_the_whole_scale():
     levels = visualize.heat_map(np.linspace(0, 1, 256)[None])[0].astype(int)
     assert len(np.unique(levels, axis=0)) > 250
     red, blue = levels[:, 0] - levels[:, 2], levels[:, 2] - levels[:, 0]

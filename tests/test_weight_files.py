@@ -55,7 +55,7 @@ NAMES = ['a.ckpt', 'pytorch_model.bin', 'a.pth.tar', 'weights', 'a.pth', 'STSANe
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_file_is_what_it_holds_not_what_it_is_called(arrays, tensors, tmp_path, name):
+def test_the_format_is_detected_from_the_content(arrays, tensors, tmp_path, name):
     new, old, safe = (tmp_path / folder / name for folder in ('new', 'old', 'safe'))
     for path in (new, old, safe):
         path.parent.mkdir()
