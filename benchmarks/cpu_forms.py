@@ -1,11 +1,11 @@
-"""What each CPU form of an operation saves: the time without it, relative to the time with all.
+"""The benefit of each CPU form: the time without it, relative to the time with all forms.
 
     python -m benchmarks.cpu_forms [--work=clip,step] [--repeats=5] [--only=NAME,...]
         [--config.field=value]
 
-Each measurement runs in a process of its own. Every fourth has all forms; the ratio is to the mean
-of the two around it. A form that saves less than 3 % of both is not worth its lines. Run it with
-nothing else on the machine.
+Each measurement runs in a separate process. Every fourth has all forms; the ratio is to the mean of
+the two around it. A form that saves less than 3 % of both is not worth its code. Run it on an idle
+machine.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from stsa_jax.training import compiling, optimizer
 from stsa_jax.weights.initial import initial_weights
 from stsa_jax.weights.pretrained import SaliencyModel
 
-WORTH = 1.03  # of the time with all forms
+WORTH = 1.03  # times the time with all forms
 INFINITE = float('inf')
 
 
@@ -73,7 +73,7 @@ def _kernel_gradient(x, kernel, dy, stride, padding):
     return jax.vjp(lambda k: convolution._plain(x, k, stride, padding), kernel)[1](dy)[0]
 
 
-# What stands in the place of each form: (object, attribute, value).
+# The replacement of each form: (object, attribute, value).
 WITHOUT = {
     'two-dimensional convolutions': (cpu, 'conv3d', _conv3d),
     "Winograd's algorithm": (winograd, 'LARGE', INFINITE),

@@ -59,7 +59,7 @@ class ModelMaps:
             )
 
     def maps(self, video: Selected) -> Iterator[np.ndarray]:
-        """float32 (H, W) at the model's size; uint8 of a model that finishes its maps itself."""
+        """float32 (H, W) at the model's size; uint8 if the model has its own post-processing."""
         model, wanted = self.model, set(video.positions.tolist())
         frames = (
             model.preprocess(self.dataset.frame(video.first_example + i)[None])[0]

@@ -158,7 +158,7 @@ def main() -> None:
     )
     of_what = parser.add_mutually_exclusive_group(required=True)
     of_what.add_argument('--config', help='a config file, as configs/dhf1k.py')
-    of_what.add_argument('--checkpoint', help='weights of any model that stsa_jax.load takes')
+    of_what.add_argument('--checkpoint', help='weights of any model that stsa_jax.load reads')
     parser.add_argument('--memory', action='store_true', help='of activations; compiles (minutes)')
     parser.add_argument('--time', action='store_true', help='of one clip; compiles and runs it')
     options, overrides = parser.parse_known_args()

@@ -18,7 +18,7 @@ from stsa_jax.media.preprocess import resize_frame
 class Predicted(NamedTuple):
     """A frame, uint8 `(h, w, 3)`, with its map; see `video.Frame` for name and time.
 
-    The map is there as the model gave it, `(H, W)`, and in 8 bits at the size of the frame.
+    The map is given as the model's output, `(H, W)`, and in 8 bits at the size of the frame.
     """
 
     name: str
@@ -47,7 +47,7 @@ def predict_film(
 
 
 def write_map(folder: Path, frame: Predicted) -> None:
-    """Writes a map as PNG of the frame's size and name, in 8 bits as its model finishes it."""
+    """Writes the 8-bit map, post-processed by its model, as a PNG named after the frame."""
     Image.fromarray(frame.levels).save(folder / f'{frame.name}.png')
 
 

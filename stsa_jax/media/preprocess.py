@@ -35,8 +35,8 @@ def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resample(image: np.ndarray, size: tuple[int, int], kernel: str = 'linear') -> np.ndarray:
     """Resizes `(h, w)` or `(h, w, c)` to `size` = (H, W) without antialiasing, in float32.
 
-    `kernel` is 'linear' or 'cubic' (a = -0.75); half-pixel centres, edges clamped, as OpenCV's and
-    PyTorch's. Linear keeps to the range of `image`, cubic overshoots beside edges.
+    `kernel` is 'linear' or 'cubic' (a = -0.75); half-pixel centres, edges clamped, as in OpenCV and
+    PyTorch. Linear stays in the range of `image`, cubic overshoots near edges.
     """
     for axis, wanted in enumerate(size):
         n = image.shape[axis]
@@ -52,7 +52,7 @@ def resample(image: np.ndarray, size: tuple[int, int], kernel: str = 'linear') -
 
 @functools.lru_cache(maxsize=16)
 def _taps(n: int, wanted: int, kernel: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each tap of the kernel: which of `n` places it takes for each wanted one, and weights."""
+    """For each tap of the kernel: its index in `n` for each wanted position, and its weights."""
     places = (np.arange(wanted) + 0.5) * n / wanted - 0.5
     first = np.floor(places).astype(int)
     x = places - first

@@ -66,7 +66,7 @@ class ConvOfUpsampled(Conv):
 
 
 class ConvBN(nnx.Module):
-    """Bias-free convolution, BatchNorm, and what follows: the unit of most backbones."""
+    """Bias-free convolution, BatchNorm, activation: the unit of most backbones."""
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ def uniform_conv_weights(
     bias: bool = True,
     rngs: nnx.Rngs | None,
 ) -> tuple[nnx.Param, nnx.Param | None]:
-    """Kernel `(*kernel, in, out)` and bias of a convolution, by PyTorch's default."""
+    """Kernel `(*kernel, in, out)` and bias of a convolution, initialised as in PyTorch."""
     bound = 1 / math.sqrt(features_in * math.prod(kernel))
     weights = nnx.Param(_uniform(rngs, (*kernel, features_in, features_out), bound))
     return weights, nnx.Param(_uniform(rngs, (features_out,), bound)) if bias else None

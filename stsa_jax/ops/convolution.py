@@ -10,7 +10,7 @@ from stsa_jax.ops import cpu, forms
 from stsa_jax.ops.upsampling import upsample_2x
 
 Triple = tuple[int, int, int]
-DEPTHWISE = 'depthwise'  # the scope of its products
+DEPTHWISE = 'depthwise'  # named scope of its products
 
 
 def conv3d(
@@ -41,9 +41,9 @@ def conv3d(
 
 
 def depthwise_conv3d(x: jax.Array, kernel: jax.Array, stride: Triple, padding: Triple) -> jax.Array:
-    """`conv3d` with a kernel for each channel: `(kt, kh, kw, 1, C)`.
+    """`conv3d` with one kernel per channel: `(kt, kh, kw, 1, C)`.
 
-    As the sum of the taps' products, which a compiler makes one pass over the features of. XLA's
+    Computed as the sum of the taps' products, which compiles to one pass over the features. XLA's
     CPU backend takes fifty times as long for a grouped convolution.
     """
     x = jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)))
@@ -54,7 +54,7 @@ def depthwise_conv3d(x: jax.Array, kernel: jax.Array, stride: Triple, padding: T
 
 
 def _sum_of_taps(x, kernel, stride):
-    """Each tap times the places of `x` that it meets; no padding."""
+    """Each tap times the positions of `x` that it covers; no padding."""
     taps = kernel.shape[:3]
     lengths = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:4], taps, stride)]
     total = jnp.zeros((), x.dtype)

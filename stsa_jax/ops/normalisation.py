@@ -22,7 +22,7 @@ def batch_norm(
     eps: float = BATCH_NORM_EPS,
     activation: Callable | None = jax.nn.relu,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """BatchNorm with the batch's own statistics, and the activation.
+    """BatchNorm with the batch's statistics, then the activation.
 
     `(..., C)` -> the same, and the mean and (biased) variance over all axes but C, `(C,)` float32.
     """
@@ -44,7 +44,7 @@ def scale_shift(
     eps: float = BATCH_NORM_EPS,
     activation: Callable | None = jax.nn.relu,
 ) -> jax.Array:
-    """BatchNorm with given statistics, all `(C,)`, and the activation."""
+    """BatchNorm with given statistics, all `(C,)`, then the activation."""
     factor = scale * lax.rsqrt(var + eps)
     z = y * factor + (bias - mean * factor)
     return (z if activation is None else activation(z)).astype(y.dtype)

@@ -1,4 +1,4 @@
-"""Resampling that gives PyTorch's numbers, on `(B, T, H, W, C)`."""
+"""Resampling that matches PyTorch's numbers, on `(B, T, H, W, C)`."""
 
 import math
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def upsample_aligned(x: jax.Array, axes: Sequence[int], factor: int = 2) -> jax.Array:
-    """Linear along each of `axes` by `factor`; the first and last places stay where they are.
+    """Linear upsampling along each of `axes` by `factor`; the end points are fixed.
 
     PyTorch's `Upsample(mode='trilinear', align_corners=True)`.
     """
@@ -52,7 +52,7 @@ def upsample_aligned(x: jax.Array, axes: Sequence[int], factor: int = 2) -> jax.
 
 
 def pixel_shuffle(x: jax.Array) -> jax.Array:
-    """`(B, T, H, W, 4C)` -> `(B, T, 2H, 2W, C)`: each four channels become 2x2 pixels of one."""
+    """`(B, T, H, W, 4C)` -> `(B, T, 2H, 2W, C)`: four channels become 2x2 pixels of one."""
     *batch, h, w, channels = x.shape
     x = x.reshape(math.prod(batch), h, w, channels // 4, 2, 2)
     x = x.transpose(0, 1, 4, 2, 5, 3)  # N, H, row, W, column, C
@@ -67,7 +67,7 @@ def _matrix(n: int, wanted: int) -> np.ndarray:
 
 
 def _weights(n: int, before: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """`(n, len(places))`: the weights of the two neighbours of each place."""
+    """`(n, len(places))`: the weights of the two neighbours of each position."""
     after, weight = np.minimum(before + 1, n - 1), places - before
     identity = np.eye(n)
     return identity[:, before] * (1 - weight) + identity[:, after] * weight

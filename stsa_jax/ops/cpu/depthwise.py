@@ -1,7 +1,7 @@
-"""Depthwise convolution whose gradient is a small program.
+"""Depthwise convolution with a gradient that compiles quickly.
 
-JAX's own gradient of the sum of taps is as many padded sums and separate reductions as there are
-taps, for each layer: a network of them takes minutes to compile.
+JAX's own gradient of the sum of taps has one padded sum and one reduction per tap in each layer: a
+network of these takes minutes to compile.
 """
 
 import functools
@@ -14,7 +14,7 @@ Triple = tuple[int, int, int]
 
 
 def depthwise_conv3d(sum_of_taps, x: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:
-    """`sum_of_taps(x, kernel, stride)`, for `x` padded already; see `stsa_jax.ops.convolution`."""
+    """`sum_of_taps(x, kernel, stride)` for padded `x`; see `stsa_jax.ops.convolution`."""
     return _depthwise(x, kernel, sum_of_taps, stride)
 
 
@@ -30,7 +30,7 @@ def _forward(x, kernel, sum_of_taps, stride):
 def _backward(sum_of_taps, stride, saved, dy):
     x, kernel = saved
     taps, lengths = kernel.shape[:3], dy.shape[1:4]
-    # The input's gradient: the same sum, of `dy` with zeros between the strides and around it.
+    # The input's gradient: the same sum over `dy` with zeros between the strides and around it.
     spread = [(n - 1) * s + 1 for n, s in zip(lengths, stride)]
     room = [
         (k - 1, size - length, s - 1)
