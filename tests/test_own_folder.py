@@ -368,7 +368,7 @@ def test_folds_that_leak_or_lack_videos(tmp_path):
     (['folder', '--name=dhf1k', '--source=.'], 'is the name of a known dataset'),
     (['folder', '--name=My-Set', '--source=.'], 'small letters'),
     (['folder', '--name=mine', '--source=/no/such/place'], 'no such folder'),
-    (['dhf1k', '--name=mine', '--source=.'], 'are of folder'),
+    (['dhf1k', '--name=mine', '--source=.'], 'are for folder'),
     (['folder', '--name=mine', '--source=.', '--sigma=1deg'], 'viewing distance'),
     (['folder', '--name=mine', '--source=.', '--sigma=big'], 'a number of pixels'),
     (['folder', '--name=mine', '--source=.', '--gaze_columns=z=4'], 'x=GazeX'),
