@@ -6,6 +6,7 @@ core against two with clips (`benchmarks.data --rounds`), PyTorch on a GPU, and 
 fidelity, which supports only the full size.
 """
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -40,12 +41,11 @@ from benchmarks.processes import in_own_process
 from data.copies.sources import Report
 from data.dhf1k import Dhf1k
 from stsa_jax.errors import InputError
-from stsa_jax.inference import cost
 from stsa_jax.metrics import losses
 from stsa_jax.models import stsanet
 from stsa_jax.ops.pooling import max_pool_2x2_with_indices
 from stsa_jax.training import meter
-from stsa_jax.weights import pretrained
+from stsa_jax.weights import known
 
 REFERENCE = """
 import torch
@@ -82,8 +82,11 @@ def reference(tmp_path):
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Runs a benchmark's main with arguments; checks its exit code and returns its output."""
-    for module in (cost, pretrained, stsanet, rematerialisation):
+    for module in (stsanet, rematerialisation):
         monkeypatch.setattr(module, 'STSANet', SmallNetwork)
+    first, *others = known.KNOWN
+    small = dataclasses.replace(first, module=SmallNetwork)
+    monkeypatch.setattr(known, 'KNOWN', (small, *others))
     train_it(monkeypatch.setattr)
 
     def run(main, *arguments):

@@ -283,7 +283,7 @@ def test_wrong_videos(tmp_path, film):
     empty.mkdir()
     done = run_script(*flags_for(tmp_path, missing))
     assert_refused(done, missing, 'no such video')
-    assert_refused(run_script(*flags_for(tmp_path, junk)), junk, 'check', 'whole')
+    assert_refused(run_script(*flags_for(tmp_path, junk)), junk, 'check', 'complete')
     assert_refused(run_script(*flags_for(tmp_path, empty)), empty, 'without frames')
     for number, frame in enumerate(moving_square(2)):
         Image.fromarray(frame[: 40 + number]).save(empty / f'{number}.png')
@@ -337,6 +337,7 @@ class AttentiveModel(RedModel):
     """Has attention matrices besides, uniform; and what is salient is the sum over the clip."""
 
     config = Config(image_size=(32, 64))
+    kind = 'stsanet'
 
     def preprocess(self, frames):
         return np.stack([np.asarray(Image.fromarray(f).resize((64, 32))) for f in frames]) / 255.0
