@@ -124,7 +124,7 @@ def test_a_full_disk_in_one_process_affects_all(layouts):
     assert [entry['step'] for entry in read_log(folder / 'bad')] == list(range(1, 7))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_process_that_dies_takes_the_other_down_within_a_minute(config_file, tmp_path):  # noqa: F811
     """Either of the two, by SIGKILL or by an error, which lets it shut down."""
     ended = several('deaths', config_file, tmp_path)
@@ -140,7 +140,7 @@ def test_a_process_that_dies_takes_the_other_down_within_a_minute(config_file, t
                     assert 'error: no more clips' in told
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sigterm_to_one_process_saves_and_ends_all(config_file, tmp_path):  # noqa: F811
     workdir, long = tmp_path / 'run', ('num_steps=100000', 'checkpoint_every=100000')
     processes = start(2, 2, config_file, workdir, *long)

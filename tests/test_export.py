@@ -19,7 +19,7 @@ def placed(tree, shardings):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_steps_lower_for_tpu_and_cuda_on_eight_devices():
     mesh = sharding.make_mesh(4, 2)
     graphdef, params, batch_stats = functional.abstract(STSANet, STSANetConfig())

@@ -131,7 +131,7 @@ def test_attention_rows_are_distributions(evaluated):
         np.testing.assert_allclose(matrix.sum(-1), 1, atol=1e-5, err_msg=name)
 
 
-@pytest.fixture(scope='module', params=['plain', pytest.param('cpu', marks=pytest.mark.long)])
+@pytest.fixture(scope='module', params=forms.FORMS)
 def trained(model, request):
     """Loss, gradients and new batch statistics of one train-mode step on the golden clip.
 
@@ -157,6 +157,7 @@ def trained(model, request):
     return float(loss), np.asarray(saliency), jax.device_get(stats), jax.device_get(grads)
 
 
+@pytest.mark.long
 def test_train_loss(golden, trained):
     loss, saliency, _, _ = trained
     assert loss == pytest.approx(float(golden['train/loss_float64']), rel=1e-5)
@@ -170,6 +171,7 @@ def test_train_loss(golden, trained):
     )
 
 
+@pytest.mark.long
 def test_gradients(golden, trained):
     grads = port.to_torch(trained[3])
     names = golden['train/param_names']
@@ -181,6 +183,7 @@ def test_gradients(golden, trained):
     assert np.median(relative) < 0.002
 
 
+@pytest.mark.long
 def test_adam_step(golden, model, eval_run, trained):
     _, params, _ = model
     _, _, stats, grads = trained

@@ -210,7 +210,7 @@ def test_loading_reports_what_was_resampled(tmp_path, weights, capsys, name):
         stsa_jax.load(path, image_size=(100, 96))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_of_another_size_runs(tmp_path, weights, monkeypatch):
     """112 is not a multiple of 32, and attention takes the way of the large sizes, in blocks."""
     monkeypatch.setattr(attention, 'LARGEST_MATRIX', 500 * 336)  # level 1: 336 and 672 places
