@@ -17,7 +17,10 @@ import stsa_jax
 from stsa_jax.distribution import sharding
 from stsa_jax.metrics import losses
 from stsa_jax.models import functional
+from stsa_jax.models.hd2s import HD2SConfig
+from stsa_jax.models.tased import TASEDConfig
 from stsa_jax.models.tinyhd import TinyHDConfig
+from stsa_jax.models.vinet import ViNetConfig
 from stsa_jax.ops import forms
 from stsa_jax.weights import known, port
 from tests import golden_rule, zoo_rule
@@ -40,6 +43,9 @@ class Case:
 CASES = (
     Case('tinyhd_s', 'tinyhd', TinyHDConfig(image_size=SIZE)),
     Case('tinyhd_m', 'tinyhd', TinyHDConfig(image_size=SIZE, target='all'), (0, 7, 15), True),
+    Case('hd2s', 'hd2s', HD2SConfig(image_size=SIZE), long=True),
+    Case('vinet', 'vinet', ViNetConfig(image_size=SIZE), long=True),
+    Case('tased', 'tased', TASEDConfig(image_size=SIZE), long=True),
 )
 
 
@@ -73,7 +79,8 @@ def weights(case, state_dict):
 def clip(case):
     """Two clips; the rule's blobs need some room."""
     height, width = case.config.image_size
-    whole = zoo_rule.clip(1, 2, case.config.frames, height + 32, width + 32)
+    room = 32 if case.rule == 'tinyhd' else 64
+    whole = zoo_rule.clip(1, 2, case.config.frames, height + room, width + room)
     return whole[:, :, :height, :width]
 
 
@@ -162,7 +169,8 @@ def test_train_mode(case, golden, graphdef, weights, clip):
     # In some entries PyTorch's own float32 is further off.
     limit = max(0.03, float(golden['train/float32_error']))
     assert relative.max() < limit, np.array(names)[real][relative.argmax()]
-    assert np.median(relative) < 0.002
+    # TASED-Net's pools have near ties, and float32 puts some maxima elsewhere: of PyTorch too.
+    assert np.median(relative) < max(0.002, float(golden.get('train/float32_median', 0)))
     buffers = port.to_torch(params, new)
     norms = [np.linalg.norm(buffers[n].astype(np.float64)) for n in golden['train/buffer_names']]
     np.testing.assert_allclose(norms, golden['train/buffer_norm'], rtol=1e-5)

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from stsa_jax.errors import InputError
 from stsa_jax.inference.windows import predict_frames, windows_of
 from stsa_jax.media import finishing
 from stsa_jax.media.preprocess import resample
+from stsa_jax.ops import convolution, forms, pooling
 from stsa_jax.weights import known, port, wrappers
 
 
@@ -80,6 +82,86 @@ def test_tinyhds_maps_in_8_bits():
     assert finishing.tinyhd(saliency, (36, 64)).shape == (36, 64)
 
 
+def test_vinets_maps_in_8_bits():
+    """As OpenCV's filter and torchvision's `save_image` do, which add half a level."""
+    saliency = np.zeros((30, 40))
+    saliency[15, 20] = 0.5
+    levels = finishing.vinet(saliency, (30, 40))
+    sigma = 2.0  # 0.3 * ((11 - 1) / 2 - 1) + 0.8
+    profile = np.exp(-(np.arange(6) ** 2) / (2 * sigma**2)) * 255
+    assert levels[15, 20:26].tolist() == np.rint(np.minimum(profile + 0.5, 255)).tolist()
+    assert levels[15, 26] == 0  # half a level rounds to even
+    assert finishing.vinet(saliency, (60, 100)).shape == (60, 100)
+
+
+def test_smoothed_maps_in_8_bits():
+    """Cut to 1/255 before the filter; at the model's size, whatever the video's."""
+    saliency = np.zeros((128, 192))
+    saliency[64, 96], saliency[20, 20] = 0.9, 0.9 / 255
+    levels = finishing.smoothed(saliency, (360, 640))
+    assert levels.shape == saliency.shape and levels.max() == levels[64, 96] == 255
+    assert levels[64, 103] == int(255 * np.exp(-0.5)) and not levels[:30, :30].any()
+    assert not finishing.smoothed(np.zeros((8, 8)), (8, 8)).any()
+
+
+def test_unpooling_is_pytorchs():
+    torch = pytest.importorskip('torch')
+    # Few values, so that there are ties, and windows that share their maximum.
+    x = np.random.default_rng(0).integers(0, 4, (2, 3, 8, 12, 5)).astype(np.float32)
+    tensor = torch.from_numpy(x).permute(0, 4, 1, 2, 3)
+    pool = dict(kernel_size=(1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+    _, places = torch.nn.functional.max_pool3d(tensor, return_indices=True, **pool)
+    values = np.random.default_rng(1).normal(size=(2, 3, 4, 6, 5)).astype(np.float32)
+    expected = torch.nn.functional.max_unpool3d(
+        torch.from_numpy(values).permute(0, 4, 1, 2, 3), places, output_size=(3, 8, 12), **pool
+    )
+    found = pooling.max_unpool_3x3(values, pooling.max_indices_3x3(x))
+    np.testing.assert_array_equal(found, expected.permute(0, 2, 3, 4, 1))
+
+
+def test_transposed_convolution_is_pytorchs():
+    torch = pytest.importorskip('torch')
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 3, 5, 6, 4)).astype(np.float32)
+    kernel = rng.normal(size=(1, 4, 4, 4, 7)).astype(np.float32)
+    expected = torch.nn.functional.conv_transpose3d(
+        torch.from_numpy(x).permute(0, 4, 1, 2, 3),
+        torch.from_numpy(kernel).permute(3, 4, 0, 1, 2),
+        stride=(1, 2, 2),
+        padding=(0, 1, 1),
+    )
+    found = convolution.conv3d_transposed_2x(x, kernel)
+    np.testing.assert_allclose(found, expected.permute(0, 2, 3, 4, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize('stride', [(1, 1, 1), (2, 1, 1), (2, 2, 2)])
+def test_depthwise_convolution_is_pytorchs(stride):
+    """And its gradient, in the form for CPUs, JAX's own."""
+    torch = pytest.importorskip('torch')
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 4, 6, 8, 5)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 3, 1, 5)).astype(np.float32)
+    expected = torch.nn.functional.conv3d(
+        torch.from_numpy(x).permute(0, 4, 1, 2, 3),
+        torch.from_numpy(kernel).permute(4, 3, 0, 1, 2),
+        stride=stride,
+        padding=1,
+        groups=5,
+    )
+
+    def squares(x, kernel):
+        y = convolution.depthwise_conv3d(x, kernel, stride, (1, 1, 1))
+        return (y * y).sum(), y
+
+    gradients = {}
+    for form in ('plain', 'cpu'):
+        with forms.use(form):
+            gradients[form], found = jax.jit(jax.grad(squares, (0, 1), has_aux=True))(x, kernel)
+        np.testing.assert_allclose(found, expected.permute(0, 2, 3, 4, 1), atol=1e-5)
+    for plain, cpu in zip(*gradients.values()):
+        np.testing.assert_allclose(plain, cpu, rtol=1e-4, atol=1e-4)
+
+
 def test_the_weights_of_one_model_for_another():
     names = {'encoder.encoder.0.0.weight': np.zeros((8, 3, 3, 3, 3), np.float32)}
     with pytest.raises(InputError, match=r"tiny.pth: holds tinyHD's weights, but STSA-Net's were"):
@@ -88,6 +170,20 @@ def test_the_weights_of_one_model_for_another():
         port.from_torch(names, source='tiny.pth')
     found, lines = wrappers.unwrap({'student_model': names, 'epoch': 3}, 'tiny.pth')
     assert set(found) == set(names) and "under 'student_model'" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('audionet.conv1.weight', 'ViNet_DHF1K.pt'),
+        ('domainClassifier5.layers.0.weight', 'HD2S_DA.*base model'),
+        ('decoder5.deconvlayer5_5.1.bn_s.bn_DHF1K.weight', 'HD2S_DSL.*base model'),
+    ],
+)
+def test_relatives_of_known_models_are_named(name, message):
+    names = {'featureExtractor.block1.0.conv_s.weight': np.zeros(1), name: np.zeros(1)}
+    with pytest.raises(InputError, match=f'x.pt: holds .*{message}'):
+        port.recognise(names, 'x.pt')
 
 
 def test_released_files_that_do_not_say_how_they_are_used():

@@ -8,7 +8,7 @@ match those of OpenCV, which the released code uses, except for single grey leve
 from collections.abc import Callable
 
 import numpy as np
-from scipy.ndimage import correlate1d
+from scipy.ndimage import correlate1d, gaussian_filter
 
 from stsa_jax.media.preprocess import resample
 from stsa_jax.media.visualize import to_8bit
@@ -32,6 +32,30 @@ def tinyhd(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     for axis in (0, 1):
         large = correlate1d(large, _BINOMIAL, axis, mode='mirror')
     return np.rint(large).astype(np.uint8)
+
+
+def vinet(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear to `size`, an 11x11 Gaussian filter, then from least to greatest into 8 bits.
+
+    `process` of ViNet's `generate_result.py`, whose `img_save` adds half a level before it rounds.
+    """
+    sigma = 0.3 * ((11 - 1) * 0.5 - 1) + 0.8  # OpenCV's, of the length
+    taps = np.exp(-((np.arange(11) - 5) ** 2) / (2 * sigma**2))
+    large = resample(np.asarray(saliency, np.float32), size)
+    for axis in (0, 1):
+        large = correlate1d(large, taps / taps.sum(), axis, mode='mirror')
+    return np.rint(np.minimum(_spread(large) * 255 + 0.5, 255)).astype(np.uint8)
+
+
+def smoothed(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Cut to 1/255, filtered by a Gaussian of 7 pixels, its maximum 255; at the model's size.
+
+    `process` of TASED-Net's `run_example.py` and of HD2S's `test.py`.
+    """
+    levels = np.floor(np.asarray(saliency) * 255.0) / 255
+    soft = gaussian_filter(levels.astype(np.float64), sigma=7)
+    peak = soft.max()
+    return (soft / peak * 255 if peak > 0 else soft).astype(np.uint8)
 
 
 def _spread(saliency: np.ndarray) -> np.ndarray:

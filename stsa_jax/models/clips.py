@@ -22,3 +22,24 @@ def check_clip(clip: jax.Array, config: Any) -> None:
             f'{", ".join(map(str, expected))}), that is batch, frames, height, width, RGB; '
             'resize and trim the frames, or use a model with another image_size and frames'
         )
+
+
+def check_fields(config: Any, frames: int) -> None:
+    """Raises InputError for fields that no config of these models with S3D's backbone has."""
+    object.__setattr__(config, 'image_size', tuple(config.image_size))
+    size = config.image_size
+    checks = {
+        'image_size': (
+            len(size) == 2 and all(n >= 32 and n % 32 == 0 for n in size),
+            'two multiples of 32, such as (224, 384)',
+        ),
+        'frames': (config.frames == frames, f"{frames}: the decoder's kernels are made for them"),
+        'target': (config.target == 'last', "'last'"),
+        'width': (config.width > 0, 'a positive number, 1 for the released model'),
+        'batch_norm_momentum': (0 < config.batch_norm_momentum <= 1, 'a number in (0, 1]'),
+    }
+    for field, (good, expected) in checks.items():
+        if not good:
+            raise InputError(
+                f'config.model.{field} is {getattr(config, field)!r}, expected {expected}'
+            )

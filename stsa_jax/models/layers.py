@@ -17,7 +17,13 @@ from flax import nnx
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from stsa_jax.ops.convolution import Triple, conv3d, conv3d_of_upsampled, depthwise_conv3d
+from stsa_jax.ops.convolution import (
+    Triple,
+    conv3d,
+    conv3d_of_upsampled,
+    conv3d_transposed_2x,
+    depthwise_conv3d,
+)
 from stsa_jax.ops.names import PRODUCT
 from stsa_jax.ops.normalisation import BATCH_NORM_EPS, batch_norm, layer_norm, scale_shift
 
@@ -106,12 +112,7 @@ class ConvBN(nnx.Module):
 
         In train mode normalises with the batch's statistics and updates the running ones.
         """
-        kernel = self.kernel[...]
-        if self.depthwise:
-            y = depthwise_conv3d(x, kernel, self.stride, self.padding)
-        else:
-            y = conv3d(x, kernel, self.stride, self.padding, self.precision)
-        y = checkpoint_name(y, PRODUCT)
+        y = checkpoint_name(self._convolve(x), PRODUCT)
         scale, bias = self.scale[...], self.bias[...]
         if not train:
             mean, var = self.mean[...], self.var[...]
@@ -126,9 +127,42 @@ class ConvBN(nnx.Module):
         self.count.set_value(self.count[...] + 1)
         return out
 
+    def _convolve(self, x):
+        if self.depthwise:
+            return depthwise_conv3d(x, self.kernel[...], self.stride, self.padding)
+        return conv3d(x, self.kernel[...], self.stride, self.padding, self.precision)
+
 
 class ConvBNReLU(ConvBN):
     """Bias-free convolution, BatchNorm, ReLU: the unit of S3D."""
+
+
+class TransposedConvBN(ConvBN):
+    """Transposed convolution in space, then BatchNorm and ReLU unless `norm` is False.
+
+    A kernel of 4 doubles the size, smaller ones keep it.
+    """
+
+    def __init__(
+        self, features_in: int, features_out: int, size: int, *, norm: bool = True, **options
+    ):
+        """Kernel `(1, size, size)`; `options` are those of `ConvBN`."""
+        super().__init__(features_in, features_out, (1, size, size), **options)
+        self.norm = norm
+        if not norm:
+            del self.scale, self.bias, self.mean, self.var, self.count
+
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """`(B, T, H, W, features_in)` -> `(B, T, H, W, features_out)`, or twice H and W."""
+        if self.norm:
+            return super().__call__(x, train=train)
+        return checkpoint_name(self._convolve(x), PRODUCT)
+
+    def _convolve(self, x):
+        kernel = self.kernel[...]
+        if kernel.shape[1] == 4:
+            return conv3d_transposed_2x(x, kernel)
+        return conv3d(x, kernel[:, ::-1, ::-1], padding=self.padding)
 
 
 class LayerNorm(nnx.Module):

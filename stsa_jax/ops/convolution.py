@@ -4,6 +4,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from stsa_jax.ops import cpu, forms
@@ -64,6 +65,34 @@ def _sum_of_taps(x, kernel, stride):
         with jax.named_scope(DEPTHWISE):
             total = total + part * kernel[tap]
     return total
+
+
+def conv3d_transposed_2x(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """PyTorch's ConvTranspose3d, kernel (1,4,4), stride (1,2,2), padding (0,1,1).
+
+    `(B, T, H, W, C)` with kernel `(1, 4, 4, C, D)` -> `(B, T, 2H, 2W, D)`. Of two neighbours of an
+    output along an axis each meets every other tap, so that the output's even and odd rows and
+    columns are four 2x2 convolutions.
+    """
+    b, t, h, w, c = x.shape
+    kernel = kernel[0].astype(x.dtype)
+    x = x.reshape(b * t, h, w, c)
+    taps, room = ((3, 1), (2, 0)), ((1, 0), (0, 1))  # of even and of odd outputs
+    rows = []
+    for row in (0, 1):
+        columns = []
+        for column in (0, 1):
+            part = kernel[np.array(taps[row])][:, np.array(taps[column])]
+            y = lax.conv_general_dilated(
+                x,
+                part,
+                (1, 1),
+                [room[row], room[column]],
+                dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+            )
+            columns.append(y)
+        rows.append(jnp.stack(columns, 3))  # N, H, W, column, D
+    return jnp.stack(rows, 2).reshape(b, t, 2 * h, 2 * w, -1)
 
 
 def conv3d_of_upsampled(

@@ -39,3 +39,47 @@ def max_unpool_2x2(x: jax.Array, index: jax.Array) -> jax.Array:
     places = jnp.arange(4, dtype=jnp.int8).reshape(2, 1, 2, 1)
     spread = jnp.where(index[:, :, :, None, :, None] == places, x[:, :, :, None, :, None], 0)
     return spread.reshape(b, t, 2 * h, 2 * w, c)
+
+
+def max_indices_3x3(x: jax.Array) -> jax.Array:
+    """Where the maxima of a spatial pool 1,3,3 / 1,2,2 with padding 0,1,1 are.
+
+    `(B, T, H, W, C)` of even H and W -> int8 `(B, T, H/2, W/2, C)`: 3 * row + column inside the
+    window, of the first maximum in (row, column) order on ties, as in PyTorch.
+    """
+    h, w = x.shape[2:4]
+    x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    best = index = None
+    for k in range(9):
+        row, column = divmod(k, 3)
+        part = x[:, :, row : row + h - 1 : 2, column : column + w - 1 : 2]
+        if best is None:
+            best, index = part, jnp.zeros(part.shape, jnp.int8)
+        else:
+            larger = part > best
+            best, index = jnp.where(larger, part, best), jnp.where(larger, jnp.int8(k), index)
+    return index
+
+
+def max_unpool_3x3(x: jax.Array, index: jax.Array) -> jax.Array:
+    """Puts each value where its maximum was, zeros elsewhere; H and W double.
+
+    Windows overlap: where two have their maximum in one place, the later one's value stays, as in
+    PyTorch on a CPU.
+    """
+    b, t, h, w, c = x.shape
+    room = ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0))
+    values, places = jnp.pad(x, room), jnp.pad(index, room, constant_values=-1)
+
+    def plane(row, column):
+        """Of one parity of rows and columns: what the windows beside it put there."""
+        out = jnp.zeros((), x.dtype)
+        for down in range(row + 1):  # 0: the window of that number, 1: the next
+            for right in range(column + 1):
+                place = 3 * (1 + row - 2 * down) + 1 + column - 2 * right
+                at = (slice(None), slice(None), slice(down, down + h), slice(right, right + w))
+                out = jnp.where(places[at] == place, values[at], out)
+        return out
+
+    rows = [jnp.stack([plane(row, 0), plane(row, 1)], 4) for row in (0, 1)]
+    return jnp.stack(rows, 3).reshape(b, t, 2 * h, 2 * w, c)

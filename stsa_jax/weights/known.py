@@ -26,10 +26,13 @@ from stsa_jax.media.preprocess import (
     resample,
     resize_frame,
 )
+from stsa_jax.models.hd2s import HD2S, HD2SConfig
 from stsa_jax.models.s3d import S3D, S3DConfig
 from stsa_jax.models.stsa import STEPS
 from stsa_jax.models.stsanet import STSANet, STSANetConfig
+from stsa_jax.models.tased import TASED, TASEDConfig
 from stsa_jax.models.tinyhd import TinyHD, TinyHDConfig
+from stsa_jax.models.vinet import ViNet, ViNetConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -100,6 +103,24 @@ def _tinyhd(shapes: Shapes, naming: str) -> TinyHDConfig:
     )
 
 
+def _width(shapes: Shapes, stem: str) -> float:
+    return shapes.get(f'{stem}.conv_s.weight', (64,))[0] / 64
+
+
+def _in_8_bits(kernel: str) -> Callable[[np.ndarray, tuple[int, int]], np.ndarray]:
+    """`resample` to whole levels, as OpenCV resizes 8-bit frames."""
+
+    def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        return np.clip(np.rint(resample(frame, size, kernel)), 0, 255)
+
+    return resize
+
+
+_SMOOTHED = (
+    "at the model's size filtered by a Gaussian of 7 pixels, each scaled to a maximum of 255, then "
+    'resized to the size of the video (bilinear)'
+)
+
 KNOWN = (
     Known(
         kind='stsanet',
@@ -134,6 +155,42 @@ KNOWN = (
         finish=finishing.tinyhd,
         finished='each min-max scaled to 8 bits, resized to the size of the video (bicubic), and '
         'filtered with a 5x5 Gaussian',
+    ),
+    Known(
+        kind='vinet',
+        title='ViNet',
+        module=ViNet,
+        config=ViNetConfig,
+        part='vinet_map',
+        normalisations={'vinet': IMAGENET},
+        infer=lambda shapes, naming: ViNetConfig(width=_width(shapes, 'backbone.base1.0')),
+        finish=finishing.vinet,
+        finished='resized to the size of the video (bilinear), filtered by an 11x11 Gaussian, each '
+        'from its least value to its greatest in 8 bits',
+    ),
+    Known(
+        kind='tased',
+        title='TASED-Net',
+        module=TASED,
+        config=TASEDConfig,
+        part='tased_map',
+        normalisations={'tased': KINETICS_KYLEMIN},
+        infer=lambda shapes, naming: TASEDConfig(width=_width(shapes, 'base1.0')),
+        resize=_in_8_bits('linear'),
+        finish=finishing.smoothed,
+        finished=_SMOOTHED,
+    ),
+    Known(
+        kind='hd2s',
+        title='HD2S',
+        module=HD2S,
+        config=HD2SConfig,
+        part='hd2s_map',
+        normalisations={'hd2s': KINETICS_KYLEMIN},
+        infer=lambda shapes, naming: HD2SConfig(width=_width(shapes, 'featureExtractor.block1.0')),
+        resize=_in_8_bits('cubic'),
+        finish=finishing.smoothed,
+        finished=_SMOOTHED,
     ),
 )
 

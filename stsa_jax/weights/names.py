@@ -63,12 +63,16 @@ _READOUT = {
 # later one may be a part of an earlier one too.
 _MARKS = {
     'tinyhd': r'encoder\.encoder\.0\.0\.weight$',
+    'vinet': r'decoder\.convtsp1\.0\.weight$',
+    'tased': r'convtsp1\.0\.weight$',
+    'hd2s': r'featureExtractor\.block1\.0\.conv_s\.weight$',
     'stsanet': r'base1\.\d',
     's3d_kinetics': r'base\.0\.conv_s\.weight$',
     's3d_torchvision': r'features\.0\.0\.0\.weight$',
 }
 _FIRST = {naming: re.compile(r'((?:[^.]+\.)*?)' + mark) for naming, mark in _MARKS.items()}
-_OWN = ('tinyhd',)  # checked first: they may contain S3D's backbone
+# These are checked first: they may contain S3D's backbone.
+_OWN = ('tinyhd', 'vinet', 'tased', 'hd2s')
 COMPILED = '_orig_mod.'  # from torch.compile, before any component of a name
 
 

@@ -14,6 +14,7 @@ As a library, on dicts of arrays:
 
 import collections
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,24 @@ from stsa_jax.weights.names import bare, naming_of
 from stsa_jax.weights.zoo_names import torch_name
 
 StateDict = Mapping[str, Any]
+# Relatives of the models here, by a name that only they have.
+_VARIANTS = (
+    (
+        r'audionet\.',
+        "the audio-visual ViNet's weights",
+        'give those of the visual model (ViNet_DHF1K.pt)',
+    ),
+    (
+        r'domainClassifier\d\.',
+        'HD2S trained for domain adaptation (HD2S_DA)',
+        "give the base model's weights (HD2S)",
+    ),
+    (
+        r'(GL_|last_block|decoder\d\..*\.bn_[st]\.bn_)',
+        'HD2S with parts for each dataset (HD2S_DSL)',
+        "give the base model's weights (HD2S)",
+    ),
+)
 
 
 def recognise(state_dict: StateDict, source: str = 'the state dict') -> str:
@@ -36,6 +55,9 @@ def recognise(state_dict: StateDict, source: str = 'the state dict') -> str:
     Raises InputError for a dict of another model.
     """
     names = bare(state_dict)
+    for mark, what, advice in _VARIANTS:
+        if any(re.match(mark, name) for name in names):
+            raise InputError(f'{source}: holds {what}, which is not a model here; {advice}')
     if naming := naming_of(names):
         return naming
     shown = ', '.join(sorted(names)[:3]) or 'none'
@@ -131,7 +153,11 @@ def to_torch(params: dict, batch_stats: dict | None = None, *, naming: str | Non
         name, axes = _place(path, array, naming)
         if path[-1] == 'count':
             array = array.astype(np.int64)
-        state_dict[name] = np.ascontiguousarray(array.transpose(axes)) if axes else array
+        if axes:
+            left_out = tuple(set(range(array.ndim)) - set(axes))  # one step in time
+            array = array.transpose(left_out + axes).reshape([array.shape[i] for i in axes])
+            array = np.ascontiguousarray(array)
+        state_dict[name] = array
     return state_dict
 
 
@@ -228,7 +254,9 @@ def _place(path, array, naming):
     dimensions = len(array.shape)
     if path[-1] == 'kernel' and dimensions == 4:  # (kh, kw, in, out) -> (out, in, kh, kw)
         return name, (3, 2, 0, 1)
-    return name, axes if len(axes) == dimensions else tuple(range(dimensions))
+    if path[-1] == 'kernel' or len(axes) == dimensions:
+        return name, axes
+    return name, tuple(range(dimensions))
 
 
 def _in_head(name: str) -> bool:

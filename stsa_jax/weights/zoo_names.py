@@ -3,6 +3,7 @@
 Like `names`: a path in our nested dicts -> PyTorch's name and the order of our axes in it.
 """
 
+from stsa_jax.models.hd2s import DECODERS, HALVINGS
 from stsa_jax.weights import names
 from stsa_jax.weights.names import KERNEL, SCALAR, VECTOR, Path
 
@@ -42,6 +43,77 @@ def tinyhd(path: Path) -> tuple[str, tuple[int, ...]]:
     return _leaf(f'{prefix}.conv.{place}.0', f'{prefix}.conv.{place}.1', leaf)
 
 
+_VINET = {
+    'up4': 'convtsp1.0', 'up3': 'convtsp2.0', 'up2': 'convtsp3.0', 'up1': 'convtsp4.0',
+    'reduce': 'convtsp4.3', 'last_step': 'convtsp4.6', 'vinet_map': 'convtsp4.8',
+}  # fmt: skip
+
+
+def vinet(path: Path) -> tuple[str, tuple[int, ...]]:
+    """samyak0210/ViNet: S3D under `backbone`, as STSA-Net names it, and `decoder.convtsp<n>`."""
+    if path[0] == 'backbone':
+        name, axes = names.torch_name(path, 'stsanet')
+        return f'backbone.{name}', axes
+    return _leaf(f'decoder.{_VINET[path[0]]}', '', path[-1])
+
+
+_TASED = {
+    'mix4': 'convtsp1.0', 'up4': 'convtsp1.3', 'up3': 'convtsp2.0', 'up2': 'convtsp3.0',
+    'up1': 'convtsp4.0', 'steps_2': 'convtsp4.3', 'narrow': 'convtsp4.6', 'steps_1': 'convtsp4.9',
+    'up0': 'convtsp4.12',
+}  # fmt: skip
+_TRANSPOSED = ('up4', 'up3', 'up2', 'up1', 'narrow', 'up0')
+_TRANSPOSED_KERNEL = (3, 4, 0, 1, 2)  # (kt, kh, kw, in, out) -> (in, out, kt, kh, kw)
+
+
+def tased(path: Path) -> tuple[str, tuple[int, ...]]:
+    """MichiganCOG/TASED-Net: S3D as STSA-Net names it, and `convtsp<n>`."""
+    part, leaf = path[0], path[-1]
+    if part == 'backbone':
+        return names.torch_name(path, 'stsanet')
+    if part == 'tased_map':
+        return _leaf('convtsp4.13', '', leaf)
+    sequential, number = _TASED[part].split('.')
+    name, axes = _leaf(_TASED[part], f'{sequential}.{int(number) + 1}', leaf)
+    return name, _TRANSPOSED_KERNEL if leaf == 'kernel' and part in _TRANSPOSED else axes
+
+
+_BLOCKS = {'base1.0': 'block1.0', 'base1.2': 'block2.0', 'base1.3': 'block2.1'}
+_IN_PLANE = (4, 3, 1, 2)  # (1, kh, kw, in, out) -> (out, in, kh, kw)
+
+
+def hd2s(path: Path) -> tuple[str, tuple[int, ...]]:
+    """perceivelab/hd2s: S3D as `featureExtractor.block<n>`; `conv_t<level>`, `decoder<level>`."""
+    first, *rest, leaf = path
+    if first == 'backbone':
+        name, axes = names.torch_name(path, 'stsanet')
+        stage, place, inside = name.split('.', 2)
+        block = _BLOCKS.get(f'{stage}.{place}') or f'block{int(stage[-1]) + 1}.{place}'
+        return f'featureExtractor.{block}.{inside}', axes
+    if first == 'hd2s_map':
+        return _in_plane('last_conv', '', leaf)
+    level, part = int(first[-1]), rest[0]
+    if part == 'map':
+        return _in_plane(f'decoder{level}.last_conv{level}', '', leaf)
+    number = int(part[-1])
+    if part.startswith('halve'):
+        prefix = f'conv_t{level}' if HALVINGS[level] == 1 else f'conv_t{level}_{number + 1}'
+        return _leaf(f'{prefix}.conv', f'{prefix}.bn', leaf)
+    group = f'decoder{level}.deconvlayer{level}_{len(DECODERS[level]) - number}'
+    unit = rest[1]
+    if unit == 'first':
+        return _in_plane(f'{group}.0.conv', f'{group}.0.bn', leaf)
+    letter = 's' if unit.startswith('by_channel') else 't'
+    prefix = f'{group}.{unit[-1]}'
+    return _in_plane(f'{prefix}.conv_{letter}', f'{prefix}.bn_{letter}', leaf)
+
+
+def _in_plane(convolution: str, norm: str, leaf: str) -> tuple[str, tuple[int, ...]]:
+    """`_leaf` of a convolution in two dimensions, whose kernel has one step in time here."""
+    name, axes = _leaf(convolution, norm, leaf)
+    return name, _IN_PLANE if leaf == 'kernel' else axes
+
+
 def _leaf(convolution: str, norm: str, leaf: str) -> tuple[str, tuple[int, ...]]:
     """For a convolution without `norm`, or for a bias-free one and its BatchNorm."""
     return {
@@ -54,7 +126,7 @@ def _leaf(convolution: str, norm: str, leaf: str) -> tuple[str, tuple[int, ...]]
     }[leaf]
 
 
-_RULES = {'tinyhd': tinyhd}
+_RULES = {'tinyhd': tinyhd, 'vinet': vinet, 'tased': tased, 'hd2s': hd2s}
 
 
 def torch_name(path: Path, naming: str) -> tuple[str, tuple[int, ...]]:
