@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stsa_jax.distribution import sharding
-from stsa_jax.models import layers
-from stsa_jax.ops import convolution, forms, normalisation, pooling, upsampling
+from stsa_jax.models import functional, layers, s3d
+from stsa_jax.ops import convolution, forms, normalisation, pooling, upsampled, upsampling
 from stsa_jax.ops.cpu import convolution as conv2d
 
 EXACT = jax.lax.Precision.HIGHEST
@@ -160,17 +160,41 @@ def test_gradient_of_a_kernel_in_blocks(cpu, x_shape, kernel, stride, padding, o
 
 
 @pytest.mark.parametrize('kt', [1, 2])
-def test_conv_of_upsampled(form, kt):
-    x, k = random(2, 4, 5, 7, 6), random(kt, 3, 3, 6, 5, seed=1)
+@pytest.mark.parametrize('size', [(5, 7), (2, 3)])
+def test_conv_of_upsampled(form, kt, size):
+    x, k = random(2, 4, *size, 6), random(kt, 3, 3, 6, 5, seed=1)
     stride, padding = (kt, 1, 1), (0, 1, 1)
 
     @jax.jit
     def both(x, k):
-        found = convolution.conv3d_of_upsampled(x, k, stride, padding)
+        found = upsampled.conv3d_of_upsampled(x, k, stride, padding)
         return found, convolution.conv3d(upsampling.upsample_2x(x), k, stride, padding)
 
     found, direct = both(x, k)
     np.testing.assert_allclose(found, direct, atol=2e-5)
+
+
+@pytest.mark.parametrize('kernel', [3, 5, 7])
+@pytest.mark.parametrize('train', [True, False])
+def test_first_convolutions(kernel, train):
+    """The two of the stem with what is between them, against those of one frame at a time."""
+    first = s3d.FirstSepConv(3, 5, kernel, 2, rngs=nnx.Rngs(0))
+    graphdef, params, batch_stats = functional.split(first)
+    clip, d = random(2, 4, 8, 12, 3), random(2, 2, 4, 6, 5, seed=1)
+
+    def run(params, clip):
+        result = functional.apply(graphdef, params, batch_stats, clip, train=train)
+        return result if train else (result, batch_stats)
+
+    out, pull, found_stats = jax.vjp(run, params, clip, has_aux=True)
+    with forms.use('published'):
+        expected, expected_pull, stats = jax.vjp(run, params, clip, has_aux=True)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    # A thousandth of the batch's, whose rounding is 1e-6.
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-8), found_stats, stats)
+    # Sums over up to 384 places.
+    compare = functools.partial(np.testing.assert_allclose, atol=1e-4)
+    jax.tree.map(compare, pull(d), expected_pull(d))
 
 
 def test_kernels_that_do_not_fold(form):

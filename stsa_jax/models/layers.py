@@ -17,15 +17,10 @@ from flax import nnx
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from stsa_jax.ops.convolution import (
-    Triple,
-    conv3d,
-    conv3d_of_upsampled,
-    conv3d_transposed_2x,
-    depthwise_conv3d,
-)
+from stsa_jax.ops.convolution import Triple, conv3d, conv3d_transposed_2x, depthwise_conv3d
 from stsa_jax.ops.names import PRODUCT
 from stsa_jax.ops.normalisation import BATCH_NORM_EPS, batch_norm, layer_norm, scale_shift
+from stsa_jax.ops.upsampled import conv3d_of_upsampled
 
 BATCH_NORM_MOMENTUM = 0.001  # weight of the new value (PyTorch's convention); S3D's value
 
@@ -119,7 +114,7 @@ class ConvBN(nnx.Module):
             return scale_shift(y, scale, bias, mean, var, eps=self.eps, activation=self.activation)
         out, mean, var = batch_norm(y, scale, bias, eps=self.eps, activation=self.activation)
         # PyTorch normalises with the biased variance but stores the unbiased one.
-        count = math.prod(y.shape[:-1])
+        count = y.size // mean.size
         unbiased = var * (count / max(count - 1, 1))
         for running, latest in ((self.mean, mean), (self.var, unbiased)):
             step = self.momentum * (lax.stop_gradient(latest) - running[...])

@@ -21,6 +21,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from stsa_jax.models.layers import Conv, ConvBNReLU
+from stsa_jax.ops import stem
 from stsa_jax.ops.pooling import max_pool
 
 # block: input channels, b0, b1 (reduce, out), b2 (reduce, out), b3
@@ -58,15 +59,37 @@ def stage_channels(width: float = 1.0) -> tuple[int, int, int, int]:
 class SepConv(nnx.Module):
     """Spatial (1,k,k), then temporal (k,1,1) convolution, each with BatchNorm and ReLU."""
 
+    spatial_kind = temporal_kind = ConvBNReLU
+
     def __init__(self, features_in: int, features_out: int, size: int, stride: int = 1, **options):
         """`options` are those of `ConvBNReLU`."""
         k, s, out = size, stride, features_out
-        self.spatial = ConvBNReLU(features_in, out, (1, k, k), stride=(1, s, s), **options)
-        self.temporal = ConvBNReLU(out, out, (k, 1, 1), stride=(s, 1, 1), **options)
+        self.spatial = self.spatial_kind(features_in, out, (1, k, k), stride=(1, s, s), **options)
+        self.temporal = self.temporal_kind(out, out, (k, 1, 1), stride=(s, 1, 1), **options)
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`(B, T, H, W, features_in)` -> `(B, T/s, H/s, W/s, features_out)`."""
         return self.temporal(self.spatial(x, train=train), train=train)
+
+
+class FirstSpatial(ConvBNReLU):
+    """The spatial convolution of a clip; its result is for `FirstTemporal` alone."""
+
+    def _convolve(self, x):
+        return stem.of_space(x, self.kernel[...], self.precision)
+
+
+class FirstTemporal(ConvBNReLU):
+    """The temporal convolution after `FirstSpatial`."""
+
+    def _convolve(self, x):
+        return stem.of_time(x, self.kernel[...], self.precision)
+
+
+class FirstSepConv(SepConv):
+    """The one of stride 2 that takes the clip."""
+
+    spatial_kind, temporal_kind = FirstSpatial, FirstTemporal
 
 
 class Mixed(nnx.Module):
@@ -100,7 +123,7 @@ class Stem(nnx.Module):
     def __init__(self, width: float, **options):
         """`options` are those of `ConvBNReLU`."""
         c64, c192 = scale_width(64, width), scale_width(192, width)
-        self.conv1 = SepConv(3, c64, 7, 2, **options)
+        self.conv1 = FirstSepConv(3, c64, 7, 2, **options)
         self.conv2 = ConvBNReLU(c64, c64, (1, 1, 1), **options)
         self.conv3 = SepConv(c64, c192, 3, **options)
 

@@ -32,7 +32,12 @@ def attend(
     `keep_matrix`, else None. `matrices` is the number of matrices per example, which count together
     against `LARGEST_MATRIX`.
     """
-    softmax_product = cpu.softmax_product if forms.for_cpu() else _softmax_product
+    if forms.for_cpu():
+        softmax_product = cpu.softmax_product
+    elif forms.plain() and not keep_matrix:
+        softmax_product = _softmax_product
+    else:
+        softmax_product = _softmax_and_product
 
     def whole(query):
         logits = jnp.einsum(
@@ -53,6 +58,21 @@ def attend(
 
 
 def _softmax_product(logits, value, precision):
+    """Without the matrix. A column of ones beside the values gives its sums with the product."""
+    matrix = jnp.exp(logits - lax.stop_gradient(logits.max(-1, keepdims=True)))
+    ones = jnp.ones((*value.shape[:-1], 1), value.dtype)
+    out = jnp.einsum(
+        'bnm,bmc->bnc',
+        matrix.astype(value.dtype),
+        jnp.concatenate([value, ones], -1),
+        precision=precision,
+        preferred_element_type=logits.dtype,
+    )
+    out = checkpoint_name(out, PRODUCT)
+    return (out[..., :-1] / out[..., -1:]).astype(value.dtype), None
+
+
+def _softmax_and_product(logits, value, precision):
     matrix = jax.nn.softmax(logits)
     out = jnp.einsum('bnm,bmc->bnc', matrix.astype(value.dtype), value, precision=precision)
     return checkpoint_name(out, PRODUCT), matrix

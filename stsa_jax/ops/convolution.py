@@ -1,6 +1,7 @@
 """Convolutions that match PyTorch's numbers, on `(B, T, H, W, C)`; no bias."""
 
 import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,6 @@ import numpy as np
 from jax import lax
 
 from stsa_jax.ops import cpu, forms
-from stsa_jax.ops.upsampling import upsample_2x
 
 Triple = tuple[int, int, int]
 DEPTHWISE = 'depthwise'  # named scope of its products
@@ -24,18 +24,28 @@ def conv3d(
     """`(B, T, H, W, C)` with kernel `(kt, kh, kw, C, D)` -> `(B, T', H', W', D)`, in x's dtype.
 
     Args:
-        stride, padding: along (T, H, W); pads both sides equally with zeros.
+        stride, padding: along (T, H, W); pads both sides alike, with zeros.
         precision: of the products in float32; None is JAX's default, which on TPU and GPU rounds
-            their factors to fewer bits.
+            their factors to fewer digits.
     """
-    kernel = kernel.astype(x.dtype)
     if forms.for_cpu():
-        return cpu.conv3d(x, kernel, stride, padding, precision)
+        return cpu.conv3d(x, kernel.astype(x.dtype), stride, padding, precision)
+    return convolve(x, kernel, stride, [(p, p) for p in padding], precision)
+
+
+def convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: Triple = (1, 1, 1),
+    pads: Sequence[tuple[int, int]] = ((0, 0), (0, 0), (0, 0)),
+    precision: lax.Precision | None = None,
+) -> jax.Array:
+    """`conv3d` as JAX has it, with `pads` (before, after) along (T, H, W)."""
     return lax.conv_general_dilated(
         x,
-        kernel,
+        kernel.astype(x.dtype),
         stride,
-        [(p, p) for p in padding],
+        pads,
         dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
         precision=precision,
     )
@@ -93,12 +103,3 @@ def conv3d_transposed_2x(x: jax.Array, kernel: jax.Array) -> jax.Array:
             columns.append(y)
         rows.append(jnp.stack(columns, 3))  # N, H, W, column, D
     return jnp.stack(rows, 2).reshape(b, t, 2 * h, 2 * w, -1)
-
-
-def conv3d_of_upsampled(
-    x: jax.Array, kernel: jax.Array, stride: Triple, padding: Triple
-) -> jax.Array:
-    """`conv3d` of `upsample_2x(x)`."""
-    if forms.for_cpu():
-        return cpu.conv3d_of_upsampled(x, kernel.astype(x.dtype), stride, padding)
-    return conv3d(upsample_2x(x), kernel, stride, padding)

@@ -7,6 +7,9 @@ The default on every platform is 'plain': it supports every JAX transformation a
 compilers. The CPU forms, in `stsa_jax.ops.cpu`, have their own derivative rules, for reverse mode
 only. JAX's caches of traced and compiled programs include the choice, so one function can be traced
 with both.
+
+`use('published')` is for counting and for comparison: each operation as the paper has it, with no
+product more and none less. It is slower.
 """
 
 import jax
@@ -18,6 +21,11 @@ use = jax.make_user_context('plain')
 def for_cpu() -> bool:
     """Whether the current program is traced with the CPU forms."""
     return use.value == 'cpu'
+
+
+def plain() -> bool:
+    """Whether the current program is traced with the plain forms."""
+    return use.value == 'plain'
 
 
 def set_default(form: str) -> None:

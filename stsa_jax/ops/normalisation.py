@@ -25,10 +25,14 @@ def batch_norm(
     """BatchNorm with the batch's statistics, then the activation.
 
     `(..., C)` -> the same, and the mean and (biased) variance over all axes but C, `(C,)` float32.
+    In `(..., n C)` the channels are there n times (`ops.stem`): the statistics are of all n.
     """
     if forms.for_cpu() and y.dtype == jnp.float32 and activation is jax.nn.relu:
         return cpu.batch_norm_relu(y, scale, bias, eps)
     mean, var = _moments(y, tuple(range(y.ndim - 1)))
+    means, variances = mean.reshape(-1, scale.size), var.reshape(-1, scale.size)
+    mean = means.mean(0)
+    var = (variances + jnp.square(means - mean)).mean(0)
     mean, var = checkpoint_name(mean, PRODUCT), checkpoint_name(var, PRODUCT)
     out = scale_shift(y, scale, bias, mean, var, eps=eps, activation=activation)
     return out, mean, var
@@ -44,9 +48,11 @@ def scale_shift(
     eps: float = BATCH_NORM_EPS,
     activation: Callable | None = jax.nn.relu,
 ) -> jax.Array:
-    """BatchNorm with given statistics, all `(C,)`, then the activation."""
+    """BatchNorm of `(..., n C)` with given statistics, all `(C,)`, then the activation."""
     factor = scale * lax.rsqrt(var + eps)
-    z = y * factor + (bias - mean * factor)
+    shift = bias - mean * factor
+    factor, shift = (jnp.tile(x, y.shape[-1] // x.size) for x in (factor, shift))
+    z = y * factor + shift
     return (z if activation is None else activation(z)).astype(y.dtype)
 
 

@@ -26,7 +26,7 @@ def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """
     if forms.for_cpu() and size == (2 * x.shape[2], 2 * x.shape[3]):
         return cpu.upsample_2x(x)
-    rows, columns = (_matrix(n, m).astype(x.dtype) for n, m in zip(x.shape[2:4], size))
+    rows, columns = (matrix(n, m).astype(x.dtype) for n, m in zip(x.shape[2:4], size))
     exact = lax.Precision.HIGHEST  # so that neither the weights nor x are rounded
     with jax.named_scope(RESIZE):
         x = jnp.einsum('bthwc,hH->btHwc', x, rows, precision=exact)
@@ -41,10 +41,10 @@ def upsample_aligned(x: jax.Array, axes: Sequence[int], factor: int = 2) -> jax.
     for axis in axes:
         n = x.shape[axis]
         places = np.linspace(0, n - 1, factor * n)
-        weights = jnp.asarray(_weights(n, np.minimum(places.astype(int), n - 1), places), x.dtype)
+        table = jnp.asarray(_weights(n, np.minimum(places.astype(int), n - 1), places), x.dtype)
         with jax.named_scope(RESIZE):
             x = jnp.moveaxis(
-                jnp.tensordot(x, weights, ((axis,), (0,)), precision=lax.Precision.HIGHEST),
+                jnp.tensordot(x, table, ((axis,), (0,)), precision=lax.Precision.HIGHEST),
                 -1,
                 axis,
             )
@@ -59,7 +59,7 @@ def pixel_shuffle(x: jax.Array) -> jax.Array:
     return x.reshape(*batch, 2 * h, 2 * w, channels // 4)
 
 
-def _matrix(n: int, wanted: int) -> np.ndarray:
+def matrix(n: int, wanted: int) -> np.ndarray:
     """`(n, wanted)`: the weights that interpolate `n` positions to `wanted`."""
     before, after, weight = bilinear_taps(n, wanted)
     identity = np.eye(n, dtype=np.float32)
