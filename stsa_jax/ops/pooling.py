@@ -35,10 +35,15 @@ def max_pool_2x2_with_indices(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def max_unpool_2x2(x: jax.Array, index: jax.Array) -> jax.Array:
     """Puts each value back where its maximum was, zeros elsewhere; H and W double."""
-    b, t, h, w, c = x.shape
-    places = jnp.arange(4, dtype=jnp.int8).reshape(2, 1, 2, 1)
-    spread = jnp.where(index[:, :, :, None, :, None] == places, x[:, :, :, None, :, None], 0)
-    return spread.reshape(b, t, 2 * h, 2 * w, c)
+    if forms.for_cpu():
+        return cpu.max_unpool_2x2(x, index)
+    zero = jnp.zeros((), x.dtype)
+    parts = []
+    for k in range(4):
+        row, column = divmod(k, 2)
+        pads = [(0, 0, 0), (0, 0, 0), (row, 1 - row, 1), (column, 1 - column, 1), (0, 0, 0)]
+        parts.append(lax.pad(jnp.where(index == k, x, zero), zero, pads))
+    return sum(parts[1:], parts[0])
 
 
 def max_indices_3x3(x: jax.Array) -> jax.Array:

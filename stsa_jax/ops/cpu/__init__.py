@@ -13,7 +13,7 @@ from stsa_jax.ops.cpu.attention import softmax_product
 from stsa_jax.ops.cpu.convolution import conv3d
 from stsa_jax.ops.cpu.depthwise import depthwise_conv3d
 from stsa_jax.ops.cpu.normalisation import batch_norm_relu
-from stsa_jax.ops.cpu.pooling import max_pool
+from stsa_jax.ops.cpu.pooling import max_pool, max_unpool_2x2
 from stsa_jax.ops.cpu.upsampling import conv3d_of_upsampled, upsample_2x
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     'conv3d_of_upsampled',
     'depthwise_conv3d',
     'max_pool',
+    'max_unpool_2x2',
     'set_up',
     'softmax_product',
     'step_options',

@@ -17,6 +17,14 @@ def max_pool(x: jax.Array, window: Triple, stride: Triple, padding: Triple) -> j
     return x
 
 
+def max_unpool_2x2(x: jax.Array, index: jax.Array) -> jax.Array:
+    """`stsa_jax.ops.pooling.max_unpool_2x2`, by comparing each value's index with its places."""
+    b, t, h, w, c = x.shape
+    places = jnp.arange(4, dtype=jnp.int8).reshape(2, 1, 2, 1)
+    spread = jnp.where(index[:, :, :, None, :, None] == places, x[:, :, :, None, :, None], 0)
+    return spread.reshape(b, t, 2 * h, 2 * w, c)
+
+
 def _along(x, axis, window, stride, padding):
     if window == 1 and stride == 1:
         return x
