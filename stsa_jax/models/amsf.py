@@ -32,9 +32,8 @@ class AttentionWeighting(nnx.Module):
         """F_h W_h and F_l W_l of equations 9-11; Norm before ReLU, as in (10) and the code."""
         both = jnp.concatenate([high, low], axis=-1)
         where = sigmoid(self.spatial(both))  # (B, 4, H, W, 1)
-        pooled = jnp.einsum('bthwc,bthw->btc', both, where[..., 0]) / (
-            both.shape[2] * both.shape[3]
-        )
+        pooled = [jnp.einsum('bthwc,bthw->btc', x, where[..., 0]) for x in (high, low)]
+        pooled = jnp.concatenate(pooled, axis=-1) / (high.shape[2] * high.shape[3])
         pooled = pooled[:, :, None, None]  # (B, 4, 1, 1, 2C): per time step
         weights = sigmoid(self.excite(relu(self.norm(self.squeeze(pooled)))))
         taps['spatial'], taps['channel'] = where, weights
