@@ -14,6 +14,7 @@ This is the plain form; in the others `of_space` gives `(B, T, H/2, W/2, C)`. `o
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from stsa_jax.ops import forms
@@ -30,12 +31,12 @@ def of_space(
     before, after = -(-reach // 2), reach // 2  # blocks
     # (1, rows, columns, 3, C), from the first row of the first block to the last of the last one
     rest = (2 * before - reach, 2 * after + 1 - reach)
-    kernel = jnp.pad(kernel, [(0, 0), rest, rest, (0, 0), (0, 0)])
+    kernel = _padded(kernel, {1: rest, 2: rest})
     blocks = before + 1 + after
     kernel = kernel.reshape(blocks, 2, blocks, 2, *kernel.shape[3:])
     kernel = kernel.transpose(0, 2, 3, 1, 4, 5)  # as `_in_blocks` has the pixels: columns, rows
     kernel = kernel.reshape(1, blocks, blocks, -1, kernel.shape[-1])
-    kernel = jnp.kron(jnp.eye(2, dtype=kernel.dtype), kernel)  # a frame with itself alone
+    kernel = jnp.kron(np.eye(2, dtype=kernel.dtype), kernel)  # a frame with itself alone
     pads = ((0, 0), (before, after), (before, after))
     return convolve(_in_blocks(clip), kernel, pads=pads, precision=precision)
 
@@ -47,9 +48,15 @@ def of_time(x: jax.Array, kernel: jax.Array, precision: lax.Precision | None = N
         return conv3d(x, kernel, (2, 1, 1), (reach, 0, 0), precision)
     before, after = -(-reach // 2), reach // 2  # pairs of frames
     rest = (2 * before - reach, 2 * after + 1 - reach)
-    kernel = jnp.pad(kernel, [rest, (0, 0), (0, 0), (0, 0), (0, 0)])
+    kernel = _padded(kernel, {0: rest})
     kernel = kernel.reshape(before + 1 + after, 1, 1, -1, kernel.shape[-1])
     return convolve(x, kernel, pads=((before, after), (0, 0), (0, 0)), precision=precision)
+
+
+def _padded(kernel, rests):
+    """With zeros, so many before and after along each axis of `rests`."""
+    pads = [(*rests.get(axis, (0, 0)), 0) for axis in range(kernel.ndim)]
+    return lax.pad(kernel, jnp.zeros((), kernel.dtype), pads)
 
 
 def _in_blocks(clip):
