@@ -38,6 +38,7 @@ class Case:
     config: object
     frames_kept: tuple = ()  # of a map for every frame, those in the file
     long: bool = False  # another variant of the model has the short test
+    loss_noise: float = 0  # of a step's loss, where float32 puts maxima of near ties elsewhere
 
 
 CASES = (
@@ -45,7 +46,7 @@ CASES = (
     Case('tinyhd_m', 'tinyhd', TinyHDConfig(image_size=SIZE, target='all'), (0, 7, 15), True),
     Case('hd2s', 'hd2s', HD2SConfig(image_size=SIZE), long=True),
     Case('vinet', 'vinet', ViNetConfig(image_size=SIZE), long=True),
-    Case('tased', 'tased', TASEDConfig(image_size=SIZE), long=True),
+    Case('tased', 'tased', TASEDConfig(image_size=SIZE), long=True, loss_noise=2e-4),
 )
 
 
@@ -157,8 +158,10 @@ def test_train_mode(case, golden, graphdef, weights, clip):
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     with forms.use('cpu'), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         grads, (kl, cc, new) = jax.device_get(step(params, batch_stats))
-    assert float(kl) == pytest.approx(float(golden['train/kl']), rel=1e-5)
-    assert float(cc) == pytest.approx(float(golden['train/cc']), abs=1e-5)
+    # With the statistics of the few values at the coarsest level PyTorch's own float32 is off too.
+    noise = max(1e-5, case.loss_noise, 2 * float(golden.get('train/float32_loss_error', 0)))
+    assert float(kl) == pytest.approx(float(golden['train/kl']), rel=noise)
+    assert float(cc) == pytest.approx(float(golden['train/cc']), abs=noise)
     found, expected = port.to_torch(grads), golden['train/grad_norm']
     names = golden['train/names'].tolist()
     assert set(names) <= set(found)
@@ -169,11 +172,11 @@ def test_train_mode(case, golden, graphdef, weights, clip):
     # In some entries PyTorch's own float32 is further off.
     limit = max(0.03, float(golden['train/float32_error']))
     assert relative.max() < limit, np.array(names)[real][relative.argmax()]
-    # TASED-Net's pools have near ties, and float32 puts some maxima elsewhere: of PyTorch too.
+    # TASED-Net's pools have near ties, HD2S's decoder few values to normalise with: PyTorch's too.
     assert np.median(relative) < max(0.002, float(golden.get('train/float32_median', 0)))
     buffers = port.to_torch(params, new)
     norms = [np.linalg.norm(buffers[n].astype(np.float64)) for n in golden['train/buffer_names']]
-    np.testing.assert_allclose(norms, golden['train/buffer_norm'], rtol=1e-5)
+    np.testing.assert_allclose(norms, golden['train/buffer_norm'], rtol=5e-5)  # of few values
 
 
 @pytest.mark.long

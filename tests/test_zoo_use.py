@@ -112,11 +112,17 @@ def test_unpooling_is_pytorchs():
     pool = dict(kernel_size=(1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
     _, places = torch.nn.functional.max_pool3d(tensor, return_indices=True, **pool)
     values = np.random.default_rng(1).normal(size=(2, 3, 4, 6, 5)).astype(np.float32)
-    expected = torch.nn.functional.max_unpool3d(
-        torch.from_numpy(values).permute(0, 4, 1, 2, 3), places, output_size=(3, 8, 12), **pool
-    )
-    found = pooling.max_unpool_3x3(values, pooling.max_indices_3x3(x))
+    given = torch.from_numpy(values).permute(0, 4, 1, 2, 3)
+    expected = torch.nn.functional.max_unpool3d(given, places, output_size=(3, 8, 12), **pool)
+    index = pooling.max_indices_3x3(x)
+    found, pull = jax.vjp(lambda v: pooling.max_unpool_3x3(v, index), values)
     np.testing.assert_array_equal(found, expected.permute(0, 2, 3, 4, 1))
+    # Of windows that share a maximum, each gets the place's derivative.
+    given.requires_grad_()
+    to_given = torch.nn.functional.max_unpool3d(given, places, output_size=(3, 8, 12), **pool)
+    weight = np.random.default_rng(2).normal(size=x.shape).astype(np.float32)
+    (to_given * torch.from_numpy(weight).permute(0, 4, 1, 2, 3)).sum().backward()
+    np.testing.assert_array_equal(pull(weight)[0], given.grad.permute(0, 2, 3, 4, 1))
 
 
 def test_transposed_convolution_is_pytorchs():

@@ -70,7 +70,7 @@ def max_unpool_3x3(x: jax.Array, index: jax.Array) -> jax.Array:
     """Puts each value where its maximum was, zeros elsewhere; H and W double.
 
     Windows overlap: where two have their maximum in one place, the later one's value stays, as in
-    PyTorch on a CPU.
+    PyTorch on a CPU. Their derivatives are PyTorch's too: both take part in that of the place.
     """
     b, t, h, w, c = x.shape
     room = ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0))
@@ -78,13 +78,15 @@ def max_unpool_3x3(x: jax.Array, index: jax.Array) -> jax.Array:
 
     def plane(row, column):
         """Of one parity of rows and columns: what the windows beside it put there."""
-        out = jnp.zeros((), x.dtype)
+        last = total = jnp.zeros((), x.dtype)
         for down in range(row + 1):  # 0: the window of that number, 1: the next
             for right in range(column + 1):
                 place = 3 * (1 + row - 2 * down) + 1 + column - 2 * right
                 at = (slice(None), slice(None), slice(down, down + h), slice(right, right + w))
-                out = jnp.where(places[at] == place, values[at], out)
-        return out
+                here = places[at] == place
+                last = jnp.where(here, values[at], last)
+                total = total + jnp.where(here, values[at], 0)
+        return lax.stop_gradient(last) + (total - lax.stop_gradient(total))
 
     rows = [jnp.stack([plane(row, 0), plane(row, 1)], 4) for row in (0, 1)]
     return jnp.stack(rows, 3).reshape(b, t, 2 * h, 2 * w, c)
