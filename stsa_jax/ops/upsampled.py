@@ -52,23 +52,25 @@ def conv3d_of_upsampled(
 
 
 def _conv3d_of_upsampled(x, kernel, stride):
-    y = None
-    for rows, columns in itertools.product((INNER, FIRST, LAST), repeat=2):
-        part = x[:, :, rows.places, columns.places]
-        taps = jnp.einsum(
-            'hkp,wlq,tklcd->thwcpqd',
-            rows.taps,
-            columns.taps,
-            kernel,
-            precision=lax.Precision.HIGHEST,
-        )
-        taps = taps.reshape(*taps.shape[:4], -1)
-        part = convolve(part, taps, stride, ((0, 0), rows.pads, columns.pads))
-        if y is None:  # the inner ones, which are wrong at the edges
-            y = part
-        else:
-            b, t, h, w, _ = y.shape
-            y = lax.dynamic_update_slice(y, part, (0, 0, rows.start % h, columns.start % w, 0))
+    y = _results(x, kernel, stride, INNER, INNER)  # wrong at the edges, which come after
     b, t, h, w, c = y.shape  # c: row, column, D
+    for rows, columns in itertools.product((INNER, FIRST, LAST), repeat=2):
+        if rows is not INNER or columns is not INNER:
+            edge = _results(x, kernel, stride, rows, columns)
+            y = lax.dynamic_update_slice(y, edge, (0, 0, rows.start % h, columns.start % w, 0))
     y = y.reshape(b, t, h, w, 2, 2, c // 4).swapaxes(3, 4)
     return y.reshape(b, t, 2 * h, 2 * w, c // 4)
+
+
+def _results(x, kernel, stride, rows, columns):
+    """Those of a part along each axis: `(B, T', rows, columns, 4 D)`."""
+    taps = jnp.einsum(
+        'hkp,wlq,tklcd->thwcpqd',
+        rows.taps,
+        columns.taps,
+        kernel,
+        precision=lax.Precision.HIGHEST,
+    )
+    taps = taps.reshape(*taps.shape[:4], -1)
+    x = x[:, :, rows.places, columns.places]
+    return convolve(x, taps, stride, ((0, 0), rows.pads, columns.pads))
