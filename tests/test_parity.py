@@ -17,8 +17,7 @@ from stsa_jax.distribution import sharding
 from stsa_jax.metrics import losses
 from stsa_jax.models import functional
 from stsa_jax.models.s3d import S3DConfig
-from stsa_jax.ops import cpu, forms
-from stsa_jax.training import remat
+from stsa_jax.ops import forms
 from stsa_jax.weights import port
 
 pytestmark = pytest.mark.slow
@@ -131,29 +130,23 @@ def test_attention_rows_are_distributions(evaluated):
         np.testing.assert_allclose(matrix.sum(-1), 1, atol=1e-5, err_msg=name)
 
 
-@pytest.fixture(scope='module', params=forms.FORMS)
-def trained(model, request):
-    """Loss, gradients and new batch statistics of one train-mode step on the golden clip.
-
-    With the plain forms of the operations; and with those for CPUs, as a training step has them.
-    """
+@pytest.fixture(scope='module')
+def trained(model):
+    """Loss, gradients and new batch statistics of one train-mode step on the golden clip."""
     graphdef, params, batch_stats = model
-    keep = 'everything' if request.param == 'plain' else 'products'
 
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
 
     def loss_fn(params, clip, density):
-        run = remat.apply(graphdef, keep)
-        saliency, stats = run(params, batch_stats, clip, train=True)
+        saliency, stats = functional.apply(graphdef, params, batch_stats, clip, train=True)
         return losses.saliency_loss(saliency, density).mean(), (saliency, stats)
 
-    @functools.partial(jax.jit, compiler_options=cpu.step_options(keep))
+    @jax.jit
     def step(*inputs):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # as a training step
             return jax.value_and_grad(loss_fn, has_aux=True)(*inputs)
 
-    with forms.use(request.param):
-        (loss, (saliency, stats)), grads = step(params, rule.clip(1), rule.density(1))
+    (loss, (saliency, stats)), grads = step(params, rule.clip(1), rule.density(1))
     return float(loss), np.asarray(saliency), jax.device_get(stats), jax.device_get(grads)
 
 
