@@ -12,20 +12,16 @@ import argparse
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from benchmarks.processes import in_own_process, timed
-from benchmarks.released import example
-from stsa_jax import training
+from benchmarks.train_step import step_times
 from stsa_jax.configuration import load_config
-from stsa_jax.distribution import sharding
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.models.stsanet import STSANetConfig
-from stsa_jax.ops import cpu, forms, normalisation, upsampling
+from stsa_jax.ops import cpu, forms, normalisation, pooling, upsampling
+from stsa_jax.ops.convolution import conv3d
 from stsa_jax.ops.cpu import convolution, winograd
-from stsa_jax.training import compiling, optimizer
 from stsa_jax.weights.initial import initial_weights
 from stsa_jax.weights.pretrained import SaliencyModel
 
@@ -33,36 +29,22 @@ WORTH = 1.03  # times the time with all forms
 INFINITE = float('inf')
 
 
-def _conv3d(x, kernel, stride, padding, precision=None):
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        stride,
-        [(p, p) for p in padding],
-        dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
-        precision=precision,
-    )
+def _plain(operation):
+    """The operation's plain form, within a program of CPU forms."""
+
+    def run(*arguments, **options):
+        with forms.use('plain'):
+            return operation(*arguments, **options)
+
+    return run
 
 
 def _conv3d_of_upsampled(x, kernel, stride, padding):
     return cpu.conv3d(cpu.upsample_2x(x), kernel, stride, padding)
 
 
-def _upsample_2x(x):
-    for axis in (2, 3):
-        matrix = upsampling._matrix(x.shape[axis], 2 * x.shape[axis])
-        x = jnp.moveaxis(jnp.tensordot(x, matrix, (axis, 0)), -1, axis)
-    return x
-
-
-def _max_pool(x, window, stride, padding):
-    pads = [(0, 0), *((p, p) for p in padding), (0, 0)]
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *stride, 1), pads)
-
-
 def _batch_norm_relu(y, scale, bias, eps):
-    mean, var = normalisation._moments(y, tuple(range(y.ndim - 1)))
-    return normalisation.scale_shift_relu(y, scale, bias, mean, var), mean, var
+    return _plain(normalisation.batch_norm)(y, scale, bias, eps=eps)
 
 
 def _exact_in_one_sum(x, kernel, stride, padding):
@@ -75,14 +57,14 @@ def _kernel_gradient(x, kernel, dy, stride, padding):
 
 # The replacement of each form: (object, attribute, value).
 WITHOUT = {
-    'two-dimensional convolutions': (cpu, 'conv3d', _conv3d),
+    'two-dimensional convolutions': (cpu, 'conv3d', _plain(conv3d)),
     "Winograd's algorithm": (winograd, 'LARGE', INFINITE),
     'short sums': (convolution, '_in_groups', _exact_in_one_sum),
     'few channels in quarters': (convolution, 'FEW_CHANNELS', 0),
     'one product per tap where kernel = stride': (convolution, '_is_split', lambda *_: False),
     'products before upsampling': (cpu, 'conv3d_of_upsampled', _conv3d_of_upsampled),
-    'upsampling by sums of neighbours': (cpu, 'upsample_2x', _upsample_2x),
-    'pools of slices': (cpu, 'max_pool', _max_pool),
+    'upsampling by sums of neighbours': (cpu, 'upsample_2x', _plain(upsampling.upsample_2x)),
+    'pools of slices': (cpu, 'max_pool', _plain(pooling.max_pool)),
     'kept memory': (cpu.memory, 'keep', lambda: False),
 }
 WITHOUT_IN_GRADIENT = {
@@ -101,26 +83,7 @@ def clip_time(config, repeats: int) -> float:
 
 
 def step_time(config, repeats: int) -> float:
-    settings = optimizer.OptimizerConfig(schedule='constant')
-    tx = optimizer.optimizer(settings, 1)
-    mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
-    graphdef, params, batch_stats = initial_weights(config)
-    rate = optimizer.learning_rate(settings, 1, 1)
-    step = training.make_train_step(graphdef, tx, rate, mesh)
-    clip, density = example(1, config.frames, config.image_size)
-    batch = sharding.put_batch(mesh, {'clip': clip, 'density': density})
-    abstract = training.abstract_state(mesh, params, batch_stats, tx)
-    step = compiling.compiled(step.lower(abstract, batch))
-    state = training.create_state(mesh, params, batch_stats, tx)
-    del params, batch_stats
-    cpu.memory.release()
-
-    def run():
-        nonlocal state
-        state, metrics = step(state, batch)
-        jax.block_until_ready((state, metrics))
-
-    return min(timed(run) for _ in range(repeats + 1))
+    return min(step_times(config, repeats))
 
 
 WORKS = {'clip': clip_time, 'step': step_time}

@@ -26,8 +26,10 @@ from stsa_jax.ops import cpu
 TIME_LIMIT, MEMORY_LIMIT = 0.65, 1.0  # times the released code's
 
 
-def ours(model: STSANetConfig, options) -> dict:
-    """Best time of our step, in this process."""
+def step_times(
+    model: STSANetConfig, repeats: int, batch_size: int = 1, remat: bool = False
+) -> list[float]:
+    """Seconds of each of `repeats` steps after the first, in this process."""
     import jax
 
     from stsa_jax import training
@@ -40,27 +42,30 @@ def ours(model: STSANetConfig, options) -> dict:
     mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
     graphdef, params, batch_stats = initial_weights(model)
     rate = optimizer.learning_rate(config, 1, 1)
-    how = training.StepOptions(remat=options.remat)
+    how = training.StepOptions(remat=remat)
     step = training.make_train_step(graphdef, tx, rate, mesh, how)
-    clip, density = example(options.batch_size, model.frames, model.image_size)
+    clip, density = example(batch_size, model.frames, model.image_size)
     batch = sharding.put_batch(mesh, {'clip': clip, 'density': density})
     abstract = training.abstract_state(mesh, params, batch_stats, tx)
     step = compiling.compiled(step.lower(abstract, batch))
     state = training.create_state(mesh, params, batch_stats, tx)
     del params, batch_stats
     cpu.memory.release()
-    times = []
-    for _ in range(options.repeats + 1):
 
-        def run():
-            nonlocal state
-            state, metrics = step(state, batch)
-            jax.block_until_ready((state, metrics))
+    def run():
+        nonlocal state
+        state, metrics = step(state, batch)
+        jax.block_until_ready((state, metrics))
 
-        times.append(timed(run))
+    return [timed(run) for _ in range(repeats + 1)][1:]
+
+
+def ours(model: STSANetConfig, options) -> dict:
+    """Best time of our step, in this process."""
+    times = step_times(model, options.repeats, options.batch_size, options.remat)
     product, adds = matrix_product(options.matrix_size)
     product()
-    return {'time': min(times[1:]), 'rate': adds / min(timed(product) for _ in range(3))}
+    return {'time': min(times), 'rate': adds / min(timed(product) for _ in range(3))}
 
 
 def report(mine: dict, theirs: dict | None, floor: float) -> int:
