@@ -6,6 +6,7 @@ set `beginning`, the clips of a video's first frames: 'repeated' (the default), 
 repeated, or 'reversed', the clip that starts with the frame, reversed.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -38,6 +39,11 @@ def check_fields(config: Any, frames: int) -> None:
         'width': (config.width > 0, 'a positive number, 1 for the released model'),
         'batch_norm_momentum': (0 < config.batch_norm_momentum <= 1, 'a number in (0, 1]'),
     }
+    refuse_bad_fields(config, checks)
+
+
+def refuse_bad_fields(config: Any, checks: Mapping[str, tuple[bool, str]]) -> None:
+    """Raises InputError for the first field that is not good; {field: (good, what is expected)}."""
     for field, (good, expected) in checks.items():
         if not good:
             raise InputError(

@@ -28,9 +28,8 @@ from flax import nnx
 from jax import lax
 from jax.nn import relu, sigmoid
 
-from stsa_jax.errors import InputError
 from stsa_jax.models.amsf import AMSF
-from stsa_jax.models.clips import check_clip
+from stsa_jax.models.clips import check_clip, refuse_bad_fields
 from stsa_jax.models.layers import BATCH_NORM_MOMENTUM, NO_TAPS, Conv, ConvOfUpsampled, Taps
 from stsa_jax.models.s3d import S3DBackbone, scale_width, stage_channels
 from stsa_jax.models.stsa import ATTENTION, STEPS, STSAModule
@@ -145,11 +144,7 @@ class STSANetConfig:
                 'False for a single stream: it has no two levels to concatenate',
             ),
         }
-        for field, (good, expected) in checks.items():
-            if not good:
-                raise InputError(
-                    f'config.model.{field} is {getattr(self, field)!r}, expected {expected}'
-                )
+        refuse_bad_fields(self, checks)
 
     @property
     def structure(self) -> dict:

@@ -27,8 +27,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn import relu6, sigmoid
 
-from stsa_jax.errors import InputError
-from stsa_jax.models.clips import check_clip
+from stsa_jax.models.clips import check_clip, refuse_bad_fields
 from stsa_jax.models.layers import NO_TAPS, ConvBN, Taps, uniform_conv_weights
 from stsa_jax.models.mobilenet import BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, InvertedResidual
 from stsa_jax.ops.upsampling import pixel_shuffle, upsample_aligned
@@ -93,11 +92,7 @@ class TinyHDConfig:
             'reduction': (self.reduction in (1, 2, 4), '1, 2 or 4'),
             'batch_norm_momentum': (0 < self.batch_norm_momentum <= 1, 'a number in (0, 1]'),
         }
-        for field, (good, expected) in checks.items():
-            if not good:
-                raise InputError(
-                    f'config.model.{field} is {getattr(self, field)!r}, expected {expected}'
-                )
+        refuse_bad_fields(self, checks)
 
     @property
     def level_channels(self) -> tuple[int, int, int, int]:

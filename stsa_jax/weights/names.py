@@ -172,11 +172,16 @@ def _backbone(module, leaf, naming):
         torchvision_b0 = naming == 's3d_torchvision' and branch == 'branch0'
         prefix += f'.{"branch0" if torchvision_b0 else place}'
     convolution, norm = _UNIT[naming][rest[0] if rest else '']
+    return unit_leaf(f'{prefix}{convolution}', f'{prefix}{norm}', leaf)
+
+
+def unit_leaf(convolution: str, norm: str, leaf: str) -> tuple[str, tuple[int, ...]]:
+    """For a convolution without `norm`, or for a bias-free one and its BatchNorm."""
     return {
-        'kernel': (f'{prefix}{convolution}.weight', KERNEL),
-        'scale': (f'{prefix}{norm}.weight', VECTOR),
-        'bias': (f'{prefix}{norm}.bias', VECTOR),
-        'mean': (f'{prefix}{norm}.running_mean', VECTOR),
-        'var': (f'{prefix}{norm}.running_var', VECTOR),
-        'count': (f'{prefix}{norm}.num_batches_tracked', SCALAR),
+        'kernel': (f'{convolution}.weight', KERNEL),
+        'scale': (f'{norm}.weight', VECTOR),
+        'bias': (f'{norm or convolution}.bias', VECTOR),
+        'mean': (f'{norm}.running_mean', VECTOR),
+        'var': (f'{norm}.running_var', VECTOR),
+        'count': (f'{norm}.num_batches_tracked', SCALAR),
     }[leaf]

@@ -5,7 +5,7 @@ Like `names`: a path in our nested dicts -> PyTorch's name and the order of our 
 
 from stsa_jax.models.hd2s import DECODERS, HALVINGS
 from stsa_jax.weights import names
-from stsa_jax.weights.names import KERNEL, SCALAR, VECTOR, Path
+from stsa_jax.weights.names import Path, unit_leaf
 
 # tinyHD numbers the decoders' blocks in one list.
 _ADAPTERS = (
@@ -26,10 +26,10 @@ def tinyhd(path: Path) -> tuple[str, tuple[int, ...]]:
     """feiyanhu/tinyHD: `encoder.encoder.<block>`, `aggregator.aggregate_adapter.<block>`."""
     first, *rest, leaf = path
     if first == 'mix':
-        return _leaf('decoder.decoder.0', '', leaf)
+        return unit_leaf('decoder.decoder.0', '', leaf)
     if first == 'backbone' and rest[0] in ('first', 'last'):
         prefix = f'encoder.encoder.{0 if rest[0] == "first" else 18}'
-        return _leaf(f'{prefix}.0', f'{prefix}.1', leaf)
+        return unit_leaf(f'{prefix}.0', f'{prefix}.1', leaf)
     block, part = rest
     if first == 'backbone':
         number = int(block.removeprefix('block'))
@@ -39,8 +39,8 @@ def tinyhd(path: Path) -> tuple[str, tuple[int, ...]]:
         widens = True
     place = int(_PLACES[part]) - (not widens)
     if part == 'project':
-        return _leaf(f'{prefix}.conv.{place}', f'{prefix}.conv.{place + 1}', leaf)
-    return _leaf(f'{prefix}.conv.{place}.0', f'{prefix}.conv.{place}.1', leaf)
+        return unit_leaf(f'{prefix}.conv.{place}', f'{prefix}.conv.{place + 1}', leaf)
+    return unit_leaf(f'{prefix}.conv.{place}.0', f'{prefix}.conv.{place}.1', leaf)
 
 
 _VINET = {
@@ -54,7 +54,7 @@ def vinet(path: Path) -> tuple[str, tuple[int, ...]]:
     if path[0] == 'backbone':
         name, axes = names.torch_name(path, 'stsanet')
         return f'backbone.{name}', axes
-    return _leaf(f'decoder.{_VINET[path[0]]}', '', path[-1])
+    return unit_leaf(f'decoder.{_VINET[path[0]]}', '', path[-1])
 
 
 _TASED = {
@@ -72,9 +72,9 @@ def tased(path: Path) -> tuple[str, tuple[int, ...]]:
     if part == 'backbone':
         return names.torch_name(path, 'stsanet')
     if part == 'tased_map':
-        return _leaf('convtsp4.13', '', leaf)
+        return unit_leaf('convtsp4.13', '', leaf)
     sequential, number = _TASED[part].split('.')
-    name, axes = _leaf(_TASED[part], f'{sequential}.{int(number) + 1}', leaf)
+    name, axes = unit_leaf(_TASED[part], f'{sequential}.{int(number) + 1}', leaf)
     return name, _TRANSPOSED_KERNEL if leaf == 'kernel' and part in _TRANSPOSED else axes
 
 
@@ -98,7 +98,7 @@ def hd2s(path: Path) -> tuple[str, tuple[int, ...]]:
     number = int(part[-1])
     if part.startswith('halve'):
         prefix = f'conv_t{level}' if HALVINGS[level] == 1 else f'conv_t{level}_{number + 1}'
-        return _leaf(f'{prefix}.conv', f'{prefix}.bn', leaf)
+        return unit_leaf(f'{prefix}.conv', f'{prefix}.bn', leaf)
     group = f'decoder{level}.deconvlayer{level}_{len(DECODERS[level]) - number}'
     unit = rest[1]
     if unit == 'first':
@@ -109,21 +109,9 @@ def hd2s(path: Path) -> tuple[str, tuple[int, ...]]:
 
 
 def _in_plane(convolution: str, norm: str, leaf: str) -> tuple[str, tuple[int, ...]]:
-    """`_leaf` of a convolution in two dimensions, whose kernel has one step in time here."""
-    name, axes = _leaf(convolution, norm, leaf)
+    """`unit_leaf` of a convolution in two dimensions, whose kernel has one step in time here."""
+    name, axes = unit_leaf(convolution, norm, leaf)
     return name, _IN_PLANE if leaf == 'kernel' else axes
-
-
-def _leaf(convolution: str, norm: str, leaf: str) -> tuple[str, tuple[int, ...]]:
-    """For a convolution without `norm`, or for a bias-free one and its BatchNorm."""
-    return {
-        'kernel': (f'{convolution}.weight', KERNEL),
-        'scale': (f'{norm}.weight', VECTOR),
-        'bias': (f'{norm or convolution}.bias', VECTOR),
-        'mean': (f'{norm}.running_mean', VECTOR),
-        'var': (f'{norm}.running_var', VECTOR),
-        'count': (f'{norm}.num_batches_tracked', SCALAR),
-    }[leaf]
 
 
 _RULES = {'tinyhd': tinyhd, 'vinet': vinet, 'tased': tased, 'hd2s': hd2s}
