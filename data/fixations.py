@@ -20,7 +20,7 @@ from data import diem, gaze
 from data.copies import folders, images, tree
 from data.copies.sources import Report
 from data.copies.video_file import frames_of_video
-from stsa_jax.errors import InputError, exit_cleanly
+from stsa_jax.errors import InputError, command, exit_cleanly
 from stsa_jax.files import output_folder, write_atomic
 
 
@@ -38,7 +38,7 @@ class Recorded(NamedTuple):
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(
-        prog='python -m data.fixations', description=__doc__.splitlines()[0]
+        prog=command('python -m data.fixations'), description=__doc__.splitlines()[0]
     )
     parser.add_argument('dataset', choices=['dhf1k', 'diem'])
     parser.add_argument('--source', required=True, help='folder of your copy, with the records')

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from data.videos import VideoDataset, VideoInfo, open_split, prepared_builder
-from stsa_jax.errors import InputError, exit_cleanly
+from stsa_jax.errors import InputError, command, exit_cleanly
 from stsa_jax.files import atomic_path
 from stsa_jax.media.preprocess import resize_frame
 
@@ -28,7 +28,7 @@ MOST_FAINT = 0.1  # of a sample's fixations; more means that map and fixations d
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(
-        prog='python -m data.inspect', description=__doc__.splitlines()[0]
+        prog=command('python -m data.inspect'), description=__doc__.splitlines()[0]
     )
     parser.add_argument('dataset', help='such as dhf1k, or dhf1k/224x384_png')
     parser.add_argument('--data_dir', help='where it was prepared; default: ~/tensorflow_datasets')

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from absl import logging
 
-from stsa_jax.errors import InputError, exit_cleanly
+from stsa_jax.errors import InputError, command, exit_cleanly
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -34,7 +34,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     from data.preparation.registry import BUILDERS
 
     parser = argparse.ArgumentParser(
-        prog='python -m data.prepare', description=__doc__.splitlines()[0]
+        prog=command('python -m data.prepare'), description=__doc__.splitlines()[0]
     )
     parser.add_argument('dataset', choices=[*sorted(BUILDERS), FOLDER, VIDEOS])
     parser.add_argument('--source', help='folder of your copy (none for stsa_synthetic)')

@@ -19,9 +19,12 @@ this, and docs/architecture.md lists the packages of the whole project.
     training       the run: step, optimizer, validation, reports
     inference      windows over a video, attention maps, classification, cost
     evaluation     protocols, scoring, tables
+    commands       `stsa-jax predict`, `train`, ...: what reads a command line
 """
 
 import importlib
+
+__version__ = '0.2.0'  # the one source: pyproject.toml and the command read it here
 
 _WHERE = {
     'load': 'weights.pretrained',

@@ -52,6 +52,11 @@ def with_home(argument: str) -> str:
     return re.sub(r'(?:^|(?<==))~.*', lambda path: os.path.expanduser(path[0]), argument)
 
 
+def command(otherwise: str) -> str:
+    """What the user typed, for help and messages: 'stsa-jax prepare', or `otherwise`."""
+    return sys.argv[0] if sys.argv[0].startswith('stsa-jax ') else otherwise
+
+
 def exit_cleanly(main: Callable[[], int | None]) -> None:
     """Runs `main` and ends the process: 0 (or main's own code) on success, 2 on bad input.
 

@@ -1,13 +1,15 @@
 """Common behaviour of all commands: reading arguments, and exit codes."""
 
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from absl.testing import flagsaver
 
-import predict
+import stsa_jax
+from stsa_jax.commands.main import COMMANDS as COMMANDS_OF_CONSOLE
+from stsa_jax.commands.main import console
 from stsa_jax.errors import exit_cleanly, with_home
 from stsa_jax.models.stsanet import STSANetConfig
 from stsa_jax.weights.initial import initial_weights
@@ -60,10 +62,7 @@ def test_every_command_expands_its_paths(command, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(sys, 'path', [str(ROOT), *sys.path])  # pytest's own way asks pkg_resources
     monkeypatch.setattr(sys, 'argv', [command, *COMMANDS[command]])
     with pytest.raises(SystemExit) as ended:
-        if command == 'predict.py':  # its flags can be defined only once in a process
-            with flagsaver.flagsaver():
-                exit_cleanly(lambda: predict.main(sys.argv))
-        elif command.endswith('.py'):
+        if command.endswith('.py'):
             runpy.run_path(str(ROOT / command), run_name='__main__')
         else:
             runpy.run_module(command, run_name='__main__', alter_sys=False)
@@ -71,6 +70,46 @@ def test_every_command_expands_its_paths(command, tmp_path, monkeypatch, capsys)
     assert ended.value.code == 2 and str(home) in told, told
     assert '~' not in told.replace('~/tensorflow_datasets', '')
     assert not list(here.iterdir()) and sorted(p.name for p in home.iterdir()) == ['file']
+
+
+def run_console(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, 'argv', ['/bin/stsa-jax', *arguments])
+    with pytest.raises(SystemExit) as ended:
+        console()
+    return ended.value.code
+
+
+@pytest.mark.parametrize('command', COMMANDS_OF_CONSOLE)
+def test_the_console_command_runs_each_of_them(command, monkeypatch, capsys):
+    """Their help names the command as it was typed."""
+    assert run_console(monkeypatch, command, '--help') == 0
+    assert capsys.readouterr().out.startswith(f'usage: stsa-jax {command} ')
+
+
+def test_the_console_command_passes_arguments_and_exit_codes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    given = ('--checkpoint=~/a.pth', '--video=~/a.mp4', f'--output={tmp_path / "out"}')
+    assert run_console(monkeypatch, 'predict', *given) == 2
+    assert f'error: {tmp_path}/a.mp4' in capsys.readouterr().err
+    assert run_console(monkeypatch, 'predict', '--checkpoint=a') == 2
+    assert '--video and --output missing; see stsa-jax predict --help' in capsys.readouterr().err
+
+
+def test_the_console_command_by_itself(monkeypatch, capsys):
+    assert run_console(monkeypatch) == run_console(monkeypatch, '--help') == 0
+    told = capsys.readouterr().out
+    assert all(f'\n  {command} ' in told for command in COMMANDS_OF_CONSOLE)
+    assert run_console(monkeypatch, '--version') == 0
+    assert capsys.readouterr().out == f'stsa-jax {stsa_jax.__version__}\n'
+    assert run_console(monkeypatch, 'predcit') == 2
+    assert 'error: predcit: not a command; there are predict, train' in capsys.readouterr().err
+
+
+def test_the_help_of_the_console_command_is_fast():
+    """It imports none of the commands, and so not JAX."""
+    program = 'import sys; from stsa_jax.commands import main; print(main.usage())'
+    program += '; assert not {"jax", "numpy", "absl"} & {*sys.modules}'
+    subprocess.run([sys.executable, '-c', program], cwd=ROOT, check=True, capture_output=True)
 
 
 def test_paths_in_a_config_file(tmp_path, monkeypatch, capsys):

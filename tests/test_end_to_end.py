@@ -14,11 +14,11 @@ from PIL import Image
 from test_predict import moving_square, run_main
 
 import data
-import evaluate
 import stsa_jax
 import train
 from data import synthetic
 from stsa_jax.checkpoints.weights import load_weights
+from stsa_jax.commands import evaluate
 from stsa_jax.configuration import load_config
 from stsa_jax.inference import attention_maps
 from stsa_jax.weights.pretrained import convert

@@ -18,9 +18,9 @@ from terminal import shown_in_a_terminal
 from test_evaluation_paths import Brightness
 
 import data
-import evaluate
 import stsa_jax
 from stsa_jax import evaluation
+from stsa_jax.commands import evaluate
 from stsa_jax.errors import InputError, exit_cleanly
 from tests import data_copies as copies
 

@@ -13,7 +13,8 @@ import importlib, pkgutil, sys
 def import_all(name):
     package = importlib.import_module(name)
     for module in pkgutil.walk_packages(package.__path__, name + '.'):
-        importlib.import_module(module.name)
+        if not module.name.startswith(('stsa_jax.commands.', 'stsa_jax.__main__')):
+            importlib.import_module(module.name)  # the commands need everything
 def loaded(*names):
     return [name for name in names if name in sys.modules]
 """

@@ -22,7 +22,6 @@ from test_own_folder import (
 )
 
 import data
-import evaluate
 from data import gaze
 from data.copies import images
 from data.own import viewers
@@ -31,6 +30,7 @@ from data.own.truth import FolderTruth
 from data.own.video import Sigma
 from data.pipeline import train_clips
 from stsa_jax import evaluation
+from stsa_jax.commands import evaluate
 from stsa_jax.errors import InputError
 from tests import data_copies as copies
 

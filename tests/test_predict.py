@@ -15,13 +15,13 @@ import pytest
 from full_disk import file_size_limit
 from PIL import Image
 
-import predict
 import stsa_jax
+from stsa_jax.commands import predict
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.media import video
 from stsa_jax.media.visualize import to_8bit
 
-SCRIPT = Path(predict.__file__)
+SCRIPT = Path(__file__).parents[1] / 'predict.py'
 
 
 @dataclasses.dataclass
@@ -71,13 +71,10 @@ def film(tmp_path):
 
 def run_main(*arguments):
     """Runs main like the script; returns the exit code."""
-    predict.FLAGS.unparse_flags()
-    for flag in predict.FLAGS.get_key_flags_for_module(predict):
-        flag.unparse()
     handler = signal.getsignal(signal.SIGTERM)  # the script sets its own
     try:
         with pytest.raises(SystemExit) as ended:
-            exit_cleanly(lambda: predict.main(['predict.py', *map(str, arguments)]))
+            exit_cleanly(lambda: predict.main([*map(str, arguments)]))
     finally:
         signal.signal(signal.SIGTERM, handler)
     return ended.value.code
@@ -152,7 +149,7 @@ def test_another_size_of_the_weights(tmp_path, film, model, monkeypatch, capsys)
     capsys.readouterr()
     for wrong, words in {
         '--image_size=288': 'expected height and width, such as 288,512',
-        '--clip_frames=8': 'not integer >= 16',
+        '--clip_frames=8': 'expected an integer, 16 or more',
     }.items():
         assert run_main(*flags, wrong, '--overwrite') == 2
         assert words in capsys.readouterr().err

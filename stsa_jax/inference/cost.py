@@ -28,7 +28,7 @@ from flax import nnx, traverse_util
 from jax.extend.core import Jaxpr
 
 from stsa_jax.configuration import load_config
-from stsa_jax.errors import InputError
+from stsa_jax.errors import InputError, command
 from stsa_jax.models import functional
 from stsa_jax.ops import forms
 from stsa_jax.ops.convolution import DEPTHWISE
@@ -151,7 +151,7 @@ def seconds_per_clip(config: Any, compiled: jax.stages.Compiled, repeats: int = 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog='python -m stsa_jax.cost',
+        prog=command('python -m stsa_jax.cost'),
         description='Parameters, multiply-adds, memory and time of a config.',
         epilog='Any field can be changed: --config.model.image_size=448,768',
         allow_abbrev=False,

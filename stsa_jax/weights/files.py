@@ -20,7 +20,7 @@ from flax import traverse_util
 
 from stsa_jax import checkpoints
 from stsa_jax.checkpoints.weights import Weights
-from stsa_jax.errors import InputError
+from stsa_jax.errors import InputError, command
 from stsa_jax.files import atomic_path, writer_errors
 from stsa_jax.media.preprocess import KINETICS_TORCHVISION, Normalisation
 from stsa_jax.weights import formats, known, port, wrappers
@@ -224,7 +224,7 @@ def save(path: str | os.PathLike, weights: Weights, naming: str | None = None) -
 def convert(arguments: list[str] | None = None) -> None:
     """The command `python -m stsa_jax.port SOURCE DEST`."""
     parser = argparse.ArgumentParser(
-        prog='python -m stsa_jax.port',
+        prog=command('python -m stsa_jax.port'),
         description='Converts weights between PyTorch (.pth, .pt), safetensors and checkpoints.',
     )
     parser.add_argument(
