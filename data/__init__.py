@@ -21,5 +21,5 @@ __all__ = sorted(_WHERE)
 
 def __getattr__(name: str):
     if name not in _WHERE:
-        raise AttributeError(f'module data has no attribute {name!r}')
-    return getattr(importlib.import_module(f'data.{_WHERE[name]}'), name)
+        raise AttributeError(f'module {__name__} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'{__name__}.{_WHERE[name]}'), name)

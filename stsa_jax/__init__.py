@@ -49,4 +49,6 @@ def __getattr__(name: str):
     except ModuleNotFoundError as error:
         if error.name != f'stsa_jax.{name}':
             raise
+        if name == 'data':  # part of the package in a wheel only, see setup.py
+            return importlib.import_module(name)
         raise AttributeError(f'module stsa_jax has no attribute {name!r}') from None

@@ -12,7 +12,8 @@ import difflib
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -20,6 +21,10 @@ from ml_collections import ConfigDict
 from stsa_jax.errors import InputError
 
 _PREFIX = '--config.'
+# The project's configs: inside the library where it is installed, beside it in a checkout.
+_HERE = Path(__file__).resolve().parent
+_INSTALLED = (_HERE / 'configs').is_dir()
+_CONFIGS = (_HERE if _INSTALLED else _HERE.parent) / 'configs'
 _BOOLS = {'true': True, '1': True, 'false': False, '0': False}
 
 
@@ -73,21 +78,21 @@ def _get_config(name: str) -> ConfigDict:
     if not path.is_file() and ':' in path.name:
         name, _, argument = name.rpartition(':')
         path, arguments = Path(name), [argument]
+    if not path.is_file() and path.parent == Path('configs'):
+        path = _CONFIGS / path.name
     if not path.is_file():
-        beside = sorted(str(p) for p in Path('configs').glob('*.py') if p.stem != '__init__')
+        known = {f'configs/{p.name}' for f in (Path('configs'), _CONFIGS) for p in f.glob('*.py')}
         raise InputError(
-            f'{path}: there is no such config file; available: {", ".join(beside) or "none here"}'
+            f'{name}: there is no such config file; available: {", ".join(sorted(known))}'
         )
-    root = str(Path(__file__).resolve().parents[1])  # the parent of the package `configs`
-    if root not in sys.path:
-        sys.path.append(root)
     spec = importlib.util.spec_from_file_location(f'_config_{path.stem}', path)
     if spec is None or spec.loader is None:
         raise InputError(f'{path}: expected a Python file, such as configs/dhf1k.py')
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        config = module.get_config(*arguments)
+        with _configs():
+            spec.loader.exec_module(module)
+            config = module.get_config(*arguments)
     except InputError:
         raise
     except Exception as error:  # whatever the user's file raises
@@ -98,6 +103,25 @@ def _get_config(name: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise InputError(f'{path}: its get_config() must return an ml_collections ConfigDict')
     return config
+
+
+@contextmanager
+def _configs() -> Iterator[None]:
+    """Lets a config file say `from configs import default`, in a checkout and installed."""
+    if not _INSTALLED:
+        if str(_HERE.parent) not in sys.path:
+            sys.path.append(str(_HERE.parent))
+        yield
+        return
+    before = set(sys.modules)
+    if importlib.util.find_spec('configs') is None:  # the user has none
+        sys.modules['configs'] = importlib.import_module(f'{__package__}.configs')
+    try:
+        yield
+    finally:
+        for name in {*sys.modules} - before:
+            if name.split('.')[0] == 'configs':
+                del sys.modules[name]
 
 
 def _set(config: ConfigDict, name: str, text: str) -> None:

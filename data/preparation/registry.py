@@ -13,15 +13,15 @@ from stsa_jax.errors import InputError
 
 # Rendered, with all that is known of them.
 EMBEDDED = ('stsa_synthetic', 'stsa_matching', 'stsa_contrast')
-# The location of each dataset's builder.
+# The location of each dataset's builder: the module beside this package, and its class.
 BUILDERS = {
-    'stsa_synthetic': ('data.synthetic', 'StsaSynthetic'),
-    'stsa_matching': ('data.synthetic', 'StsaMatching'),
-    'stsa_contrast': ('data.synthetic', 'StsaContrast'),
-    'dhf1k': ('data.dhf1k', 'Dhf1k'),
-    'hollywood2': ('data.hollywood2', 'Hollywood2'),
-    'ucf_sports': ('data.ucf_sports', 'UcfSports'),
-    'diem': ('data.diem', 'Diem'),
+    'stsa_synthetic': ('synthetic', 'StsaSynthetic'),
+    'stsa_matching': ('synthetic', 'StsaMatching'),
+    'stsa_contrast': ('synthetic', 'StsaContrast'),
+    'dhf1k': ('dhf1k', 'Dhf1k'),
+    'hollywood2': ('hollywood2', 'Hollywood2'),
+    'ucf_sports': ('ucf_sports', 'UcfSports'),
+    'diem': ('diem', 'Diem'),
 }
 
 
@@ -48,7 +48,7 @@ def load_builder(
     if name not in BUILDERS:
         raise InputError(f'no dataset {name!r}; available: {", ".join(sorted(BUILDERS))}')
     module, class_name = BUILDERS[name]
-    builder = getattr(importlib.import_module(module), class_name)
+    builder = getattr(importlib.import_module(f'..{module}', __package__), class_name)
     return builder(
         data_dir=str(Path(data_dir).expanduser() if data_dir else default_data_dir()),
         config=config_of(builder, size, encoding),

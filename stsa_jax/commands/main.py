@@ -3,28 +3,76 @@
 It imports only the command that is asked for.
 """
 
-import importlib
 import sys
 
 from stsa_jax.errors import InputError, exit_cleanly
 
-# name: module, its function without arguments, what it does
+
+def predict() -> None:
+    """Maps of a video, and an overlay."""
+    from stsa_jax.commands.predict import run
+
+    run()
+
+
+def train() -> int:
+    """Train a model, or resume a run."""
+    from stsa_jax.commands.train import main
+
+    return main()
+
+
+def evaluate() -> None:
+    """Score models or maps on datasets."""
+    from stsa_jax.commands.evaluate import run
+
+    run()
+
+
+def prepare() -> None:
+    """Prepare a dataset, or your own recordings."""
+    from data.prepare import main
+
+    main()
+
+
+def inspect() -> None:
+    """A table and a contact sheet of a prepared dataset."""
+    from data.inspect import main
+
+    main()
+
+
+def fixations() -> None:
+    """Eye trackers' records to maps."""
+    from data.fixations import main
+
+    main()
+
+
+def port() -> None:
+    """Convert weights between formats."""
+    from stsa_jax.weights.files import convert
+
+    convert()
+
+
+def cost() -> None:
+    """Parameters, multiply-adds, memory and time of a model."""
+    from stsa_jax.inference.cost import main
+
+    main()
+
+
 COMMANDS = {
-    'predict': ('stsa_jax.commands.predict', 'run', 'maps of a video, and an overlay'),
-    'train': ('stsa_jax.commands.train', 'main', 'train a model, or resume a run'),
-    'evaluate': ('stsa_jax.commands.evaluate', 'run', 'score models or maps on datasets'),
-    'prepare': ('data.prepare', 'main', 'prepare a dataset, or your own recordings'),
-    'inspect': ('data.inspect', 'main', 'a table and a contact sheet of a prepared dataset'),
-    'fixations': ('data.fixations', 'main', "eye trackers' records to maps"),
-    'port': ('stsa_jax.weights.files', 'convert', 'convert weights between formats'),
-    'cost': ('stsa_jax.inference.cost', 'main', 'parameters, multiply-adds, memory and time'),
+    f.__name__: f for f in (predict, train, evaluate, prepare, inspect, fixations, port, cost)
 }
 
 
 def usage() -> str:
     """The help of `stsa-jax`."""
     width = max(map(len, COMMANDS)) + 2
-    lines = [f'  {name:{width}}{what}' for name, (_, _, what) in COMMANDS.items()]
+    lines = [f'  {name:{width}}{f.__doc__}' for name, f in COMMANDS.items()]
     return '\n'.join(
         [
             'usage: stsa-jax COMMAND [options]; stsa-jax COMMAND --help for its options',
@@ -49,9 +97,8 @@ def main() -> int | None:
         return 0
     if given not in COMMANDS:
         raise InputError(f'{given}: not a command; there are {", ".join(COMMANDS)}')
-    module, function, _ = COMMANDS[given]
     sys.argv[:2] = [f'stsa-jax {given}']  # which the help and messages of the command show
-    return getattr(importlib.import_module(module), function)()
+    return COMMANDS[given]()
 
 
 def console() -> None:
