@@ -11,9 +11,11 @@ import ast
 import difflib
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -54,6 +56,17 @@ def parse_size(text: str) -> tuple[int, int]:
             f'--image_size={text}: expected height and width, such as 288,512'
         ) from None
     return height, width
+
+
+def parse_time(text: str) -> Fraction:
+    """Seconds, from `75`, `75.5`, `1:15` or `00:01:15.500`; for flags such as `--start`."""
+    match = re.fullmatch(r'(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?)', text)
+    hours, minutes, seconds = match.groups(default='0') if match else ('0', '99', '0')
+    if ':' in text and (float(seconds) >= 60 or (text.count(':') == 2 and int(minutes) >= 60)):
+        match = None
+    if not match:
+        raise InputError(f'{text}: expected seconds, or hours:minutes:seconds, such as 00:01:15.5')
+    return (int(hours) * 60 + int(minutes)) * 60 + Fraction(seconds)
 
 
 def differences(old: Mapping, new: Mapping, prefix: str = '') -> list[str]:

@@ -1,13 +1,18 @@
 """Atomic file writing: a reader sees the old file or the complete new one, never a part."""
 
+import fcntl
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stsa_jax.errors import InputError
+
+_UNFINISHED = '.unfinished-'
+_LOCK, _WORK = '.lock', '.work.json'
 
 
 @contextmanager
@@ -88,7 +93,12 @@ def folder_if_used(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def staged_folder(
-    path: str | os.PathLike, names: Sequence[str], *, overwrite: bool = False
+    path: str | os.PathLike,
+    names: Sequence[str],
+    *,
+    overwrite: bool = False,
+    work: Mapping | None = None,
+    resume: bool = False,
 ) -> Iterator[Path]:
     """Yields a temporary folder; what is written there appears in the folder `path` at the end.
 
@@ -96,33 +106,75 @@ def staged_folder(
     `path`, where they replace entries of the same names; other entries stay. On an error, including
     Ctrl-C, they are removed, and `path` is unchanged. An `OSError` inside names the path in `path`.
 
+    `work` describes, in JSON's types, what is written. With `resume`, the temporary folder of an
+    earlier process that was doing the same work is yielded again, if there is one, and an error
+    leaves it there for the next one.
+
     Raises:
-        InputError: `path` is a file, or already holds one of `names` and `overwrite` is false.
+        InputError: `path` is a file, or already holds one of `names` and `overwrite` is false; with
+            `resume`, also if another process is doing the work.
     """
     path = Path(path)
     if not overwrite:
         check_free(path, names)
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     output_folder(path)
-    staging = Path(tempfile.mkdtemp(dir=path, prefix='.unfinished-'))
+    staging = _unfinished(path, work) if resume else None
+    staging = staging or Path(tempfile.mkdtemp(dir=path, prefix=_UNFINISHED))
+    lock = os.open(staging / _LOCK, os.O_RDWR | os.O_CREAT, 0o666) if work is not None else None
+    keep = resume
     try:
+        if lock is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            write_atomic(staging / _WORK, json.dumps(work))
         yield staging
+        shutil.rmtree(staging / 'replaced', ignore_errors=True)  # of a process killed here
         (staging / 'replaced').mkdir()
         for name in names:
             if os.path.lexists(path / name):
                 (path / name).rename(staging / 'replaced' / name)
             if (staging / name).exists():
                 (staging / name).rename(path / name)
-        made = []
+        made, keep = [], False
+    except InputError:
+        keep = False  # the same work would fail again
+        raise
     except OSError as error:
         name = error.filename or str(path)
         if isinstance(name, str) and name.startswith(str(staging)):
             name = str(path) + name[len(str(staging)) :]
         raise OSError(error.errno, error.strerror, name) from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        for folder in made:
-            folder.rmdir()
+        if lock is not None:
+            os.close(lock)
+        if not keep:
+            shutil.rmtree(staging, ignore_errors=True)
+            for folder in made:
+                folder.rmdir()
+
+
+def _unfinished(path: Path, work: Mapping | None) -> Path | None:
+    """The temporary folder that an earlier process left when it was doing `work`."""
+    for folder in sorted(path.glob(f'{_UNFINISHED}*')):
+        try:
+            same = json.loads((folder / _WORK).read_text()) == json.loads(json.dumps(work))
+            lock = os.open(folder / _LOCK, os.O_RDWR)
+        except (OSError, ValueError):
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if same:
+                raise InputError(
+                    f'{path}: another process is writing the same output; wait for it, or write '
+                    'to another folder'
+                ) from error
+            continue
+        finally:
+            os.close(lock)
+        if same:
+            return folder
+    return None
 
 
 def check_free(path: str | os.PathLike, names: Sequence[str]) -> None:

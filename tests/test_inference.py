@@ -8,14 +8,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stsa_jax.inference.windows import predict_frames, predict_video, target_index, windows
+from stsa_jax.inference.windows import (
+    needed,
+    predict_frames,
+    predict_some,
+    predict_video,
+    target_index,
+    windows,
+    windows_of,
+)
 
 
 class Recorder:
     """Maps a clip of frames that hold their own number to those numbers, shape (1, T)."""
 
-    def __init__(self, frames, target='middle'):
-        self.config = SimpleNamespace(frames=frames, image_size=(1, 1), target=target)
+    def __init__(self, frames, target='middle', **fields):
+        self.config = SimpleNamespace(frames=frames, image_size=(1, 1), target=target, **fields)
         self.shapes, self.prepared = [], []
 
     def preprocess(self, frames):
@@ -72,6 +80,49 @@ def test_windows_are_the_padded_video_cut(count, eighths, batch_size, target):
     assert [list(m[0]) for _, m in pairs] == expected(
         count, 8 * eighths, index, 8 * eighths - 1 - index
     )
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    count=st.integers(1, 60),
+    data=st.data(),
+    config=st.sampled_from(
+        [
+            {'target': 'middle'},
+            {'target': 'last'},
+            {'target': 'last', 'beginning': 'reversed'},
+            {'target': 'all'},
+        ]
+    ),
+)
+def test_frames_that_are_needed_give_the_windows_of_the_whole_video(count, data, config):
+    first = data.draw(st.integers(0, count - 1))
+    last = data.draw(st.integers(first, count - 1))
+    config = SimpleNamespace(frames=8, **config)
+
+    def windows_by_frame(begin, end):
+        """The windows over frames begin to end, by the frame whose map they give."""
+        found = {}
+        for window in windows_of(range(begin, end + 1), config):
+            for place in window.places:
+                found[begin + len(found)] = window.frames, place
+        return found
+
+    begin, end = needed(config, first, last, count)
+    whole, part = windows_by_frame(0, count - 1), windows_by_frame(begin, end)
+    assert [part[i] for i in range(first, last + 1)] == [whole[i] for i in range(first, last + 1)]
+    assert begin <= first and last <= end < count and end - begin < last - first + 3 * 8
+
+
+@pytest.mark.parametrize('batch_size', [1, 3])
+@pytest.mark.parametrize('chosen', [{3, 4, 11}, {0, 19}, set()])
+def test_only_wanted_frames_are_predicted(batch_size, chosen):
+    model = Recorder(8)
+    found = list(predict_some(model, numbered(20), chosen.__contains__, batch_size))
+    assert [int(frame[0, 0, 0]) for frame, _ in found] == list(range(20))
+    assert {i for i, (_, saliency) in enumerate(found) if saliency is not None} == chosen
+    assert all(found[i][1][0, 3] == i for i in chosen)  # each with the window around it
+    assert len(model.shapes) == -(-len(chosen) // batch_size)
 
 
 def test_reads_no_further_ahead_than_the_window():

@@ -6,6 +6,7 @@ writes
 
     runs/film/maps/0001.png ...   a map for each frame, 8-bit grey, at the video's own size
     runs/film/overlay.mp4         the video with the maps in colour over it, at the video's times
+                                  and with its sound
     runs/film/prediction.json     the model, the video and the settings
 
 A map has the number of its frame, as in `data.prepare`: in a video file its position in time, in a
@@ -14,7 +15,13 @@ folder the last number in its name. So `evaluate.py --predictions` can read the 
 A map is the network's output, resized (bilinear) and scaled to a maximum of 255, to make full use
 of 8 bits; the metrics are invariant to the scale of a map. Models other than STSA-Net finish their
 maps as their released code does; prediction.json says how. The output appears at the end of a
-video; an interrupted or failed run leaves nothing behind.
+video; an interrupted or failed run leaves nothing behind, unless it is to be resumed:
+
+    --start=1:30 --end=2:00    a part of the video; its maps are those of the whole one
+    --every=5                  predict each fifth frame; maps between are interpolated in time
+    --maps=npz                 the model's output in maps.npz; or `video`: maps.mkv, or `none`
+    --resume                   go on with a run that was interrupted, on the same command line
+    --video=a.mp4 --video=DIR  several videos, or all in a folder of videos; `-`: standard input
 
 Three other modes:
 
@@ -32,9 +39,13 @@ Each run compiles the network; with JAX_COMPILATION_CACHE_DIR set to a folder, o
 import argparse
 import dataclasses
 import json
+import shutil
 import signal
 import sys
-from contextlib import nullcontext
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 from tqdm import tqdm
@@ -42,11 +53,13 @@ from tqdm import tqdm
 from stsa_jax.commands.predict_options import load_model, open_video, parse
 from stsa_jax.errors import InputError, ranges
 from stsa_jax.files import check_free, output_folder, staged_folder, write_atomic
-from stsa_jax.inference import films, windows
+from stsa_jax.inference import prediction, windows
+from stsa_jax.inference.devices import on_devices
+from stsa_jax.inference.identity import identity_of
+from stsa_jax.inference.prediction import MAPS, OUTPUTS, OVERLAY, RECORD, Settings, part_of
 from stsa_jax.media import video
+from stsa_jax.media.folder import videos_in
 from stsa_jax.ops import cpu
-
-OUTPUTS = ('maps', 'overlay.mp4', 'prediction.json')
 
 
 def run() -> None:
@@ -73,26 +86,41 @@ def main(arguments: list[str]) -> None:
 
 def save_predictions(options: argparse.Namespace) -> None:
     """Checks what can be checked early, and predicts video by video."""
-    jobs = plan(options.video, Path(options.output))
-    for path, folder in jobs:  # check all before starting on the first
-        if not options.overwrite:
-            check_free(folder, OUTPUTS)
-        film = open_video(path, options)
-    model = load_model(options)
-    for path, folder in jobs:
-        if len(jobs) > 1:  # a single one is already open, with its warnings logged
+    with standard_input(options.video) as piped:
+        jobs = plan(options.video, Path(options.output), piped)
+        for path, folder in jobs:  # check all before starting on the first
+            if not options.overwrite and not (options.resume and record_of(folder)):
+                check_free(folder, OUTPUTS)
             film = open_video(path, options)
-        count, left_out = predict(model, film, path, folder, options)
-        gap = f'; {len(left_out)} damaged frames left out: {ranges(left_out)}' if left_out else ''
-        print(f'{path}: {count} maps in {folder / "maps"}{gap}')
+            part_of(film, settings_of(options))
+        model = on_devices(load_model(options), options.devices)
+        for path, folder in jobs:
+            if len(jobs) > 1:  # a single one is already open
+                with video.quietly():
+                    film = open_video(path, options)
+            predict(model, film, path, folder, options)
 
 
-def plan(videos: list[str], output: Path) -> list[tuple[Path, Path]]:
-    """Each video with the folder its maps go to."""
+@contextmanager
+def standard_input(videos: list[str]) -> Iterator[Path | None]:
+    """What a pipe gives, in a temporary file if `-` is among the videos: it is read twice."""
+    if '-' not in videos:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix='stsa-jax-') as folder:
+        path = Path(folder) / 'stdin'
+        with open(path, 'wb') as file:
+            shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        yield path
+
+
+def plan(videos: list[str], output: Path, piped: Path | None = None) -> list[tuple[Path, Path]]:
+    """Each video with the folder its maps go to; `piped` stands for `-`."""
     if output.exists():
         output_folder(output)
-    paths = [Path(v) for v in videos]
-    if len(paths) == 1:
+    given = [piped if v == '-' and piped else Path(v) for v in videos]
+    paths = [inner for path in given for inner in videos_in(path)]
+    if len(paths) == 1 and paths == given:
         return [(paths[0], output)]
     folders = [output / video_name(p) for p in paths]
     for i, folder in enumerate(folders):
@@ -112,40 +140,92 @@ def video_name(path: Path) -> str:
     return path.resolve().parent.name if name.casefold() == 'images' else name
 
 
+def settings_of(options: argparse.Namespace) -> Settings:
+    """What the options ask for."""
+    return Settings(
+        start=options.start or Fraction(0),
+        end=options.end,
+        every=options.every,
+        maps=options.maps,
+        overlay=options.overlay,
+        batch_size=options.batch_size,
+    )
+
+
+def record_of(folder: Path) -> dict:
+    """The record of a finished prediction in `folder`, empty if there is none."""
+    try:
+        return json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
 def predict(
     model: windows.Predictor,
     film: video.Video,
     path: Path,
     folder: Path,
     options: argparse.Namespace,
-) -> tuple[int, list[int]]:
-    """Writes maps and overlay of one video; returns the number of maps, and the frames left out."""
-    info, count = film.info, 0
-    with staged_folder(folder, OUTPUTS, overwrite=options.overwrite) as staging:
-        (staging / 'maps').mkdir()
-        bar = tqdm(
-            films.predict_film(model, film.frames, options.batch_size),
-            desc=path.name,
-            total=info.num_frames,
-            unit='frame',
-            disable=None,
-        )
-        overlay = films.overlay_writer(staging / 'overlay.mp4', film)
-        with overlay if options.overlay else nullcontext() as write:
-            for frame in bar:
-                count += 1
-                films.write_map(staging / 'maps', frame)
-                if write:
-                    write(frame)
+) -> None:
+    """Writes maps and overlay of one video, and prints what was written."""
+    settings = settings_of(options)
+    work = {
+        'video': state_of(film),
+        'model': identity_of(model),
+        'settings': settings.work,
+        'fps': options.fps,
+        'allow_truncated': options.allow_truncated,
+    }
+    if options.resume and record_of(folder).get('work') == work:
+        print(f'{path}: already predicted in {folder}')
+        return
+    if not options.overwrite:
+        check_free(folder, OUTPUTS)
+    settings = dataclasses.replace(
+        settings, batch_size=settings.batch_size * getattr(model, 'count', 1)
+    )
+    info = film.info
+    with staged_folder(
+        folder, OUTPUTS, overwrite=options.overwrite, work=work, resume=options.resume
+    ) as staging:
+        total = part_of(film, settings).count
+        with tqdm(desc=path.name, total=total, unit='frame', disable=None) as bar:
+            done = prediction.predict(
+                model, film, staging, settings, lambda _: bar.update(), resumable=options.resume
+            )
+        resumed = done.pop('frames_resumed')
+        left_out = done['frames_left_out']
         record = {
             'video': str(path),
-            'frames': count,
-            'frames_left_out': ranges(film.left_out),
+            **done,
+            'frames_left_out': ranges(left_out),
             'size': [info.height, info.width],
             'checkpoint': options.checkpoint,
             'kind': getattr(model, 'kind', None),
             'model': dataclasses.asdict(model.config),
             'maps': getattr(model, 'how_finished', None),
+            'work': work,
         }
-        write_atomic(staging / 'prediction.json', json.dumps(record, indent=2) + '\n')
-    return count, film.left_out
+        write_atomic(staging / RECORD, json.dumps(record, indent=2) + '\n')
+    print(report(path, folder, settings, done, resumed, left_out))
+
+
+def state_of(film: video.Video) -> list:
+    """What tells a video from another one, or from a changed one."""
+    state = film.info.path.stat()
+    return [str(film.info.path.absolute()), film.info.num_frames, state.st_size, state.st_mtime_ns]
+
+
+def report(
+    path: Path, folder: Path, settings: Settings, done: dict, resumed: int, left_out: list[int]
+) -> str:
+    """The line on what was written."""
+    count, between = done['frames'], done['frames_interpolated']
+    line = f'{path}: {count} maps in {folder / (MAPS[settings.maps] or OVERLAY)}'
+    if between:
+        line += f'; {count - between} of them predicted, {between} interpolated in time'
+    if resumed:
+        line += f'; {resumed} were there'
+    if left_out:
+        line += f'; {len(left_out)} damaged frames left out: {ranges(left_out)}'
+    return line

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from stsa_jax.commands.predict_options import open_video
 from stsa_jax.inference import classify
+from stsa_jax.media import video
 
 
 def print_classes(options: argparse.Namespace) -> None:
@@ -16,7 +17,8 @@ def print_classes(options: argparse.Namespace) -> None:
     how = {'allow_nonfinite': True} if options.allow_nonfinite else {}
     classifier = classify.load_classifier(options.checkpoint, **how)
     for path in options.video:
-        film = open_video(path, options)
+        with video.quietly():
+            film = open_video(path, options)
         count = film.info.num_frames
         frames = tqdm(film.frames, Path(path).name, count, unit='frame', disable=None)
         pixels = (frame.pixels for frame in frames)

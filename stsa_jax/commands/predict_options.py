@@ -2,12 +2,14 @@
 
 import argparse
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import stsa_jax
 from stsa_jax.commands.flags import Parser, add_switch, natural, positive
-from stsa_jax.configuration import parse_size
+from stsa_jax.configuration import parse_size, parse_time
 from stsa_jax.errors import InputError, command
+from stsa_jax.inference.prediction import MAPS
 from stsa_jax.media import video
 
 WHOLE_MAP = 'map'  # --gradient without a value
@@ -21,7 +23,8 @@ def parse(arguments: list[str], description: str | None) -> argparse.Namespace:
     add(
         '--video',
         action='append',
-        help='video file that FFmpeg reads, or folder of frames; may be given several times',
+        help='video file that FFmpeg reads, folder of frames or of videos, - for standard input; '
+        'may be given several times',
     )
     add(
         '--output',
@@ -38,9 +41,36 @@ def parse(arguments: list[str], description: str | None) -> argparse.Namespace:
         metavar='N',
         help='resample the weights for clips of this many frames',
     )
-    add('--batch_size', type=positive, default=1, help='frames predicted at once')
+    add('--batch_size', type=positive, default=1, help='frames predicted at once by each device')
+    add(
+        '--devices',
+        type=positive,
+        metavar='N',
+        help='devices to use; default: all accelerators, or one CPU',
+    )
     add('--fps', type=_rate, default=30.0, help='frame rate of a folder of frames')
+    add('--start', type=_time, metavar='TIME', help='first frame: seconds, or hh:mm:ss')
+    add('--end', type=_time, metavar='TIME', help='end, before this time; default: of the video')
+    add(
+        '--every',
+        type=positive,
+        default=1,
+        metavar='N',
+        help='predict each N-th frame; maps between are interpolated in time',
+    )
+    add(
+        '--maps',
+        choices=list(MAPS),
+        default='png',
+        help="files of 8 bits, the model's output in one file, a grey video without loss, or none",
+    )
     add_switch(parser, 'overlay', True, 'write overlay.mp4 too')
+    add_switch(
+        parser,
+        'resume',
+        False,
+        'go on with an interrupted prediction, and leave what was done if this one is interrupted',
+    )
     add_switch(parser, 'overwrite', False, 'replace the maps and overlay of an earlier prediction')
     add_switch(
         parser,
@@ -76,6 +106,10 @@ def parse(arguments: list[str], description: str | None) -> argparse.Namespace:
     missing = [f'--{name}' for name in needed if not getattr(options, name)]
     if missing:
         raise InputError(f'{" and ".join(missing)} missing; see {parser.prog} --help')
+    if options.end is not None and options.end <= (options.start or 0):
+        raise InputError('--end is not after --start; give a later one')
+    if options.resume and '-' in options.video:
+        raise InputError('--resume: standard input cannot be read again; save the video to a file')
     return options
 
 
@@ -98,6 +132,13 @@ def _clip_frames(text: str) -> int:
     if not text.isdecimal() or int(text) < 16:
         raise argparse.ArgumentTypeError(f'{text}: expected an integer, 16 or more')
     return int(text)
+
+
+def _time(text: str) -> Fraction:
+    try:
+        return parse_time(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _rate(text: str) -> float:

@@ -69,6 +69,20 @@ def predict_video(
     model: Predictor, frames: Iterable[np.ndarray], batch_size: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Like `predict_frames`, but yields each original frame together with its map."""
+    pairs = predict_some(model, frames, lambda index: True, batch_size)
+    return ((frame, saliency) for frame, saliency in pairs if saliency is not None)
+
+
+def predict_some(
+    model: Predictor,
+    frames: Iterable[np.ndarray],
+    wanted: Callable[[int], bool],
+    batch_size: int = 1,
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Like `predict_video`, with None for the maps of frames whose index is not `wanted`.
+
+    Windows without a wanted map are not predicted. Frames are held until the next wanted map.
+    """
     sources: deque[np.ndarray] = deque()  # frames whose maps were not yielded yet
 
     def prepared() -> Iterator[np.ndarray]:
@@ -76,8 +90,43 @@ def predict_video(
             sources.append(frame)
             yield model.preprocess(frame[None])[0]
 
-    for saliency in predict_windows(model, windows_of(prepared(), model.config), batch_size):
+    def chosen() -> Iterator[Window]:
+        index = 0
+        for window in windows_of(prepared(), model.config):
+            numbered = list(enumerate(window.places, index))
+            index += len(numbered)
+            if places := tuple(place for i, place in numbered if wanted(i)):
+                yield Window(window.frames, places)
+
+    index = 0
+    for saliency in predict_windows(model, chosen(), batch_size):
+        while not wanted(index):
+            yield sources.popleft(), None
+            index += 1
         yield sources.popleft(), saliency
+        index += 1
+    yield from ((source, None) for source in sources)
+
+
+def needed(config: Any, first: int, last: int, count: int) -> tuple[int, int]:
+    """The first and last frame that the maps of frames `first` to `last` are predicted from.
+
+    Indices, from 0, in a video of `count` frames. The windows over these frames alone are the same
+    as those over the whole video, for `first` to `last`.
+    """
+    length = config.frames
+    target = getattr(config, 'target', 'middle')
+    if target == 'all':  # whole windows, counted from the start of the video
+        begin, end = first // length * length, (last // length + 1) * length
+        if count - end < length:  # the last window, which ends with the video, reaches back
+            begin, end = max(0, min(begin, count - length)) // length * length, count
+        return begin, end - 1
+    if getattr(config, 'beginning', 'repeated') == 'reversed':
+        if first >= length - 1:
+            return first - length + 1, last
+        return 0, min(max(last, 2 * length - 3), count - 1)
+    before = target_index(config)
+    return max(0, first - before), min(last + length - 1 - before, count - 1)
 
 
 def predict_windows(

@@ -76,10 +76,14 @@ class FileFrames:
         self._angle: float = 0
         self._begin()
 
-    def _begin(self) -> None:
+    def _begin(self, number: int = 0) -> None:
         self.lost = Lost(self.packets)
         self._seen: set[int] = set()
-        self.last = 0
+        self._wanted = max(number, 1)
+        self._first_packet = self.packets.decoded_from(number) if number else 0
+        # Frames shown before that packet's, but decoded after it, need earlier ones.
+        self._earliest = self.packets.numbers[self._first_packet] if self._first_packet else 1
+        self.last = self._earliest - 1
         self.stopped = ''
 
     @property
@@ -91,11 +95,24 @@ class FileFrames:
     def missing(self) -> set[int]:
         """The numbers up to the last one that have no frame, damaged or not."""
         last = max([self.last, *self.lost.damaged])
-        return set(range(1, last + 1)) - self._seen - self.lost.damaged - self.lost.spoilt
+        return (
+            set(range(self._wanted, last + 1)) - self._seen - self.lost.damaged - self.lost.spoilt
+        )
 
     def __iter__(self) -> Iterator[Frame]:
         self._begin()
         yield from self._frames()
+
+    def since(self, number: int) -> Iterator[Frame]:
+        """The frames from `number` on, without decoding the file from its start if possible."""
+        self._begin(number)
+        frames = (frame for frame in self._frames() if frame.number >= number)
+        first = next(frames, None)
+        if self._first_packet and (first is None or first.number != number):
+            frames = (frame for frame in self if frame.number >= number)  # no true key frame
+        elif first is not None:
+            yield first
+        yield from frames
 
     def _frames(self) -> Iterator[Frame]:
         pixels, packets = Pixels(), self.packets
@@ -136,7 +153,7 @@ class FileFrames:
             if number is None:
                 number = max(self.last + 1, count + self.lost.undecodable)
             if number <= self.last:
-                continue  # after damage some decoders output a frame too late
+                continue  # after damage some decoders output a frame too late; or see `_begin`
             self.last = number
             self._seen.add(number)
             if frame.is_corrupt:
@@ -146,7 +163,8 @@ class FileFrames:
     def _decoded(self) -> Iterator[av.VideoFrame]:
         """The decoder's output; packets that do not decode go to `lost`."""
         ffmpeg_error = FFmpegError  # an unfinished generator may end after modules are unloaded
-        numbers = iter(self.packets.numbers)
+        numbers = enumerate(self.packets.numbers)
+        started = not self._first_packet
         try:
             with opened(self.path) as (container, stream):
                 # With several threads, FFmpeg sometimes does not report that a frame is damaged.
@@ -154,12 +172,19 @@ class FileFrames:
                 for packet in container.demux(stream):
                     if not packet.size:
                         continue  # a repeated frame; to the decoder it would mean the end
-                    number = None if packet.is_discard else next(numbers, None)
+                    hidden = packet.is_discard
+                    place, number = (None, None) if hidden else next(numbers, (None, None))
                     if number in self.packets.headless:
                         continue  # some decoders output grey frames for it
+                    before = place is not None and place < self._first_packet
+                    if before or (hidden and not started):
+                        continue
+                    started = True
                     try:
                         yield from stream.decode(packet)
                     except ffmpeg_error as error:
+                        if number is not None and number < self._earliest:
+                            continue
                         self.lost.undecodable += 1
                         if number is not None:
                             self.lost.add(number, reason(error))

@@ -18,6 +18,10 @@ from stsa_jax.media.decoding import Frame
 from stsa_jax.media.info import Video, VideoInfo, size_text
 
 _INNER = 'images'  # where datasets store the frames of a shot, beside its maps
+_VIDEOS = (
+    '.3gp', '.asf', '.avi', '.flv', '.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg',
+    '.mts', '.mxf', '.ogv', '.ts', '.vob', '.webm', '.wmv',
+)  # fmt: skip
 _log = logging.getLogger(__name__)
 
 
@@ -25,6 +29,36 @@ def natural_key(name: str) -> list[tuple[int, str] | str]:
     """Sort key for natural order: `frame2` before `frame10`."""
     parts = re.split(r'(\d+)', name)
     return [(int(p), p) if p.isdecimal() else p.casefold() for p in parts]
+
+
+def videos_in(path: Path) -> list[Path]:
+    """The videos that `path` names: itself, or what a folder of videos holds, in natural order.
+
+    A folder of videos has no frames itself; it holds video files, by their extensions, and folders
+    of frames. What is neither is left to `open_folder`.
+    """
+    if not path.is_dir():
+        return [path]
+    entries = sorted(path.iterdir(), key=lambda entry: natural_key(entry.name))
+    if any(_is_frame(entry) for entry in entries) or any(
+        entry.name.casefold() == _INNER and _has_frames(entry) for entry in entries
+    ):
+        return [path]
+    found = [
+        entry
+        for entry in entries
+        if not entry.name.startswith('.')
+        and (
+            (entry.suffix.lower() in _VIDEOS and entry.is_file())
+            or _has_frames(entry)
+            or _has_frames(entry / _INNER)
+        )
+    ]
+    return found or [path]
+
+
+def _has_frames(path: Path) -> bool:
+    return path.is_dir() and any(_is_frame(entry) for entry in path.iterdir())
 
 
 def open_folder(path: Path, fps: Fraction) -> Video:
@@ -48,15 +82,20 @@ def open_folder(path: Path, fps: Fraction) -> Video:
             )
     numbers, called = _numbers(names)
 
-    def frames() -> Iterator[Frame]:
+    def frames(first: int = 0) -> Iterator[Frame]:
         for place, (name, number, title) in enumerate(zip(names, numbers, called)):
+            if place < first:
+                continue
             try:
                 pixels = pictures.read_picture(path / name)
             except OSError as error:
                 raise _unreadable(path / name, error) from error
             yield Frame(number, title, place / fps, pixels)
 
-    return Video(VideoInfo(path, *sizes[0], fps, len(names)), frames(), numbers)
+    def times() -> list[Fraction]:
+        return [place / fps for place in range(len(names))]
+
+    return Video(VideoInfo(path, *sizes[0], fps, len(names)), frames(), numbers, times, frames)
 
 
 def open_pictures(path: Path, fps: Fraction) -> Video:
@@ -83,8 +122,15 @@ def open_pictures(path: Path, fps: Fraction) -> Video:
         except OSError as error:
             raise _unreadable(path, error) from error
 
+    def since(first: int) -> Iterator[Frame]:
+        return itertools.islice(frames(), first, None)
+
+    def times() -> list[Fraction]:  # known only from the decoded images
+        return [frame.time for frame in frames()]
+
     info = VideoInfo(path, height, width, fps, count)
-    return Video(info, frames(), list(range(1, count + 1)), constant_rate=False)
+    numbers = list(range(1, count + 1))
+    return Video(info, frames(), numbers, times, since, constant_rate=False)
 
 
 def _images(path: Path) -> tuple[Path, list[str]]:

@@ -8,7 +8,7 @@ those before a cut, are not frames.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -80,6 +80,7 @@ class Packets:
         stopped: why reading ended early, or ''.
         cut: how the file shows that its end is missing, or ''.
         stated: the number of frames in the header, 0 if it has none.
+        has_sound: whether the file has any sound.
     """
 
     def __init__(self, path: Path) -> None:
@@ -99,11 +100,13 @@ class Packets:
             self.choice = _choice(container, stream)
             self.cut = truncation.breaks_off(path, stream)
             self.stated = stream.frames
+            self.has_sound = bool(container.streams.audio)
             self.pixel_aspect = Fraction(stream.sample_aspect_ratio or 1)
             self._time_base = stream.time_base or Fraction(1, av.time_base)
             # A damaged packet does not look like a key frame, but the file's index lists it.
             keys = {entry.timestamp for entry in stream.index_entries if entry.is_keyframe}
             self._is_key = [p.is_key or p.dts in keys for p in packets]
+            self._marked = [i for i, p in enumerate(packets) if p.is_key and not p.is_corrupt]
             sections = _sections(container, packets, self._time_base)
             one_clock = len(sections) <= 1
             self._grid = _grid(container, stream, packets, repeated) if one_clock else None
@@ -150,11 +153,16 @@ class Packets:
         # A late start is rounded to whole frames, so that the rate stays exact.
         return (int(self._lag * self.rate) + number - 1) / self.rate
 
-    def times(self) -> list[Fraction]:
-        """When each frame that has a packet is shown, ascending, as `time` tells it."""
-        if self._rank:
-            return [self.time(number, pts) for pts, number in self._rank.items()]
-        return [self.time(number, None) for number in sorted(self.numbers)]
+    @property
+    def drift(self) -> Fraction:
+        """Seconds by which `time` is earlier than the file says, so that the rate stays exact."""
+        return Fraction(0) if self._rank else self._lag - int(self._lag * self.rate) / self.rate
+
+    def times(self, numbers: Sequence[int] | None = None) -> list[Fraction]:
+        """When each frame that has a packet, or each of `numbers`, is shown, as `time` tells it."""
+        pts_of = {number: pts for pts, number in self._rank.items()}
+        numbers = sorted(self.numbers) if numbers is None else numbers
+        return [self.time(number, pts_of.get(number)) for number in numbers]
 
     def last_duration(self) -> Fraction:
         """Seconds for which the last frame is shown; the average if the file does not say."""
@@ -177,6 +185,17 @@ class Packets:
         group = self.numbers[at:stop]
         end = self.numbers[stop] if stop < count else max(group) + 1
         return range(min(group), end)
+
+    def decoded_from(self, number: int) -> int:
+        """The index of the packet from which to decode, to get this frame and all later ones.
+
+        The key frame before the last one: some streams are refreshed over several frames after a
+        mark of a key frame. 0 if frames are counted, not numbered by their times.
+        """
+        if not self._grid and not self._rank:
+            return 0
+        keys = [i for i in self._marked if self.numbers[i] <= number]
+        return keys[-2] if len(keys) > 1 else 0
 
     def _before_first_key(self) -> set[int]:
         """The frames before the first key frame, as in a recording that starts between two."""

@@ -8,6 +8,7 @@ it stores. Decoding and encoding use FFmpeg, through PyAV.
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,16 +22,20 @@ from stsa_jax.media.folder import natural_key
 from stsa_jax.media.info import Video, VideoInfo, size_text
 from stsa_jax.media.packets import DEFAULT_FPS, NotAVideo, Packets, reason
 from stsa_jax.media.pictures import SUFFIXES as FRAME_SUFFIXES
-from stsa_jax.media.writing import video_writer, write_video
+from stsa_jax.media.sound import Sound
+from stsa_jax.media.writing import grey_writer, video_writer, write_video
 
 __all__ = [
     'DEFAULT_FPS',
     'FRAME_SUFFIXES',
     'Frame',
+    'Sound',
     'Video',
     'VideoInfo',
+    'grey_writer',
     'natural_key',
     'open_video',
+    'quietly',
     'read_frames',
     'video_writer',
     'write_video',
@@ -40,6 +45,18 @@ _ALLOW = (
     'can be decoded'
 )
 _log = logging.getLogger(__name__)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Opens videos again without the warnings that were logged when they were first opened."""
+    log = logging.getLogger('stsa_jax.media')
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def read_frames(
@@ -103,7 +120,9 @@ def _open_file(path: Path, allow_truncated: bool) -> Video:
             raise InputError(f'{path}: {problem}; {_ALLOW}')
         _log.warning('%s: %s; using the frames that can be decoded', path, problem)
     left_out: list[int] = []
-    frames = _frames_of_one_size(path, _checked(path, decoded, allow_truncated, left_out))
+    frames = _frames_of_one_size(
+        path, _checked(path, iter(decoded), decoded, allow_truncated, left_out)
+    )
     first = next(frames, None)
     if first is None:
         raise InputError(
@@ -115,16 +134,23 @@ def _open_file(path: Path, allow_truncated: bool) -> Video:
         yield first
         yield from frames
 
+    def since(index: int) -> Iterator[Frame]:
+        later = decoded.since(usable[index])
+        return _frames_of_one_size(path, _checked(path, later, decoded, allow_truncated, left_out))
+
     height, width = first.pixels.shape[:2]
     aspect = packets.pixel_aspect
     return Video(
         VideoInfo(path, height, width, packets.rate, len(usable)),
         all_frames(),
         usable,
+        lambda: packets.times(usable),
+        since,
         packets.constant,
         1 / aspect if decoded.turn.transposed else aspect,
         packets.last_duration(),
         left_out,
+        Sound(path, packets.drift) if packets.has_sound else None,
     )
 
 
@@ -140,7 +166,11 @@ def _problem(packets: Packets, usable: int) -> str:
 
 
 def _checked(
-    path: Path, decoded: FileFrames, allow_truncated: bool, left_out: list[int]
+    path: Path,
+    frames: Iterator[Frame],
+    decoded: FileFrames,
+    allow_truncated: bool,
+    left_out: list[int],
 ) -> Iterator[Frame]:
     """The frames; damage found in decoding is an error, or is reported at the end."""
     count, known = 0, len(decoded.lost.damaged)
@@ -154,7 +184,7 @@ def _checked(
         good = min(decoded.lost.damaged, default=decoded.last + 1) - 1
         raise InputError(f'{path}: the data after frame {good} does not decode ({why}); {_ALLOW}')
 
-    for frame in decoded:
+    for frame in frames:
         check()
         count += 1
         yield frame

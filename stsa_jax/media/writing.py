@@ -1,8 +1,8 @@
-"""Writes H.264 video that browsers play; in constant memory, atomically."""
+"""Writes H.264 video that browsers play, and grey video without loss; in constant memory."""
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fractions import Fraction
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 from av.codec.context import Flags
 
 from stsa_jax.files import atomic_path
+from stsa_jax.media.sound import Sound, soundtrack
 
 _CLOCK = 90000  # ticks per second at a variable rate: a multiple of the usual rates and of 1000
 
@@ -43,6 +44,7 @@ def video_writer(
     constant_rate: bool = True,
     pixel_aspect: Fraction = Fraction(1),
     last_duration: Fraction = Fraction(0),
+    sound: Sound | None = None,
 ) -> Iterator[WriteFrame]:
     """Yields a function that appends one uint8 `(h, w, 3)` frame to an H.264 video, `path`.
 
@@ -56,6 +58,7 @@ def video_writer(
         constant_rate: round times to whole frames of `fps`; otherwise to 1/90000 s.
         pixel_aspect: pixel width divided by height, by which players stretch the picture.
         last_duration: seconds for which the last frame is shown; 0 for 1/fps.
+        sound: of a file, copied into the video (`stsa_jax.media.sound`); None for silence.
 
     Raises:
         ValueError: frames of different shapes or types, or none at all.
@@ -85,6 +88,7 @@ def video_writer(
         picture.duration = last  # used only for the last one: others end where the next begins
         earliest, following = at + 1, at + max(1, round(1 / (fps * tick)))
         file.mux(stream.encode(picture))
+        append_sound(at * tick)
 
     with (
         atomic_path(path) as temporary,
@@ -101,7 +105,54 @@ def video_writer(
         context.flags |= Flags.frame_duration
         context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
         context.color_range = 1  # limited, as players expect
+        with soundtrack(sound, file) if sound else nullcontext(_silence) as append_sound:
+            yield write
+            if shape is None:
+                raise ValueError(f'{path}: no frames to write')
+            file.mux(stream.encode(None))
+            append_sound(None)
+
+
+@contextmanager
+def grey_writer(
+    path: str | os.PathLike, fps: float | Fraction, *, pixel_aspect: Fraction = Fraction(1)
+) -> Iterator[WriteFrame]:
+    """Like `video_writer` for uint8 `(h, w)` frames, which are stored exactly: FFV1 in Matroska.
+
+    Times are rounded to 1/1000 s, Matroska's clock.
+    """
+    tick = Fraction(1, 1000)
+    shape: tuple[int, ...] | None = None
+    following = 0
+
+    def write(frame: np.ndarray, time: Fraction | None = None) -> None:
+        nonlocal shape, following
+        if shape is None:
+            shape = frame.shape
+            stream.height, stream.width = shape
+        if frame.dtype != np.uint8 or frame.shape != shape or len(shape) != 2:
+            raise ValueError(f'a frame is {frame.dtype} {frame.shape}; expected uint8 {shape}')
+        picture = av.VideoFrame.from_ndarray(frame, format='gray')
+        at = following if time is None else max(following, round(time / tick))
+        picture.pts, picture.time_base = at, tick
+        following = at + 1 if time is not None else at + max(1, round(1 / (fps * tick)))
+        file.mux(stream.encode(picture))
+
+    fps = Fraction(fps).limit_denominator(60000)
+    same = {'fflags': '+bitexact'}  # no random identifier: the same maps give the same file
+    with (
+        atomic_path(path) as temporary,
+        av.open(str(temporary), 'w', format='matroska', options=same) as file,
+    ):
+        stream = file.add_stream('ffv1', rate=fps, options={'level': '3', 'g': '1'})
+        stream.pix_fmt = 'gray'
+        stream.codec_context.time_base = tick
+        stream.codec_context.sample_aspect_ratio = pixel_aspect
         yield write
         if shape is None:
             raise ValueError(f'{path}: no frames to write')
         file.mux(stream.encode(None))
+
+
+def _silence(time: Fraction | None) -> None:
+    """Appends no sound."""
