@@ -9,18 +9,22 @@ num_epochs: length of the run if num_steps is 0; an epoch draws one clip per vid
 log_every: steps between two lines of the log.
 checkpoint_every: steps between two checkpoints; the last step is always saved.
 keep_checkpoints: number of latest checkpoints to keep, besides the best one by validation.
-init_from: weights to start from: S3D's (they fill the backbone) or STSA-Net's; a .pth, .pt or
+init_from: weights to start from: S3D's (they fill the backbone) or the model's own; a .pth, .pt or
     .safetensors file or the folder of another run; '' for random ones. STSA-Net's weights of
     another image_size or frames are resampled, and a line reports it. From a run's folder it loads
     the best checkpoint by validation, or the latest if there was none; a line reports which. Read
     only when the run first starts.
-model: the fields of stsa_jax.stsanet.STSANetConfig.
+kind: the model, 'stsanet' or another of stsa_jax.weights.known; each has a config in configs/.
+model: the fields of its config, of stsa_jax.stsanet.STSANetConfig for 'stsanet'.
+loss: 'kl_cc' (KL - CC), 'kl', or 'kl_of_batch' (of the batch as one distribution).
+supervise: names of intermediate maps of the network whose losses are added to that of its output.
 data
     datasets: names of prepared datasets to train on.
     weights: relative frequency of each dataset; () for proportional to their numbers of videos.
     data_dir: where datasets were prepared; '' for TFDS's default.
     train_split, eval_split: names of the splits.
     eval_datasets: to validate and evaluate on; () for the ones trained on.
+    flip: share of the training clips whose left and right are exchanged.
     num_workers: worker processes that read clips; 0 for threads of the training process.
 optimizer: the fields of stsa_jax.optimizer.OptimizerConfig.
 accumulate: number of micro-batches per step, to save memory; BatchNorm then sees one at a time.
@@ -42,11 +46,19 @@ mesh
 """
 
 import dataclasses
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from stsa_jax.models.stsanet import STSANetConfig
 from stsa_jax.training.optimizer import OptimizerConfig
+
+
+def of_model(kind: str, model: Any) -> ConfigDict:
+    """The defaults for another model: its kind and its config, such as ViNetConfig()."""
+    config = get_config()
+    config.kind, config.model = kind, ConfigDict(dataclasses.asdict(model))
+    return config
 
 
 def get_config() -> ConfigDict:
@@ -60,6 +72,7 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 500
     config.keep_checkpoints = 3
     config.init_from = ''
+    config.kind = 'stsanet'
     config.model = ConfigDict(dataclasses.asdict(STSANetConfig()))
     config.data = ConfigDict(
         {
@@ -69,9 +82,12 @@ def get_config() -> ConfigDict:
             'train_split': 'train',
             'eval_split': 'validation',
             'eval_datasets': (),
+            'flip': 0.0,
             'num_workers': 0,
         }
     )
+    config.loss = 'kl_cc'
+    config.supervise = ()
     config.optimizer = ConfigDict(dataclasses.asdict(OptimizerConfig()))
     config.accumulate = 1
     config.ema_decay = 0.0

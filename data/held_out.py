@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from data.videos import open_split
-from data.windows import ClipReader, Window, problem_lines, target_offset, usable_targets
+from data.windows import ClipReader, Resize, Window, problem_lines, target_offset, usable_targets
 from stsa_jax.errors import InputError
-from stsa_jax.media.preprocess import IMAGENET, Normalisation
+from stsa_jax.media.preprocess import IMAGENET, Normalisation, resize_frame
 
 
 class HeldOutClips:
@@ -29,12 +29,15 @@ class HeldOutClips:
         frames: int = 32,
         target: str = 'middle',
         normalisation: Normalisation | None = IMAGENET,
+        resize: Resize = resize_frame,
     ):
         """Raises InputError if a dataset or its split is missing, or has no fixations."""
         opened = tuple(open_split(name, split, data_dir) for name in datasets)
         offset = target_offset(frames, target)
         height, width = image_size
-        self._reader = ClipReader(opened, (height, width), frames, offset, normalisation)
+        self._reader = ClipReader(
+            opened, (height, width), frames, offset, normalisation, target == 'all', resize
+        )
         videos = [
             (d, v, targets)
             for d, dataset in enumerate(opened)

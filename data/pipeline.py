@@ -20,9 +20,16 @@ from absl import flags
 
 from data.preparation.shards import available_cores
 from data.videos import VideoDataset, open_split
-from data.windows import ClipReader, Window, candidate_targets, target_offset, usable_targets
+from data.windows import (
+    ClipReader,
+    Resize,
+    Window,
+    candidate_targets,
+    target_offset,
+    usable_targets,
+)
 from stsa_jax.errors import InputError
-from stsa_jax.media.preprocess import IMAGENET, Normalisation
+from stsa_jax.media.preprocess import IMAGENET, Normalisation, resize_frame
 
 
 def train_clips(
@@ -41,13 +48,15 @@ def train_clips(
     num_workers: int = 0,
     normalise: bool = True,
     normalisation: Normalisation = IMAGENET,
+    flip: float = 0.0,
+    resize: Resize = resize_frame,
 ) -> 'ClipIterator':
     """An endless iterator of training batches.
 
     Each batch has `clip` (B, T, H, W, 3) float32, normalised (uint8 with `normalise=False`),
-    `density` (B, H, W) float32 in [0, 1], `video` (B,) names, `frame` (B,) the target's frame
-    number, and `problems` (B,) texts about damaged and replaced frames, mostly empty; see
-    data.windows.ClipReader. B is `batch_size`, of this process.
+    `density` (B, H, W) float32 in [0, 1], (B, T, H, W) for target 'all', `video` (B,) names,
+    `frame` (B,) the target's frame number, and `problems` (B,) texts about damaged and replaced
+    frames, mostly empty; see data.windows.ClipReader. B is `batch_size`, of this process.
 
     Args:
       datasets: names of prepared datasets, see data.videos.open_split.
@@ -55,6 +64,8 @@ def train_clips(
         videos.
       num_workers: worker processes; with 0, threads of this process read, one per core.
       seed: of the order and the windows.
+      flip: the share of clips whose left and right are exchanged.
+      resize: makes a frame uint8 (h, w, 3) one of (H, W), in 0..255.
       process_index, process_count: of this process among the training processes.
 
     Raises InputError if a dataset is not prepared, or has no frame to learn from.
@@ -68,12 +79,13 @@ def train_clips(
         opened,
         _checked_weights(weights, opened),
         ClipReader(opened, (height, width), frames, target_offset(frames, target),
-                   normalisation if normalise else None),
+                   normalisation if normalise else None, target == 'all', resize),
         batch_size=batch_size,
         seed=seed,
         process_index=process_index,
         process_count=process_count,
         num_workers=num_workers,
+        flip=flip,
     )  # fmt: skip
 
 
@@ -97,6 +109,7 @@ class ClipIterator(grain.DatasetIterator):
         process_index: int,
         process_count: int,
         num_workers: int,
+        flip: float = 0.0,
     ):
         super().__init__()
         self._next = 0
@@ -116,7 +129,7 @@ class ClipIterator(grain.DatasetIterator):
             _summarise(dataset, chosen, reader) for dataset, chosen in zip(datasets, targets)
         ]
         self.notes = [line for d in datasets if (line := d.enlarged(reader.image_size))]
-        streams = [_stream(k, chosen, seed) for k, chosen in enumerate(targets)]
+        streams = [_stream(k, chosen, seed, flip) for k, chosen in enumerate(targets)]
         stream = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, weights)
         shares = _Shares(stream, self._clips_per_step, process_index * batch_size, batch_size)
         self._batches = grain.MapDataset.source(shares).map(reader)
@@ -125,6 +138,7 @@ class ClipIterator(grain.DatasetIterator):
         described = [
             [(d.name, d.split, [len(t) for t in chosen]) for d, chosen in zip(datasets, targets)],
             [float(w) for w in weights], reader.frames, reader.offset, seed,
+            *([flip] if flip else []),
         ]  # fmt: skip
         self._stream_identity = hashlib.sha256(repr(described).encode()).hexdigest()[:16]
 
@@ -209,12 +223,13 @@ class _Shares:
         return [self._stream[k * self._step + i] for i in self._mine]
 
 
-def _stream(k: int, targets: list[np.ndarray], seed: int) -> grain.MapDataset:
+def _stream(k: int, targets: list[np.ndarray], seed: int, flip: float) -> grain.MapDataset:
     """The endless stream of windows of dataset k, reshuffled in every epoch."""
     videos = [v for v in range(len(targets)) if len(targets[v])]
 
     def choose(video: int, rng: np.random.Generator) -> Window:
-        return Window(k, video, int(rng.choice(targets[video])))
+        target = int(rng.choice(targets[video]))
+        return Window(k, video, target, flip > 0 and rng.random() < flip)
 
     source = grain.MapDataset.source(videos).seed(
         int(np.random.SeedSequence([seed, k]).generate_state(1)[0])

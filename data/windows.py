@@ -1,7 +1,8 @@
 """Selects windows of 32 frames and reads their clips: decoding, resizing, normalising.
 
 A window is identified by its target, the frame whose saliency is learnt: the middle one (the 16th
-of 32) or the last. Before the start and after the end of the video its first and last frames are
+of 32) or the last. For a model of a map for every frame it is the last one, and the densities of
+all frames are read. Before the start and after the end of the video its first and last frames are
 repeated. In a video that is long enough all windows lie inside it, as in the paper; in a shorter
 one every frame can be the target, so that no video is left out. A target has a fixation and
 density.
@@ -9,7 +10,7 @@ density.
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -24,13 +25,17 @@ from stsa_jax.media.preprocess import (
     resize_frame,
 )
 
+Resize = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
 MOST_WINDOWS = 100  # unreadable windows in a row that are an error
 
 
 def target_offset(frames: int, target: str) -> int:
-    """Position of the target in a window of `frames`: 'middle' (15 of 32, from 0) or 'last'."""
-    if target not in ('middle', 'last'):
-        raise InputError(f"target {target!r}: 'middle' or 'last' was expected")
+    """Position of the target in a window of `frames`: 'middle' (15 of 32, from 0), else the last.
+
+    'last' and 'all' are the others.
+    """
+    if target not in ('middle', 'last', 'all'):
+        raise InputError(f"target {target!r}: 'middle', 'last' or 'all' was expected")
     return frames // 2 - 1 if target == 'middle' else frames - 1
 
 
@@ -61,6 +66,7 @@ class Window:
     dataset: int
     video: int
     target: int
+    mirrored: bool = False  # left and right
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +77,9 @@ class ClipReader:
     that does (the earlier of two). A density map is never replaced, because it belongs to exactly
     one frame: if the target's does not decode, the window around the nearest other target of the
     video is read, or one of the next video.
+
+    With `all_frames` the density has a map for each frame, zeros where that frame has no fixation
+    or its map does not decode. `resize` makes a frame uint8 (h, w, 3) one of (H, W), in 0..255.
     """
 
     datasets: tuple[VideoDataset, ...]
@@ -78,23 +87,28 @@ class ClipReader:
     frames: int
     offset: int
     normalisation: Normalisation | None = IMAGENET
+    all_frames: bool = False
+    resize: Resize = resize_frame
 
     def __call__(self, windows: list[Window]) -> dict[str, np.ndarray]:
         """B windows -> a batch of their clips.
 
         clip (B, T, H, W, 3) float32, uint8 without a normalisation; density (B, H, W) float32 in
-        [0, 1] of the target; video and frame (B,), the target's video and frame number; problems
-        (B,), texts with a line for everything that could not be read, or empty. Raises InputError
-        if nothing around a window can be read.
+        [0, 1] of the target, (B, T, H, W) with `all_frames`; video and frame (B,), the target's
+        video and frame number; problems (B,), texts with a line for everything that could not be
+        read, or empty. Raises InputError if nothing around a window can be read.
         """
         shape = (len(windows), self.frames, *self.image_size, 3)
         clip = np.empty(shape, np.uint8 if self.normalisation is None else np.float32)
-        density = np.empty((len(windows), *self.image_size), np.float32)
+        maps = (self.frames,) if self.all_frames else ()
+        density = np.zeros((len(windows), *maps, *self.image_size), np.float32)
         names, numbers, problems = [], np.empty(len(windows), np.int64), []
         for b, wanted in enumerate(windows):
             found: list[str] = []
             for chosen in itertools.islice(self._around(wanted), MOST_WINDOWS):
                 if target := self._read(chosen, clip[b], density[b], found):
+                    if wanted.mirrored:
+                        clip[b], density[b] = clip[b, :, :, ::-1].copy(), density[b, ..., ::-1]
                     break
             else:
                 dataset = self.datasets[wanted.dataset]
@@ -136,6 +150,7 @@ class ClipReader:
         dataset = self.datasets[chosen.dataset]
         video = dataset.videos[chosen.video]
         numbers: dict[int, int] = {}  # by place in the video
+        maps: dict[int, bytes] = {}
         failed: dict[int, Exception] = {}
 
         def number(place: int) -> int:
@@ -154,7 +169,8 @@ class ClipReader:
         except (OSError, InputError) as error:
             note(chosen.target, 'its density map is damaged', error, 'another target is used')
             return None
-        density[:] = resize_density(original / 255, self.image_size)
+        density[:] = 0
+        (density[-1] if self.all_frames else density)[:] = self._fitted(original)
 
         places = window(chosen.target, video.num_frames, self.frames, self.offset)
         buffer = np.empty(clip.shape[1:], np.uint8)
@@ -166,6 +182,7 @@ class ClipReader:
                 example = dataset.example(video.first_example + place)
                 numbers[place] = example['frame_number']
                 self._read_frame(example['frame'], clip[t], buffer)
+                maps[place] = example['density']
             except (OSError, InputError) as error:
                 failed[place] = error
         good = sorted(set(places.tolist()) - set(failed))
@@ -176,15 +193,28 @@ class ClipReader:
             nearest = min(good, key=lambda other: abs(other - place))
             clip[places == place] = clip[np.argmax(places == nearest)]
             note(place, 'is damaged', problem, f'frame {number(nearest)} replaces it')
+        if self.all_frames:
+            usable = video.usable()
+            for t, place in enumerate(places[:-1].tolist()):
+                if place in maps and usable[place]:
+                    try:
+                        original = images.decode_map(maps[place]).astype(np.float32)
+                    except (OSError, InputError) as error:
+                        note(place, 'its density map is damaged', error, 'it does not count')
+                    else:
+                        density[t] = self._fitted(original)
         return target
+
+    def _fitted(self, density: np.ndarray) -> np.ndarray:
+        return resize_density(density / 255, self.image_size)
 
     def _read_frame(self, content: bytes, out: np.ndarray, buffer: np.ndarray) -> None:
         into = out if self.normalisation is None else buffer
-        frame = resize_frame(images.decode_frame(content, into), self.image_size)
+        frame = self.resize(images.decode_frame(content, into), self.image_size)
         if self.normalisation is not None:
             normalise(frame, self.normalisation, out=out)
         elif not np.may_share_memory(frame, out):
-            out[:] = frame
+            out[:] = frame if frame.dtype == np.uint8 else np.rint(frame)
 
 
 def problem_lines(batch: dict[str, np.ndarray]) -> list[str]:

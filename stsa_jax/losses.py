@@ -1,5 +1,5 @@
-"""The training loss under its short name: see `stsa_jax.metrics.losses`."""
+"""The training losses under their short names: see `stsa_jax.metrics.losses`."""
 
-from stsa_jax.metrics.losses import cc, kl, saliency_loss
+from stsa_jax.metrics.losses import cc, kl, kl_of_batch, over_frames, saliency_loss
 
-__all__ = ['cc', 'kl', 'saliency_loss']
+__all__ = ['cc', 'kl', 'kl_of_batch', 'over_frames', 'saliency_loss']

@@ -4,6 +4,7 @@ It has the same layers and a `backbone` with BatchNorm, so that all of training 
 compiles in a second instead of minutes. Run as a script it is train.py with this network.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -77,12 +78,11 @@ def watch_batches(put, functions):
 
 def train_it(put=setattr):
     """Makes train.py use this network; `put` sets an attribute of a module."""
-    from stsa_jax.training import run
-    from stsa_jax.weights import initial, pretrained
+    from stsa_jax.weights import known, pretrained
 
     put(pretrained, 'initialise', initialise)
-    put(run, 'STSANet', SmallNetwork)
-    put(initial, 'STSANet', SmallNetwork)
+    small = dataclasses.replace(known.KNOWN[0], module=SmallNetwork)
+    put(known, 'KNOWN', (small, *known.KNOWN[1:]))
 
 
 if __name__ == '__main__':

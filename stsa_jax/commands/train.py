@@ -26,12 +26,12 @@ from data.held_out import HeldOutClips
 from data.windows import problem_lines
 from stsa_jax.configuration import load_config
 from stsa_jax.distribution import processes, sharding
-from stsa_jax.models.stsanet import STSANetConfig
 from stsa_jax.ops import cpu
 from stsa_jax.training import compiling, run_config
 from stsa_jax.training.run import Clips, open_run
 from stsa_jax.training.trace import Trace
 from stsa_jax.training.validation import HeldOut
+from stsa_jax.weights import known
 
 
 def train(
@@ -100,12 +100,13 @@ def train(
 
 def open_clips(config: ConfigDict, batch_size: int) -> tuple[Clips, HeldOut | None]:
     """This process's training clips, and the clips held out for validation or None."""
-    model = STSANetConfig(**config.model)
+    model = run_config.model_of(config)
     view: dict[str, Any] = {
         'data_dir': config.data.data_dir or None,
         'image_size': model.image_size,
         'frames': model.frames,
         'target': model.target,
+        'resize': known.of_config(model).resize,
     }
     clips = data.train_clips(
         config.data.datasets,
@@ -117,6 +118,7 @@ def open_clips(config: ConfigDict, batch_size: int) -> tuple[Clips, HeldOut | No
         process_count=jax.process_count(),
         num_workers=config.data.num_workers,
         normalise=False,  # transfers uint8, normalised on the device
+        flip=config.data.flip,
         **view,
     )
     if not config.validation.every:

@@ -1,8 +1,11 @@
-"""Training losses (paper section III-E, equations 12-14): pure, one value per example.
+"""Training losses: pure, one value per example.
 
 `prediction` and `density` are `(B, H, W)`, non-negative, of any scale; both are divided by their
-sums. eps is double precision's, as in the released code.
+sums. eps is double precision's, as in the released code. KL - CC is STSA-Net's loss (paper section
+III-E, equations 12-14); ViNet, HD2S and tinyHD are trained with KL, TASED-Net with KL of a batch.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +30,36 @@ def cc(prediction: jax.Array, density: jax.Array) -> jax.Array:
 def saliency_loss(prediction: jax.Array, density: jax.Array) -> jax.Array:
     """KL - CC (equation 12), `(B,)`."""
     return kl(prediction, density) - cc(prediction, density)
+
+
+def kl_of_batch(prediction: jax.Array, density: jax.Array) -> jax.Array:
+    """KL divergence of a batch taken as one distribution, `(B,)`: each example's part, times B.
+
+    Their mean is the loss of TASED-Net's released code (`loss.py`), whose sums run over the maps of
+    the whole batch, so that an example with more density counts more.
+    """
+    s, g = prediction / prediction.sum(), density / density.sum()
+    return len(g) * (g * jnp.log(EPS + g / (s + EPS))).sum(axis=(1, 2))
+
+
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+# By their names in a training config.
+NAMED: dict[str, Loss] = {'kl_cc': saliency_loss, 'kl': kl, 'kl_of_batch': kl_of_batch}
+
+
+def over_frames(loss: Loss, prediction: jax.Array, density: jax.Array) -> jax.Array:
+    """`loss` of maps `(B, H, W)`, or its mean over the frames of `(B, T, H, W)`; `(B,)`.
+
+    Frames without any density, which have no viewer, do not count.
+    """
+    if prediction.ndim == 3:
+        return loss(prediction, density)
+    b, t, h, w = prediction.shape
+    maps = density.reshape(b * t, h, w)
+    seen = (maps > 0).any(axis=(1, 2))
+    maps = jnp.where(seen[:, None, None], maps, 1)
+    values = jnp.where(seen, loss(prediction.reshape(b * t, h, w), maps), 0)
+    return values.reshape(b, t).sum(1) / jnp.maximum(seen.reshape(b, t).sum(1), 1)
 
 
 def _distribution(x):

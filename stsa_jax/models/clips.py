@@ -14,6 +14,11 @@ import jax
 from stsa_jax.errors import InputError
 
 
+def target_index(config: Any) -> int:
+    """Position in the clip, from 0, of the frame that the output describes; the last of 'all'."""
+    return config.frames // 2 - 1 if config.target == 'middle' else config.frames - 1
+
+
 def check_clip(clip: jax.Array, config: Any) -> None:
     """Raises InputError unless `clip` is `(B, T, H, W, 3)` of the config's frames and size."""
     expected = (config.frames, *config.image_size, 3)

@@ -8,12 +8,13 @@
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 
+from stsa_jax.errors import InputError
 from stsa_jax.models.layers import BatchStat, Taps
 
 
@@ -43,7 +44,7 @@ def apply(
     clip: jax.Array,
     *,
     train: bool = False,
-    return_intermediates: bool = False,
+    return_intermediates: bool | Sequence[str] = False,
 ) -> Any:
     """Runs the model. Returns its output, and updated statistics and intermediates if requested.
 
@@ -52,7 +53,7 @@ def apply(
         clip: `(B, T, H, W, 3)`.
         train: normalise with the batch's statistics; also returns the updated `batch_stats`.
         return_intermediates: also returns `{name: array}` of stage features and attention matrices
-            (STSA-Net only).
+            (STSA-Net only), or of those with these names; InputError for an unknown one.
 
     Returns:
         output, or (output, batch_stats), (output, taps), (output, batch_stats, taps).
@@ -64,5 +65,11 @@ def apply(
     if train:
         results.append(nnx.to_pure_dict(nnx.state(model, BatchStat)))
     if return_intermediates:
-        results.append(kept)
+        wanted = kept if return_intermediates is True else return_intermediates
+        if unknown := set(wanted) - set(kept):
+            raise InputError(
+                f'{unknown.pop()!r} is not an intermediate result of this model; expected one of '
+                f'{", ".join(kept)}'
+            )
+        results.append({name: kept[name] for name in wanted})
     return results[0] if len(results) == 1 else tuple(results)

@@ -29,7 +29,7 @@ from jax import lax
 from jax.nn import relu, sigmoid
 
 from stsa_jax.models.amsf import AMSF
-from stsa_jax.models.clips import check_clip, refuse_bad_fields
+from stsa_jax.models.clips import check_clip, refuse_bad_fields, target_index
 from stsa_jax.models.layers import BATCH_NORM_MOMENTUM, NO_TAPS, Conv, ConvOfUpsampled, Taps
 from stsa_jax.models.s3d import S3DBackbone, scale_width, stage_channels
 from stsa_jax.models.stsa import ATTENTION, STEPS, STSAModule
@@ -154,7 +154,7 @@ class STSANetConfig:
     @property
     def target_index(self) -> int:
         """Position of the target frame in the clip, from 0: 15 of 32 for 'middle'."""
-        return self.frames // 2 - 1 if self.target == 'middle' else self.frames - 1
+        return target_index(self)
 
 
 def _some_of(chosen: tuple, known) -> bool:

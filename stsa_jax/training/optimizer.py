@@ -1,4 +1,4 @@
-"""Adam with PyTorch's arithmetic, and the learning rate schedule.
+"""Adam or SGD with PyTorch's arithmetic, and the learning rate schedule.
 
 The paper (section IV-A): Adam (0.9, 0.999, 1e-8), learning rate 1e-4, divided by 10 when the loss
 saturates; the released code does so after 12 epochs and then every 9 epochs. This is the schedule
@@ -16,29 +16,48 @@ from optax import contrib
 
 from stsa_jax.errors import InputError
 
-SCHEDULES = ('constant', 'step', 'cosine', 'plateau')
+SCHEDULES = ('constant', 'step', 'milestones', 'cosine', 'plateau')
+ALGORITHMS = ('adam', 'sgd')
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam and its learning rate; the defaults are the paper's recipe.
+    """The algorithm and its learning rate; the defaults are the paper's recipe.
 
     Attributes:
-        learning_rate, b1, b2, eps: of Adam.
-        schedule: 'constant', 'step', 'cosine' (to 0 at the end) or 'plateau'.
+        algorithm: 'adam' or 'sgd'.
+        learning_rate: of both.
+        b1, b2, eps: of Adam.
+        momentum: of SGD.
+        weight_decay: the parameters times this are added to the gradient, as PyTorch's optimizers
+            do; 0 for none.
+        bias_factor: multiplies the rate of biases and of BatchNorms' shifts, which then do not
+            decay, if it is not 1.
+        backbone_factor: multiplies the rate of the backbone.
+        backbone_drops: whether the backbone's rate follows the schedule, or stays as it starts.
+        schedule: 'constant', 'step', 'milestones', 'cosine' (to 0 at the end) or 'plateau'.
+        milestones: when the rate drops, for 'milestones', as fractions of the run.
         warmup_steps: number of steps over which the rate rises linearly.
-        drop_factor: multiplies the rate at each drop, for 'step' and 'plateau'.
+        drop_factor: multiplies the rate at each drop, for 'step', 'milestones' and
+            'plateau'.
         first_drop_epochs, drop_every_epochs: when the rate drops, for 'step'.
         plateau_epochs, plateau_tolerance: for 'plateau', the rate drops after this many epochs
             whose mean loss does not improve on the best one by this fraction.
         clip_norm: largest global norm of the gradient; 0 for no clipping.
     """
 
+    algorithm: str = 'adam'
     learning_rate: float = 1e-4
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    bias_factor: float = 1.0
+    backbone_factor: float = 1.0
+    backbone_drops: bool = True
     schedule: str = 'step'
+    milestones: tuple[float, ...] = ()
     warmup_steps: int = 0
     drop_factor: float = 0.1
     first_drop_epochs: int = 12
@@ -48,11 +67,22 @@ class OptimizerConfig:
     clip_norm: float = 0.0
 
     def __post_init__(self):
+        object.__setattr__(self, 'milestones', tuple(self.milestones))
         checks = {
+            'algorithm': (self.algorithm in ALGORITHMS, f'one of {", ".join(ALGORITHMS)}'),
             'learning_rate': (self.learning_rate > 0, 'a positive number'),
             'b1': (0 <= self.b1 < 1, 'a number in [0, 1)'),
             'b2': (0 <= self.b2 < 1, 'a number in [0, 1)'),
             'eps': (self.eps > 0, 'a positive number'),
+            'momentum': (0 <= self.momentum < 1, 'a number in [0, 1)'),
+            'weight_decay': (self.weight_decay >= 0, 'a positive number, or 0 for none'),
+            'bias_factor': (self.bias_factor > 0, 'a positive number'),
+            'backbone_factor': (self.backbone_factor > 0, 'a positive number'),
+            'milestones': (
+                all(0 < x < 1 for x in self.milestones)
+                and list(self.milestones) == sorted(self.milestones),
+                'rising fractions of the run between 0 and 1',
+            ),
             'schedule': (self.schedule in SCHEDULES, f'one of {", ".join(SCHEDULES)}'),
             'warmup_steps': (self.warmup_steps >= 0, 'a number of steps, 0 for none'),
             'drop_factor': (0 < self.drop_factor < 1, 'a number between 0 and 1'),
@@ -80,6 +110,9 @@ def learning_rate(config: OptimizerConfig, steps_per_epoch: int, num_steps: int)
             epoch = step / steps_per_epoch
             drops = jnp.floor((epoch - o.first_drop_epochs) / o.drop_every_epochs) + 1
             rate *= o.drop_factor ** jnp.maximum(drops, 0)
+        elif o.schedule == 'milestones':
+            at = jnp.array([round(x * num_steps) for x in o.milestones], jnp.float32)
+            rate *= o.drop_factor ** (step >= at).sum()
         elif o.schedule == 'cosine':
             span = max(num_steps - o.warmup_steps, 1)
             progress = jnp.clip((step - o.warmup_steps) / span, 0, 1)
@@ -91,16 +124,40 @@ def learning_rate(config: OptimizerConfig, steps_per_epoch: int, num_steps: int)
     return schedule
 
 
+def backbone_learning_rate(
+    config: OptimizerConfig, steps_per_epoch: int, num_steps: int
+) -> Callable | None:
+    """`learning_rate` of the backbone; None if it is that of the rest."""
+    factor = config.backbone_factor
+    if config.backbone_drops and factor == 1:
+        return None
+    own = dataclasses.replace(
+        config,
+        learning_rate=factor * config.learning_rate,
+        schedule=config.schedule if config.backbone_drops else 'constant',
+    )
+    return learning_rate(own, steps_per_epoch, num_steps)
+
+
 def optimizer(
     config: OptimizerConfig, steps_per_epoch: int
 ) -> optax.GradientTransformationExtraArgs:
     """Turns gradients into updates for a learning rate of 1, to be multiplied by minus the rate.
 
-    Clipping, then Adam, then the drops of 'plateau', whose `update` needs the loss as `value`.
+    Clipping, weight decay, Adam or SGD, the biases' factor, then the drops of 'plateau', whose
+    `update` needs the loss as `value`.
     """
     o = config
     steps = [optax.clip_by_global_norm(o.clip_norm)] if o.clip_norm else []
-    steps.append(optax.scale_by_adam(b1=o.b1, b2=o.b2, eps=o.eps))
+    if o.weight_decay:
+        decays = _not_biases if o.bias_factor != 1 else None
+        steps.append(optax.add_decayed_weights(o.weight_decay, decays))
+    if o.algorithm == 'sgd':
+        steps.append(optax.trace(decay=o.momentum))
+    else:
+        steps.append(optax.scale_by_adam(b1=o.b1, b2=o.b2, eps=o.eps))
+    if o.bias_factor != 1:
+        steps.append(optax.masked(optax.scale(o.bias_factor), _biases))
     if o.schedule == 'plateau':
         steps.append(
             contrib.reduce_on_plateau(
@@ -118,3 +175,12 @@ def plateau_scale(opt_state: optax.OptState) -> jax.Array | float:
     is_plateau = lambda x: isinstance(x, contrib.ReduceLROnPlateauState)  # noqa: E731
     found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_plateau) if is_plateau(x)]
     return found[0].scale if found else 1.0
+
+
+def _biases(params: optax.Params) -> optax.Params:
+    """True for each array named 'bias', as PyTorch names BatchNorms' shifts too."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'bias', params)
+
+
+def _not_biases(params: optax.Params) -> optax.Params:
+    return jax.tree.map(lambda is_bias: not is_bias, _biases(params))

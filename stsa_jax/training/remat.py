@@ -16,36 +16,38 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from stsa_jax.models import functional
+from stsa_jax.models import functional, hd2s
 from stsa_jax.models.amsf import AMSF
+from stsa_jax.models.mobilenet import InvertedResidual
 from stsa_jax.models.s3d import Mixed, SepConv
 from stsa_jax.models.stsanet import Branch, Readout
 from stsa_jax.ops.names import PRODUCT
 
 KEEP = ('everything', 'products', 'blocks')
-BLOCKS = (SepConv, Mixed, Branch, AMSF, Readout)
+BLOCKS = (SepConv, Mixed, Branch, AMSF, Readout, InvertedResidual, hd2s.Group)
 KEEP_PRODUCTS = jax.checkpoint_policies.save_only_these_names(PRODUCT)
 
 
 def apply(graphdef: nnx.GraphDef, keep: str) -> Callable:
     """`functional.apply` of `graphdef` with the rematerialisation policy `keep`.
 
-    A function of `(params, batch_stats, clip, train=False)`.
+    A function of `(params, batch_stats, clip, train=False)`, or of `functional.apply`'s other
+    options.
     """
     if keep == 'everything':
         return functools.partial(functional.apply, graphdef)
     if keep == 'products':
 
-        def run(params, batch_stats, clip, train=False):
-            f = functools.partial(functional.apply, graphdef, train=train)
+        def run(params, batch_stats, clip, **options):
+            f = functools.partial(functional.apply, graphdef, **options)
             return jax.checkpoint(f, policy=KEEP_PRODUCTS)(params, batch_stats, clip)
 
         return run
     if keep == 'blocks':
 
-        def run(params, batch_stats, clip, train=False):
+        def run(params, batch_stats, clip, **options):
             wrapped = _with_recomputed_blocks(graphdef, params, batch_stats)
-            return functional.apply(wrapped, params, batch_stats, clip, train=train)
+            return functional.apply(wrapped, params, batch_stats, clip, **options)
 
         return run
     raise ValueError(f'keep is {keep!r}, expected one of {KEEP}')

@@ -23,9 +23,8 @@ from stsa_jax import files
 from stsa_jax.checkpoints.weights import FOLDER, Checkpointer, describe
 from stsa_jax.distribution import processes
 from stsa_jax.errors import InputError
-from stsa_jax.media.preprocess import IMAGENET
 from stsa_jax.models import functional
-from stsa_jax.models.stsanet import STSANet, STSANetConfig
+from stsa_jax.models.clips import target_index
 from stsa_jax.ops.cpu import memory as cpu_memory
 from stsa_jax.training import compiling, optimizer, run_config
 from stsa_jax.training.meter import Meter
@@ -44,6 +43,7 @@ from stsa_jax.training.step import (
     to_items,
 )
 from stsa_jax.training.validation import Best, HeldOut, Validation
+from stsa_jax.weights import known
 from stsa_jax.weights.initial import initial_weights
 
 
@@ -224,18 +224,23 @@ def open_run(
     validate on, or None. Raises InputError if the config or the workdir cannot be used, and on exit
     if the last checkpoint cannot be written.
     """
-    model = STSANetConfig(**config.model)
+    model = run_config.model_of(config)
+    model_known = known.of_config(model)
     chosen = optimizer.OptimizerConfig(**config.optimizer)
     best = Best(config.validation.metric, config.validation.mode)
     num_steps = config.num_steps or config.num_epochs * clips.steps_per_epoch
-    graphdef, *_ = functional.abstract(STSANet, model)
+    graphdef, *_ = functional.abstract(model_known.module, model)
+    normalisation = model_known.normalisation
     tx = optimizer.optimizer(chosen, clips.steps_per_epoch)
-    rate = optimizer.learning_rate(chosen, clips.steps_per_epoch, num_steps)
+    rate, backbone_rate = (
+        of(chosen, clips.steps_per_epoch, num_steps)
+        for of in (optimizer.learning_rate, optimizer.backbone_learning_rate)
+    )
     with contextlib.ExitStack() as stack:
         stack.callback(clips.close)
         for folder in (workdir, os.path.join(workdir, FOLDER)):
             stack.enter_context(files.folder_if_used(folder))
-        description = describe('stsanet', config.model.to_dict(), IMAGENET)
+        description = describe(model_known.kind, config.model.to_dict(), normalisation)
         selection = (best.metric, best.mode) if held_out is not None else ()
         checkpoints = Checkpointer(workdir, description, config.keep_checkpoints, *selection)
         stack.enter_context(checkpoints)
@@ -244,11 +249,21 @@ def open_run(
             clips.set_state(place['clips'])
             best.value, best.since = place['best']
         batch = abstract_batch(mesh, config.batch_size, model)
-        train_step = make_train_step(graphdef, tx, rate, mesh, StepOptions.of(config))
+        options = StepOptions.of(config)
+        train_step = make_train_step(
+            graphdef, tx, rate, mesh, options, normalisation, backbone_rate
+        )
         validation = None
         if held_out is not None:
-            eval_step, target = make_eval_step(graphdef, mesh), model.target_index
-            validation = Validation(eval_step, held_out, config.batch_size, mesh, best, target)
+            validation = Validation(
+                make_eval_step(graphdef, mesh, normalisation),
+                held_out,
+                config.batch_size,
+                mesh,
+                best,
+                target=target_index(model),
+                minus_cc=options.loss == 'kl_cc',
+            )
         run_config.write_config(workdir, config.to_dict())
         skipped_in_row = place.get('skipped_in_row', 0)
         run = Run(
@@ -275,7 +290,7 @@ def _where_it_is(checkpoints: Checkpointer, mesh: Mesh, model, tx, config) -> tu
     """At the last checkpoint, or before the first step: (shapes of the state, a function that
     creates it, steps done, the other saved values).
     """
-    _, params, batch_stats = functional.abstract(STSANet, model)
+    _, params, batch_stats = functional.abstract(known.of_config(model).module, model)
     ema = config.ema_decay > 0
     abstract = abstract_state(mesh, params, batch_stats, tx, ema)
     found = checkpoints.restore(to_items(abstract))

@@ -4,8 +4,9 @@
     losses = eval_step(params, batch_stats, batch)
 
 A batch is `clip` (B, T, H, W, 3), float32 normalised or uint8, normalised here (a quarter of the
-bytes to transfer to the device), and `density` (B, H, W) float32. The loss of an example is KL - CC
-(paper, equation 12), averaged over the global batch.
+bytes to transfer to the device), and `density` (B, H, W) float32, or (B, T, H, W) for a model of a
+map for every frame. The loss of an example, by default KL - CC (paper, equation 12), is averaged
+over the global batch.
 """
 
 import dataclasses
@@ -24,7 +25,6 @@ from stsa_jax.errors import InputError
 from stsa_jax.media.preprocess import IMAGENET, Normalisation
 from stsa_jax.metrics import losses
 from stsa_jax.models import functional
-from stsa_jax.models.stsanet import STSANetConfig
 from stsa_jax.ops import cpu
 from stsa_jax.training import remat
 from stsa_jax.training.optimizer import plateau_scale
@@ -54,6 +54,8 @@ class StepOptions:
         freeze_batch_norm: do not update BatchNorm's statistics, scales and biases.
         keep_for_gradient: 'everything', 'products' or 'blocks': see `stsa_jax.training.remat`.
         remat: the same as keep_for_gradient='blocks'.
+        loss: its name in `losses.NAMED`.
+        supervise: names of the network's intermediate maps whose losses are added.
     """
 
     accumulate: int = 1
@@ -62,8 +64,15 @@ class StepOptions:
     freeze_batch_norm: bool = False
     keep_for_gradient: str = 'products'
     remat: bool = False
+    loss: str = 'kl_cc'
+    supervise: tuple[str, ...] = ()
 
     def __post_init__(self):
+        object.__setattr__(self, 'supervise', tuple(self.supervise))
+        if self.loss not in losses.NAMED:
+            raise InputError(
+                f'config.loss is {self.loss!r}, expected one of {", ".join(losses.NAMED)}'
+            )
         if self.keep_for_gradient not in remat.KEEP:
             raise InputError(
                 f'config.keep_for_gradient is {self.keep_for_gradient!r}, expected one of '
@@ -114,14 +123,13 @@ def abstract_state(
     )
 
 
-def abstract_batch(
-    mesh: Mesh, batch_size: int, config: STSANetConfig
-) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(mesh: Mesh, batch_size: int, config: Any) -> dict[str, jax.ShapeDtypeStruct]:
     """A global batch of uint8 clips for a model of `config`, as shapes and shardings."""
-    place, (height, width) = sharding.batch_sharding(mesh), config.image_size
+    place, size = sharding.batch_sharding(mesh), config.image_size
+    maps = (config.frames,) if config.target == 'all' else ()
     shapes = {
-        'clip': ((batch_size, config.frames, height, width, 3), jnp.uint8),
-        'density': ((batch_size, height, width), jnp.float32),
+        'clip': ((batch_size, config.frames, *size, 3), jnp.uint8),
+        'density': ((batch_size, *maps, *size), jnp.float32),
     }
     return {
         name: jax.ShapeDtypeStruct(shape, kind, sharding=place)
@@ -167,8 +175,12 @@ def make_train_step(
     mesh: Mesh,
     options: StepOptions = StepOptions(),
     normalisation: Normalisation = IMAGENET,
+    backbone_rate: Callable | None = None,
 ) -> Callable:
     """The compiled `train_step(state, batch) -> (state, metrics)`.
+
+    `learning_rate` and `backbone_rate`, that of the backbone if it has its own, are functions of
+    the step.
 
     The input state is donated: its memory is reused for the new one. Metrics, on every device:
     `loss`, `kl`, `cc` (means over the batch), `losses` (B,), `grad_norm`, `learning_rate`,
@@ -180,11 +192,15 @@ def make_train_step(
         train = not (options.freeze_batch_norm or options.freeze_backbone)
         clip = _normalised(batch['clip'], normalisation)
         run = remat.apply(graphdef, options.keep)
-        result = run(params, batch_stats, clip, train=train)
-        saliency, batch_stats = result if train else (result, batch_stats)
-        kl = losses.kl(saliency, batch['density'])
-        cc = losses.cc(saliency, batch['density'])
-        return (kl - cc).mean(), (batch_stats, {'kl': kl, 'cc': cc})
+        wanted = {'return_intermediates': options.supervise} if options.supervise else {}
+        saliency, *rest = _as_list(run(params, batch_stats, clip, train=train, **wanted))
+        maps = _maps(rest.pop(), saliency) if options.supervise else []
+        batch_stats, density = rest.pop() if train else batch_stats, batch['density']
+        scores = _scores(saliency, density)
+        scores['losses'] = losses.over_frames(losses.NAMED[options.loss], saliency, density)
+        for extra in maps:
+            scores['losses'] += losses.over_frames(losses.NAMED[options.loss], extra, density)
+        return scores['losses'].mean(), (batch_stats, scores)
 
     def gradient(params, batch_stats, batch):
         return jax.grad(loss_fn, has_aux=True)(params, batch_stats, batch)
@@ -193,15 +209,18 @@ def make_train_step(
         grads, batch_stats, scores = _accumulated(
             gradient, state.params, state.batch_stats, batch, options.accumulate
         )
-        scores['losses'] = scores['kl'] - scores['cc']
         loss, grad_norm = scores['losses'].mean(), optax.global_norm(grads)
         rate = learning_rate(state.step) * plateau_scale(state.opt_state)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
         def take(state):
             updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss)
-            plain_rate = learning_rate(state.step)
-            params = jax.tree.map(lambda p, u: p - plain_rate * u, state.params, updates)
+            params = _moved(state.params, updates, learning_rate(state.step))
+            if backbone_rate is not None:
+                moved = _moved(
+                    state.params['backbone'], updates['backbone'], backbone_rate(state.step)
+                )
+                params = params | {'backbone': moved}
             new = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
             if not options.ema_decay:
                 return new
@@ -247,11 +266,7 @@ def make_eval_step(
     def eval_step(params, batch_stats, batch):
         clip = _normalised(batch['clip'], normalisation)
         saliency = functional.apply(graphdef, _gathered(mesh, params), batch_stats, clip)
-        scores = {
-            'kl': losses.kl(saliency, batch['density']),
-            'cc': losses.cc(saliency, batch['density']),
-            'saliency': saliency,
-        }
+        scores = _scores(saliency, batch['density']) | {'saliency': saliency}
         return jax.lax.with_sharding_constraint(scores, sharding.replicated(mesh))
 
     return jax.jit(eval_step)
@@ -275,6 +290,28 @@ def memory(compiled: jax.stages.Compiled) -> int:
         return 0
     held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
     return held + plan.temp_size_in_bytes
+
+
+def _as_list(result) -> list:
+    return list(result) if isinstance(result, tuple) else [result]
+
+
+def _maps(taps: dict[str, jax.Array], saliency: jax.Array) -> list[jax.Array]:
+    """The maps in intermediate results `(B, T, H, W, C)`, each of the shape of `saliency`."""
+    maps = [tap[..., c].astype(jnp.float32) for tap in taps.values() for c in range(tap.shape[-1])]
+    return [x.reshape(saliency.shape) for x in maps]
+
+
+def _scores(saliency: jax.Array, density: jax.Array) -> dict[str, jax.Array]:
+    """KL and CC, `(B,)`."""
+    return {
+        'kl': losses.over_frames(losses.kl, saliency, density),
+        'cc': losses.over_frames(losses.cc, saliency, density),
+    }
+
+
+def _moved(params, updates, rate):
+    return jax.tree.map(lambda p, u: p - rate * u, params, updates)
 
 
 def _normalised(clip: jax.Array, normalisation: Normalisation) -> jax.Array:

@@ -40,6 +40,7 @@ def validate(
     batch_size: int,
     mesh: Mesh,
     stop: Callable[[], bool] = lambda: False,
+    minus_cc: bool = True,
 ) -> tuple[dict[str, float], np.ndarray, dict[str, np.ndarray]] | None:
     """Mean scores over all of `clips`, and the results of the first batch.
 
@@ -48,6 +49,7 @@ def validate(
         clips: has a length, and `read(indices)` gives a batch of numpy arrays.
         batch_size: over all devices; the last batch is padded with clips that are not counted.
         stop: called before each batch; aborts the validation if it returns True.
+        minus_cc: whether the loss is KL - CC, or KL.
 
     Returns:
         ({'loss', 'kl', 'cc'}, saliency (b, H, W) of this process's clips of the first batch, the
@@ -68,7 +70,8 @@ def validate(
         if start == 0:
             saliency, shown = scores['saliency'][jax.process_index() * share :][:share], batch
     mean_kl, mean_cc = (float(np.concatenate(x).mean(dtype=np.float64)) for x in (kl, cc))
-    return {'loss': mean_kl - mean_cc, 'kl': mean_kl, 'cc': mean_cc}, saliency, shown
+    loss = mean_kl - mean_cc if minus_cc else mean_kl
+    return {'loss': loss, 'kl': mean_kl, 'cc': mean_cc}, saliency, shown
 
 
 @dataclasses.dataclass
@@ -104,8 +107,8 @@ class Best:
 class Validation:
     """Validates the state of a run periodically, always on the same clips.
 
-    `eval_step`, `batch_size` and `mesh` are as for `validate`; `best` collects the scores; `target`
-    is the index of the target frame in a clip, for the images.
+    `eval_step`, `batch_size`, `mesh` and `minus_cc` are as for `validate`; `best` collects the
+    scores; `target` is the index of the target frame in a clip, for the images.
     """
 
     def __init__(
@@ -116,9 +119,10 @@ class Validation:
         mesh: Mesh,
         best: Best,
         target: int,
+        minus_cc: bool = True,
     ):
         self._eval_step, self._clips, self._best, self._target = eval_step, clips, best, target
-        self._batch_size, self._mesh = batch_size, mesh
+        self._batch_size, self._mesh, self._minus_cc = batch_size, mesh, minus_cc
         self._told = 0
 
     def compile(self, state: TrainState, batch: dict[str, jax.ShapeDtypeStruct]) -> None:
@@ -132,7 +136,7 @@ class Validation:
         """Computes and reports the scores; returns {} if `stop` aborted the validation."""
         params, batch_stats = weights_to_validate(state)
         where = self._clips, self._batch_size, self._mesh
-        done = validate(self._eval_step, params, batch_stats, *where, stop)
+        done = validate(self._eval_step, params, batch_stats, *where, stop, self._minus_cc)
         if done is None:
             return {}
         scores, saliency, shown = done
@@ -158,5 +162,8 @@ def pictures(batch: dict, saliency: np.ndarray, target: int, most: int = 4) -> d
         frame = batch['clip'][i, target]
         frame = frame if frame.dtype == np.uint8 else denormalise(frame)
         name = f'validation/{batch["video"][i]}_{batch["frame"][i]}'
-        made[name] = visualize.side_by_side(frame, saliency[i], batch['density'][i])
+        shown, truth = saliency[i], batch['density'][i]
+        if shown.ndim == 3:  # a map of every frame
+            shown, truth = shown[target], truth[target]
+        made[name] = visualize.side_by_side(frame, shown, truth)
     return made

@@ -10,27 +10,28 @@ STSA-Net.
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
 from stsa_jax.errors import InputError
 from stsa_jax.models import functional
-from stsa_jax.models.stsanet import STSANet, STSANetConfig
+from stsa_jax.weights import known
 
 
-def initial_weights(config: STSANetConfig, seed: int = 0, init_from: str = '') -> tuple:
+def initial_weights(config: Any, seed: int = 0, init_from: str = '') -> tuple:
     """(graphdef, params, batch_stats) of a model to train, the arrays as numpy on the host.
 
     Args:
-        config: of the model.
+        config: STSANetConfig, or another model's.
         seed: of the random weights; each array depends only on the seed and its name.
-        init_from: '' for random weights, or a path: S3D's weights fill the backbone, STSA-Net's
-            the whole model; a .pth, .pt or .safetensors file, or a folder with checkpoints.
+        init_from: '' for random weights, or a path: S3D's weights fill the backbone, the model's
+            own the whole of it; a .pth, .pt or .safetensors file, or a folder with checkpoints.
 
     Raises InputError if `init_from` does not exist, is damaged, or does not fit the config.
     """
-    graphdef, params, batch_stats = functional.abstract(STSANet, config)
+    graphdef, params, batch_stats = functional.abstract(known.of_config(config).module, config)
     if init_from:
         from stsa_jax.weights import pretrained
 

@@ -9,6 +9,7 @@ A model provides:
     names           `names` and `zoo_names`: its arrays in the released state dict
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,7 @@ class Known:
         part: a top-level name of its parameters that no other model has.
         normalisations: normalisation of the frames, by the naming of the state dict.
         infer: infers the config from the shapes of a state dict and its naming.
+        on_s3d: whether its backbone is S3D, which S3D's weights fill.
         resize: resizes a frame uint8 `(h, w, 3)` to (H, W), values 0 to 255.
         finish: post-processes its maps to 8 bits, see `media.finishing`.
         finished: a description of `finish`.
@@ -60,6 +62,7 @@ class Known:
     part: str
     normalisations: Mapping[str, Normalisation]
     infer: Callable[[Shapes, str], Any]
+    on_s3d: bool = True
     resize: Callable[[np.ndarray, tuple[int, int]], np.ndarray] = resize_frame
     finish: finishing.Finish = finishing.stsanet
     finished: str = 'resized to the size of the video (bilinear), each scaled to a maximum of 255'
@@ -68,6 +71,11 @@ class Known:
     def naming(self) -> str:
         """The naming of its released state dict."""
         return next(iter(self.normalisations))
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the frames, for its released weights and in training."""
+        return self.normalisations[self.naming]
 
 
 def _stsanet(shapes: Shapes, naming: str) -> STSANetConfig:
@@ -107,13 +115,9 @@ def _width(shapes: Shapes, stem: str) -> float:
     return shapes.get(f'{stem}.conv_s.weight', (64,))[0] / 64
 
 
-def _in_8_bits(kernel: str) -> Callable[[np.ndarray, tuple[int, int]], np.ndarray]:
+def _in_8_bits(frame: np.ndarray, size: tuple[int, int], kernel: str) -> np.ndarray:
     """`resample` to whole levels, as OpenCV resizes 8-bit frames."""
-
-    def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        return np.clip(np.rint(resample(frame, size, kernel)), 0, 255)
-
-    return resize
+    return np.clip(np.rint(resample(frame, size, kernel)), 0, 255)
 
 
 _SMOOTHED = (
@@ -142,6 +146,7 @@ KNOWN = (
             's3d_torchvision': KINETICS_TORCHVISION,
         },
         infer=_s3d,
+        on_s3d=False,
     ),
     Known(
         kind='tinyhd',
@@ -151,6 +156,7 @@ KNOWN = (
         part='mix',
         normalisations={'tinyhd': IMAGENET},
         infer=_tinyhd,
+        on_s3d=False,
         resize=resample,
         finish=finishing.tinyhd,
         finished='each min-max scaled to 8 bits, resized to the size of the video (bicubic), and '
@@ -176,7 +182,7 @@ KNOWN = (
         part='tased_map',
         normalisations={'tased': KINETICS_KYLEMIN},
         infer=lambda shapes, naming: TASEDConfig(width=_width(shapes, 'base1.0')),
-        resize=_in_8_bits('linear'),
+        resize=functools.partial(_in_8_bits, kernel='linear'),
         finish=finishing.smoothed,
         finished=_SMOOTHED,
     ),
@@ -188,7 +194,7 @@ KNOWN = (
         part='hd2s_map',
         normalisations={'hd2s': KINETICS_KYLEMIN},
         infer=lambda shapes, naming: HD2SConfig(width=_width(shapes, 'featureExtractor.block1.0')),
-        resize=_in_8_bits('cubic'),
+        resize=functools.partial(_in_8_bits, kernel='cubic'),
         finish=finishing.smoothed,
         finished=_SMOOTHED,
     ),

@@ -93,7 +93,7 @@ def from_torch(
 
     Strict: an unknown, missing or misshapen entry is an InputError that names it and both shapes.
     One exception: a dict with a complete backbone and nothing else of the model (S3D's weights for
-    an `STSANetConfig`, or only STSA-Net's base1 to base4) fills the backbone, and the rest gets
+    a model with that backbone, or only STSA-Net's base1 to base4) fills it, and the rest gets
     PyTorch's default initialisation from `seed`. A common prefix of all names, such as `module.`,
     is stripped. If there is no `num_batches_tracked`, as before PyTorch 0.4.1, it is 0.
 
@@ -113,7 +113,7 @@ def from_torch(
     if config is None:
         config = infer_config(state_dict, naming)
     known, found_in = of_config(config), of_naming(naming)
-    fills_backbone = known.kind == 'stsanet' and found_in.kind == 's3d'
+    fills_backbone = known.on_s3d and found_in.kind == 's3d'
     if known != found_in and not fills_backbone:
         raise InputError(
             f"{source}: holds {found_in.title}'s weights, but {known.title}'s were expected"
@@ -124,9 +124,9 @@ def from_torch(
     wanted = traverse_util.flatten_dict({'params': params, 'batch_stats': batch_stats})
     backbone = {path: a for path, a in wanted.items() if path[1] == 'backbone'}
     rest = {path: a for path, a in wanted.items() if path[1] != 'backbone'}
-    if known.kind == 'stsanet' and is_backbone(arrays):
+    if fills_backbone or (known.kind == 'stsanet' and is_backbone(arrays)):
         wanted, arrays = _backbone(arrays, backbone, rest, source, shared)
-    elif shared is not None:
+    elif shared is not None and known.kind == 'stsanet':
         wanted, arrays = _shared(arrays, backbone, rest, source, shared)
     found = _match(arrays, wanted, naming, source)
     if len(found) < len(backbone) + len(rest):

@@ -183,11 +183,11 @@ def _fitted(
 
 def initialise(
     path: str | os.PathLike,
-    config: STSANetConfig,
+    config: Any,
     seed: int = 0,
     say: Callable[[str], None] = note,
 ) -> tuple[dict, dict]:
-    """`(params, batch_stats)` of an STSA-Net of `config`, from STSA-Net's or S3D's weights.
+    """`(params, batch_stats)` of a model of `config`, from its own kind's or S3D's weights.
 
     With S3D's weights the backbone is filled and the rest gets PyTorch's default initialisation
     from `seed`, as do parts that a variant of the network (`config.structure`) does not share with
@@ -210,6 +210,12 @@ def initialise(
         fields = recorded_config(metadata)
     else:
         raise InputError(f'{path}: there is no such file or folder; check the path of the weights')
+    if not isinstance(config, STSANetConfig):  # the others' weights fit every size
+        lines: list[str] = []
+        trees = port.from_torch(state_dict, config, seed=seed, source=str(path), shared=lines)
+        for line in lines:
+            say(line)
+        return trees
     if port.recognise(state_dict, str(path)) != 'stsanet':  # S3D's: only the backbone
         strict = False
     else:
