@@ -41,21 +41,30 @@ def slice_devices(topology: str) -> list:
         ) from error
 
 
-def lowered_inference(model, clips: int, device):
-    """The lowered forward pass of float32 clips, for a model config and device."""
+def lowered_inference(model, clips: int, device, dtype: str = 'float32'):
+    """The lowered forward pass of float32 clips, for a model config and device.
+
+    `dtype` is that of the activations of a model whose config has no such field.
+    """
     import jax
     import jax.numpy as jnp
 
     from stsa_jax.models import functional
-    from stsa_jax.models.stsanet import STSANet
+    from stsa_jax.weights import known
 
     place = jax.sharding.SingleDeviceSharding(device)
-    graphdef, *weights = functional.abstract(STSANet, model)
+    graphdef, *weights = functional.abstract(known.of_config(model).module, model)
     clip = jax.ShapeDtypeStruct((clips, model.frames, *model.image_size, 3), jnp.float32)
     inputs = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), (*weights, clip)
     )
-    return jax.jit(functools.partial(functional.apply, graphdef)).lower(*inputs)
+    own = hasattr(model, 'dtype')  # which the network then casts to
+
+    def run(params, batch_stats, clip):
+        clip = clip if own else clip.astype(dtype)
+        return functional.apply(graphdef, params, batch_stats, clip)
+
+    return jax.jit(run).lower(*inputs)
 
 
 def lowered_step(config, mesh, clips: int, options=None):
@@ -65,11 +74,11 @@ def lowered_step(config, mesh, clips: int, options=None):
     """
     from stsa_jax import training
     from stsa_jax.models import functional
-    from stsa_jax.models.stsanet import STSANet, STSANetConfig
-    from stsa_jax.training import optimizer
+    from stsa_jax.training import optimizer, run_config
+    from stsa_jax.weights import known
 
-    model = STSANetConfig(**config.model)
-    graphdef, params, batch_stats = functional.abstract(STSANet, model)
+    model = run_config.model_of(config)
+    graphdef, params, batch_stats = functional.abstract(known.of_config(model).module, model)
     settings = optimizer.OptimizerConfig(**config.optimizer)
     tx = optimizer.optimizer(settings, 200)
     options = options or training.StepOptions()

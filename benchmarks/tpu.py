@@ -2,6 +2,7 @@
 
     python -m benchmarks.tpu [--topology=v5e:2x2] [--work=inference,training] [--batch=1,8]
         [--dtype=float32,bfloat16] [--top=20] [--json=FILE] [--hlo=FILE] [--config.field=value]
+    python -m benchmarks.tpu --model=tinyhd_s,vinet --work=inference --batch=8 --dtype=bfloat16
 
 Compiles for one chip of the topology. This needs libtpu, the TPU compiler, which comes with `pip
 install 'jax[tpu]'` (in a separate environment if there is no TPU), but no TPU. At full size each
@@ -23,7 +24,9 @@ find its expensive operations. Details:
 Prints a line for each program, and for each the `--top` most expensive operations, with the modules
 whose parameters they read and their source locations, innermost first; then the time by kind of
 operation and by source location. `--json=FILE` writes all of it; `--hlo=FILE` writes the compiled
-program, with the row's name in the file name if there are several.
+program, with the row's name in the file name if there are several. `--model` are names of configs
+in configs/, each of which gets a table; a model without a field `dtype` gets clips of that type,
+which its activations follow.
 """
 
 import argparse
@@ -59,13 +62,15 @@ def lowered(row: Row, config, device):
     """The lowered program of a row."""
     from stsa_jax import training
     from stsa_jax.distribution import sharding
-    from stsa_jax.models.stsanet import STSANetConfig
+    from stsa_jax.training import run_config
 
-    if row.work == 'inference':
-        model = STSANetConfig(**{**config.model, 'dtype': row.dtype})
-        return lowered_inference(model, row.batch, device)
     config = config.copy_and_resolve_references()
-    config.model.dtype = row.dtype
+    if 'dtype' in config.model:
+        config.model.dtype = row.dtype
+    if row.work == 'inference':
+        return lowered_inference(run_config.model_of(config), row.batch, device, row.dtype)
+    if row.dtype != 'float32' and 'dtype' not in config.model:
+        raise InputError(f'--dtype={row.dtype}: {config.kind} is trained in float32 alone')
     mesh = sharding.make_mesh(1, 1, [device])
     return lowered_step(config, mesh, row.batch, training.StepOptions.of(config))[0]
 
@@ -210,18 +215,16 @@ def main() -> None:
     parser.add_argument('--json', type=Path, help='a file for all numbers')
     parser.add_argument('--hlo', type=Path, help='a file for the compiled program')
     parser.add_argument('--config', default='configs/dhf1k.py')
+    parser.add_argument('--model', type=listed, default=[], help='names of configs, for --config')
     options, overrides = parser.parse_known_args()
-    config = load_config(options.config, overrides)
+    files = [f'{ROOT}/configs/{name}.py' for name in options.model] or [options.config]
+    configs = [load_config(file, overrides) for file in files]
+    if options.json and configs[1:]:
+        raise InputError('--json is for one model at a time')
     if unknown := set(options.work) - {'inference', 'training'}:
         raise InputError(f'--work={unknown.pop()}: expected inference, training or both')
     # Without the compilation cache, because compiling is timed.
     os.environ |= {'JAX_PLATFORMS': 'cpu', 'JAX_ENABLE_COMPILATION_CACHE': 'false'}
-    import jax
-
-    from stsa_jax.inference import cost
-    from stsa_jax.models.stsanet import STSANetConfig
-    from stsa_jax.training import meter
-
     device = slice_devices(options.topology)[0]
     kind = device.device_kind
     if kind not in CHIPS:
@@ -229,7 +232,19 @@ def main() -> None:
             f'--topology={options.topology}: the clock of a {kind} is not known here; expected '
             f'one of {", ".join(CHIPS)} (v5e:2x2), or add it to CHIPS in benchmarks/tpu.py'
         )
-    flops = 2 * cost.total(cost.cost(STSANetConfig(**config.model))).convolutions
+    for config in configs:
+        report(config, device, options)
+
+
+def report(config, device, options) -> None:
+    """Compiles the programs of a model and prints its table."""
+    import jax
+
+    from stsa_jax.inference import cost
+    from stsa_jax.training import meter, run_config
+
+    kind = device.device_kind
+    flops = 2 * cost.total(cost.cost(run_config.model_of(config))).convolutions
     peak = meter.peak_flops(kind)
     rows = [
         Row(work, dtype, batch, platform='tpu')
@@ -251,7 +266,7 @@ def main() -> None:
     height, width = config.model.image_size
     _, bandwidth, memory = CHIPS[kind]
     print(
-        f'Modelled, not measured: one {kind} ({peak / 1e12:.0f} TFLOP/s bfloat16, '
+        f'{config.kind}, modelled, not measured: one {kind} ({peak / 1e12:.0f} TFLOP/s bfloat16, '
         f'{bandwidth / 1e9:.0f} GB/s, {memory / 1e9:.0f} GB), clips of '
         f'{config.model.frames}x{height}x{width}, {flops / 1e9:.1f} GFLOP forward\n'
     )

@@ -60,6 +60,33 @@ def test_clips_hold_the_frames_around_their_target(prepared, target, offset):
         assert (batch['density'] >= 0).all() and (batch['density'] <= 1).all()
 
 
+def test_a_density_for_every_frame(prepared):
+    """Each frame's own; the last one is the target's."""
+    for batch in take(clips(prepared, target='all'), 6):
+        assert batch['density'].shape == (2, 16, 32, 64)
+        for clip, density in zip(batch['clip'], batch['density']):
+            seen = [t for t in range(16) if density[t].any()]
+            assert 15 in seen and len(seen) > 8
+            assert all(copies.number_in(density[t]) == copies.number_in(clip[t]) for t in seen)
+
+
+def test_some_clips_are_mirrored_with_their_densities(prepared):
+    mirrored = 0
+    for batch in take(clips(prepared, flip=0.5), 8):
+        for clip, density, video, number in zip(
+            *(batch[k] for k in ('clip', 'density', 'video', 'frame'))
+        ):
+            expected = [code_of(str(video), int(number))] * 2
+            codes = [copies.number_in(x) for x in (density, clip[7])]
+            turned = [copies.number_in(x) for x in (density[:, ::-1], clip[7][:, ::-1])]
+            assert expected in (codes, turned)
+            mirrored += turned == expected != codes
+    assert 3 <= mirrored <= 13
+    state = clips(prepared).get_state()
+    with pytest.raises(InputError, match='another stream'):
+        clips(prepared, flip=0.5).set_state(state)
+
+
 def test_every_epoch_takes_every_video_once_with_new_windows(prepared):
     iterator = clips(prepared, batch_size=7)
     assert iterator.steps_per_epoch == 1

@@ -1,0 +1,238 @@
+"""Training of the other models by their recipes in configs/."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import data
+import stsa_jax
+import train
+from data import synthetic
+from stsa_jax import training
+from stsa_jax.checkpoints.weights import load_weights
+from stsa_jax.configuration import load_config
+from stsa_jax.distribution import sharding
+from stsa_jax.errors import InputError
+from stsa_jax.metrics import losses
+from stsa_jax.models import functional
+from stsa_jax.training import optimizer, run_config
+from stsa_jax.weights import known
+from stsa_jax.weights.initial import initial_weights
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+RECIPES = {'vinet': 'ViNet', 'tased_net': 'TASED-Net', 'hd2s': 'HD2S', 'tinyhd_s': 'tinyHD'}
+RECIPES |= {'tinyhd_m': 'tinyHD'}
+STEPS = 2
+
+
+def recipe(name, *overrides):
+    return load_config(str(CONFIGS / f'{name}.py'), [f'--config.{field}' for field in overrides])
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_recipes_are_of_their_models(name, tmp_path):
+    config = recipe(name)
+    run_config.check(config, str(tmp_path))
+    model = known.of_config(run_config.model_of(config))
+    assert model.title == RECIPES[name] and config.data.datasets == ('dhf1k',)
+    training.StepOptions.of(config)
+    assert bool(config.init_from) == model.on_s3d
+
+
+def test_kinds_and_fields_that_do_not_fit_are_named(tmp_path):
+    config = recipe('vinet', 'kind=vnet')
+    with pytest.raises(InputError, match=r"config\.kind is 'vnet', expected one of stsanet"):
+        run_config.check(config, str(tmp_path))
+    config = recipe('dhf1k', 'kind=vinet')
+    with pytest.raises(InputError, match=r'config\.model has amsf_concat, .*which ViNet .*has not'):
+        run_config.check(config, str(tmp_path))
+    with pytest.raises(InputError, match=r"config\.loss is 'mse', expected one of kl_cc, kl,"):
+        training.StepOptions.of(recipe('vinet', 'loss=mse'))
+    config = recipe('tinyhd_m', 'loss=kl_of_batch')
+    with pytest.raises(InputError, match='a map for every frame'):
+        run_config.check(config, str(tmp_path))
+
+
+def test_runs_of_older_versions_go_on(tmp_path):
+    """Their configs lack the fields that came with the other models."""
+    config = recipe('tiny')
+    old = config.to_dict()
+    for field in run_config.ADDED:
+        *groups, name = field.split('.')
+        del (old[groups[0]] if groups else old)[name]
+    run_config.write_config(tmp_path, old)
+    run_config.check_same(tmp_path, config.to_dict())
+    with pytest.raises(InputError, match="kind: 'stsanet' in the run, 'vinet' now"):
+        run_config.check_same(tmp_path, config.to_dict() | {'kind': 'vinet'})
+
+
+def test_kl_of_a_batch_is_that_of_one_distribution():
+    rng = np.random.default_rng(0)
+    s, g = rng.uniform(0.1, 1, (2, 3, 4, 5)).astype(np.float32)
+    p, q = s / s.sum(dtype=np.float64), g / g.sum(dtype=np.float64)
+    expected = (q * np.log(q / p)).sum()
+    assert losses.kl_of_batch(s, g).mean() == pytest.approx(expected, rel=1e-4)
+    assert losses.kl_of_batch(s, 7 * g).mean() == pytest.approx(expected, rel=1e-4)
+
+
+def test_frames_without_density_do_not_count():
+    rng = np.random.default_rng(0)
+    s, g = rng.uniform(0.1, 1, (2, 2, 3, 4, 5)).astype(np.float32)
+    g[0, 1] = 0
+    found = losses.over_frames(losses.kl, s, g)
+    each = [np.asarray(losses.kl(s[b], g[b])) for b in (0, 1)]
+    np.testing.assert_allclose(found, [each[0][[0, 2]].mean(), each[1].mean()], rtol=1e-5)
+    gradient = jax.grad(lambda s: losses.over_frames(losses.kl, s, g).sum())(s)
+    assert np.isfinite(gradient).all() and not gradient[0, 1].any() and gradient[0, 0].any()
+
+
+def test_sgd_is_pytorchs():
+    """With momentum, weight decay, other rates for biases and the backbone, and milestones."""
+    torch = pytest.importorskip('torch')
+    config = optimizer.OptimizerConfig(
+        algorithm='sgd', learning_rate=0.1, weight_decay=1e-2, bias_factor=2, backbone_factor=0.5,
+        backbone_drops=False, schedule='milestones', milestones=(0.5, 0.75),
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    parts, arrays = ('backbone', 'map'), ('kernel', 'bias')
+    shapes = {(part, array): 3 for part in parts for array in arrays}
+    start = {path: rng.normal(size=n).astype(np.float32) for path, n in shapes.items()}
+    theirs = {path: torch.nn.Parameter(torch.tensor(array)) for path, array in start.items()}
+    groups = [
+        {
+            'params': [theirs[path]],
+            'lr': 0.1 * (0.5 if path[0] == 'backbone' else 1) * (2 if path[1] == 'bias' else 1),
+            'weight_decay': 0 if path[1] == 'bias' else 1e-2,
+        }
+        for path in shapes
+    ]
+    sgd = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+
+    def nested(flat):
+        return {part: {array: flat[part, array] for array in arrays} for part in parts}
+
+    params, tx = nested(start), optimizer.optimizer(config, 10)
+    state = tx.init(params)
+    rate = optimizer.learning_rate(config, 10, 8)
+    backbone_rate = optimizer.backbone_learning_rate(config, 10, 8)
+    for step in range(8):
+        if step in (4, 6):
+            for path, group in zip(shapes, sgd.param_groups):
+                group['lr'] *= 0.1 if path[0] == 'map' else 1
+        gradient = {path: rng.normal(size=n).astype(np.float32) for path, n in shapes.items()}
+        for path, array in gradient.items():
+            theirs[path].grad = torch.tensor(array)
+        sgd.step()
+        updates, state = tx.update(nested(gradient), state, params, value=0.0)
+        for part, of in (('backbone', backbone_rate), ('map', rate)):
+            rates = dict.fromkeys(arrays, of(step))
+            moved = jax.tree.map(lambda p, u, r: p - r * u, params[part], updates[part], rates)
+            params = params | {part: moved}
+        for (a, b), tensor in theirs.items():
+            np.testing.assert_allclose(params[a][b], tensor.detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['vinet', 'tased_net', 'hd2s'])
+def test_s3ds_weights_fill_the_backbone(name, tmp_path):
+    from safetensors.numpy import save_file
+
+    from stsa_jax.weights import port
+    from stsa_jax.weights.initial import random_weights
+
+    s3d = known.of_kind('s3d', '')
+    params, statistics = random_weights(
+        *functional.abstract(s3d.module, s3d.config(num_classes=3, width=0.125))[1:], seed=4
+    )
+    save_file(port.to_torch(params, statistics), tmp_path / 's3d.safetensors')
+    model = dataclasses.replace(run_config.model_of(recipe(name)), width=0.125)
+    _, found, _ = initial_weights(model, 0, str(tmp_path / 's3d.safetensors'))
+    for a, b in zip(*(jax.tree.leaves(tree['backbone']) for tree in (found, params)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('datasets')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic.StsaSynthetic, 'COUNTS', {'train': 2, 'validation': 1, 'test': 1})
+        data.prepare_dataset('stsa_synthetic', folder, num_workers=1)
+    return folder
+
+
+@pytest.fixture
+def quick_compilation():
+    jax.config.update('jax_disable_most_optimizations', True)
+    yield
+    jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', RECIPES)
+def test_recipe_trains_on_any_layout_resumes_and_predicts(
+    name, prepared, tmp_path, quick_compilation
+):
+    fields = [
+        'model.image_size=32,64', 'model.batch_norm_momentum=0.1', 'init_from=',
+        'data.datasets=stsa_synthetic', f'data.data_dir={prepared}', 'batch_size=8',
+        f'num_steps={STEPS}', 'log_every=1', 'checkpoint_every=1', 'validation.every=2',
+        'validation.clips=2', 'optimizer.learning_rate=1e-3',
+    ]  # fmt: skip
+    config = recipe(name, *fields)
+    config.accumulate = min(config.accumulate, 1)
+    if 'width' in config.model:
+        config.model.width = 0.125
+    workdir = tmp_path / 'run'
+    history = train.train(config, str(workdir))  # on eight devices
+    steps = [entry for entry in history if entry['kind'] == 'train']
+    assert [entry['step'] for entry in steps] == [1, 2] and history[-1]['kind'] == 'validation'
+    assert all(np.isfinite(entry['loss']) for entry in history)
+    trained = load_weights(workdir)
+    assert trained.kind == config.kind
+
+    # Interrupted after the first step, it ends with the same bits.
+    shutil.rmtree(workdir / 'checkpoints' / '2')
+    again = train.train(config, str(workdir))
+    assert [entry['loss'] for entry in again] == [entry['loss'] for entry in history]
+    for a, b in zip(*(jax.tree.leaves(w[2:4]) for w in (trained, load_weights(workdir)))):
+        np.testing.assert_array_equal(a, b)
+
+    # One device has the same losses.
+    assert one_device(config) == pytest.approx([entry['loss'] for entry in steps], rel=1e-3)
+
+    model = stsa_jax.load(workdir)
+    assert model.config == run_config.model_of(config)
+    frames = np.random.default_rng(0).integers(0, 256, (model.config.frames, 40, 70, 3), np.uint8)
+    saliency = np.asarray(model(model.preprocess(frames)[None]))
+    assert saliency.shape[-2:] == (32, 64) and np.ptp(saliency) > 0
+
+
+def one_device(config):
+    """The losses of the run on one device."""
+    model = run_config.model_of(config)
+    chosen = optimizer.OptimizerConfig(**config.optimizer)
+    graphdef, *weights = initial_weights(model, config.seed)
+    mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+    clips, _ = train.open_clips(config, config.batch_size)
+    per_epoch = clips.steps_per_epoch
+    tx = optimizer.optimizer(chosen, per_epoch)
+    state = training.create_state(mesh, *weights, tx)
+    step = training.make_train_step(
+        graphdef,
+        tx,
+        optimizer.learning_rate(chosen, per_epoch, STEPS),
+        mesh,
+        training.StepOptions.of(config),
+        known.of_config(model).normalisation,
+        optimizer.backbone_learning_rate(chosen, per_epoch, STEPS),
+    )
+    losses = []
+    for _ in range(STEPS):
+        batch = {k: v for k, v in next(clips).items() if k in ('clip', 'density')}
+        state, metrics = step(state, sharding.put_batch(mesh, batch))
+        losses.append(float(metrics['loss']))
+    clips.close()
+    return losses
