@@ -7,7 +7,6 @@ libtpu comes with `pip install 'jax[tpu]'`. With it installed JAX looks for a TP
 JAX_PLATFORMS=cpu before importing JAX.
 """
 
-import functools
 import importlib.util
 import os
 

@@ -362,7 +362,7 @@ def test_tpu(run, config_file, tmp_path, monkeypatch):  # noqa: F811
     files = (f'--json={tmp_path / "all.json"}', f'--hlo={tmp_path / "program.txt"}')
     options = ('--batch=2,100000', '--dtype=bfloat16', '--top=3', *files)
     printed = run(tpu.main, f'--config={config_file}', *options)
-    assert printed.startswith('Modelled, not measured: one TPU v5 lite (197 TFLOP/s')
+    assert printed.startswith('stsanet, modelled, not measured: one TPU v5 lite (197 TFLOP/s')
     found = json.loads((tmp_path / 'all.json').read_text())
     fits, too_large = found['programs'][::2], found['programs'][1::2]
     assert [program['work'] for program in fits] == ['inference', 'training']

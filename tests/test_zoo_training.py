@@ -10,10 +10,10 @@ import pytest
 
 import data
 import stsa_jax
-import train
 from data import synthetic
 from stsa_jax import training
 from stsa_jax.checkpoints.weights import load_weights
+from stsa_jax.commands import train
 from stsa_jax.configuration import load_config
 from stsa_jax.distribution import sharding
 from stsa_jax.errors import InputError
