@@ -1,4 +1,4 @@
-"""The released PyTorch code, from a checkout of WZq975/STSANet. Does not import JAX.
+"""The released PyTorch code, from checkouts of its repositories. Does not import JAX.
 
     python -m benchmarks.released --reference=CHECKOUT [--repeats=3] [--batch_size=1]
 
@@ -6,8 +6,12 @@ Prints the best time of its training step and this process's peak memory, as JSO
 """
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import json
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +22,55 @@ FRAMES, IMAGE_SIZE = 32, (224, 384)  # the only ones it supports
 
 
 def released_model(checkout: str):
-    """The released network from its checkout, in eval mode."""
-    spec = importlib.util.spec_from_file_location('released', Path(checkout) / 'STSA_model.py')
+    """The released STSA-Net from its checkout, in eval mode."""
+    return _module(Path(checkout) / 'STSA_model.py').STSANet().eval()
+
+
+def released_network(checkout: str, kind: str, target: str):
+    """The released network of a kind (`stsa_jax.weights.known`) from its checkout, in eval mode.
+
+    `target` is the config's. What the code prints while it is built goes nowhere.
+    """
+    if kind == 'stsanet':
+        return released_model(checkout)
+    with contextlib.redirect_stdout(io.StringIO()):
+        if kind == 'vinet':
+            # A module that only the audio-visual model uses.
+            sys.modules.setdefault('block', types.SimpleNamespace(fusions=None))
+            network = _module(Path(checkout) / 'model.py').VideoSaliencyModel()
+        elif kind == 'tased':
+            network = _module(Path(checkout) / 'model.py').TASED_v2()
+        elif kind == 'hd2s':
+            network = _module(Path(checkout) / 'models' / 'HD2S.py', checkout).HD2S()
+        else:
+            network = _tinyhd(Path(checkout) / 'src', target)
+    return network.eval()
+
+
+def _tinyhd(source: Path, target: str):
+    """tinyHD with a quarter of the channels; ImageNet's weights are not downloaded."""
+    import torchvision
+    from torchvision.models import mobilenetv2
+    from torchvision.ops.misc import Conv2dNormActivation
+
+    build = torchvision.models.mobilenet_v2
+    torchvision.models.mobilenet_v2 = lambda pretrained=False: build()
+    # Their names in the torchvision of the released code.
+    mobilenetv2.ConvBNReLU = mobilenetv2.ConvNormActivation = Conv2dNormActivation
+    sys.path.insert(0, str(source))
+    from models.fastsal3D.model import FastSalA
+
+    last = target == 'last'
+    return FastSalA(4, ['d1', 'd2', 'd3'], [True, last, last], n_output=1 if last else 16)
+
+
+def _module(path: Path, root: str | Path = ''):
+    """The module in `path`, which imports others from `root`, by default its folder."""
+    sys.path.insert(0, str(root or path.parent))
+    spec = importlib.util.spec_from_file_location(f'released_{path.stem}', path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.STSANet().eval()
+    return module
 
 
 def example(batch_size: int, frames: int = FRAMES, image_size=IMAGE_SIZE):
