@@ -84,8 +84,8 @@ def test_frames_without_density_do_not_count():
     s, g = rng.uniform(0.1, 1, (2, 2, 3, 4, 5)).astype(np.float32)
     g[0, 1] = 0
     found = losses.over_frames(losses.kl, s, g)
-    each = [np.asarray(losses.kl(s[b], g[b])) for b in (0, 1)]
-    np.testing.assert_allclose(found, [each[0][[0, 2]].mean(), each[1].mean()], rtol=1e-5)
+    each = [np.asarray(losses.kl(s[0, ::2], g[0, ::2])), np.asarray(losses.kl(s[1], g[1]))]
+    np.testing.assert_allclose(found, [values.mean() for values in each], rtol=1e-5)
     gradient = jax.grad(lambda s: losses.over_frames(losses.kl, s, g).sum())(s)
     assert np.isfinite(gradient).all() and not gradient[0, 1].any() and gradient[0, 0].any()
 

@@ -10,7 +10,7 @@ from stsa_jax.errors import InputError
 from stsa_jax.inference.windows import predict_frames, windows_of
 from stsa_jax.media import finishing
 from stsa_jax.media.preprocess import resample
-from stsa_jax.ops import convolution, forms, pooling
+from stsa_jax.ops import convolution, forms, pooling, upsampling
 from stsa_jax.weights import known, port, wrappers
 
 
@@ -138,6 +138,18 @@ def test_transposed_convolution_is_pytorchs():
     )
     found = convolution.conv3d_transposed_2x(x, kernel)
     np.testing.assert_allclose(found, expected.permute(0, 2, 3, 4, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize('form', ['plain', 'cpu'])
+def test_upsampling_with_fixed_ends_is_pytorchs(form):
+    torch = pytest.importorskip('torch')
+    x = np.random.default_rng(0).normal(size=(2, 3, 5, 1, 4)).astype(np.float32)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(x).permute(0, 4, 1, 2, 3), (6, 10, 2), mode='trilinear', align_corners=True
+    )
+    with forms.use(form):
+        found = upsampling.upsample_aligned(x, (1, 2, 3))
+    np.testing.assert_allclose(found, expected.permute(0, 2, 3, 4, 1), atol=1e-6)
 
 
 @pytest.mark.parametrize('stride', [(1, 1, 1), (2, 1, 1), (2, 2, 2)])

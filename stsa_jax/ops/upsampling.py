@@ -38,6 +38,10 @@ def upsample_aligned(x: jax.Array, axes: Sequence[int], factor: int = 2) -> jax.
 
     PyTorch's `Upsample(mode='trilinear', align_corners=True)`.
     """
+    if factor == 2 and forms.for_cpu():
+        for axis in axes:
+            x = cpu.double_aligned(x, axis)
+        return x
     for axis in axes:
         n = x.shape[axis]
         places = np.linspace(0, n - 1, factor * n)

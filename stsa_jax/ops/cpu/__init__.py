@@ -14,13 +14,14 @@ from stsa_jax.ops.cpu.convolution import conv3d
 from stsa_jax.ops.cpu.depthwise import depthwise_conv3d
 from stsa_jax.ops.cpu.normalisation import batch_norm_relu
 from stsa_jax.ops.cpu.pooling import max_pool, max_unpool_2x2
-from stsa_jax.ops.cpu.upsampling import conv3d_of_upsampled, upsample_2x
+from stsa_jax.ops.cpu.upsampling import conv3d_of_upsampled, double_aligned, upsample_2x
 
 __all__ = [
     'batch_norm_relu',
     'conv3d',
     'conv3d_of_upsampled',
     'depthwise_conv3d',
+    'double_aligned',
     'max_pool',
     'max_unpool_2x2',
     'set_up',

@@ -1,8 +1,8 @@
 """Convolutions folded into two dimensions, with gradients that are fast on a CPU.
 
-Every kernel of the network is spatial (1,k,k), temporal (k,1,1) or has kernel = stride in time, so
-each convolution can be reshaped into a 2-D one or a matrix product, which XLA's CPU backend runs
-faster than a 3-D convolution. Large ones use Winograd's algorithm (`winograd`), except where
+Nearly every kernel of the networks is spatial (1,k,k), temporal (k,1,1) or has kernel = stride in
+time, so that each convolution can be reshaped into a 2-D one or a matrix product, which XLA's CPU
+backend runs much faster than a 3-D convolution. Large ones use Winograd's algorithm (`winograd`), except where
 `precision` asks for accuracy.
 
 The backend is slow at gradients of convolutions: weight gradients took more than 50 of the 60 s of
@@ -45,8 +45,7 @@ def conv3d(
 ) -> jax.Array:
     """`stsa_jax.ops.convolution.conv3d`, for x and kernel of one dtype.
 
-    With `precision=HIGHEST` sums are short and Winograd's algorithm is not used. Kernels that
-    cannot be folded are left to XLA.
+    With `precision=HIGHEST` sums are short and Winograd's algorithm is not used.
     """
     exact = precision == lax.Precision.HIGHEST
     b, t, h, w, c = x.shape
@@ -67,9 +66,14 @@ def conv3d(
         kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kt * c, d)
         y = conv2d(x, kernel, stride[1:], padding[1:], exact)
         return y.reshape(b, t // kt, *y.shape[1:])
-    pads = [(p, p) for p in padding]
-    numbers = ('NDHWC', 'DHWIO', 'NDHWC')
-    return lax.conv_general_dilated(x, kernel, stride, pads, dimension_numbers=numbers)
+    # Otherwise the steps under the kernel join the channels, as copies.
+    x = jnp.pad(x, ((0, 0), (padding[0],) * 2, (0, 0), (0, 0), (0, 0)))
+    steps = (x.shape[1] - kt) // stride[0] + 1
+    last = (steps - 1) * stride[0] + 1
+    x = jnp.concatenate([x[:, i : i + last : stride[0]] for i in range(kt)], -1)
+    kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kt * c, d)
+    y = conv2d(x.reshape(b * steps, h, w, kt * c), kernel, stride[1:], padding[1:], exact)
+    return y.reshape(b, steps, *y.shape[1:])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from stsa_jax.ops.cpu.convolution import Triple, conv3d
@@ -61,6 +62,23 @@ def _double_backward(axis, _, dy):
 
 
 double.defvjp(lambda x, axis: (double(x, axis), None), _double_backward)
+
+
+def double_aligned(x: jax.Array, axis: int) -> jax.Array:
+    """Linear upsampling along one axis by 2 with the end points fixed.
+
+    With n positions, output 2k lies k / (2n - 1) before position k, and output 2k + 1 lies
+    (n - 1 - k) / (2n - 1) behind it.
+    """
+    n = x.shape[axis]
+    shape = [n if a == axis else 1 for a in range(x.ndim)]
+    before = (np.arange(n) / (2 * n - 1)).reshape(shape)
+    after = np.flip(before, axis)
+    before, after = (jnp.asarray(weight, x.dtype) for weight in (before, after))
+    even = (1 - before) * x + before * _before(x, x, axis)
+    odd = (1 - after) * x + after * _after(x, x, axis)
+    pair = jnp.stack([even, odd], axis + 1)
+    return pair.reshape(*x.shape[:axis], 2 * n, *x.shape[axis + 1 :])
 
 
 def _before(x, edge, axis):
