@@ -55,7 +55,8 @@ def depthwise_conv3d(x: jax.Array, kernel: jax.Array, stride: Triple, padding: T
     """`conv3d` with one kernel per channel: `(kt, kh, kw, 1, C)`.
 
     Computed as the sum of the taps' products, which compiles to one pass over the features. XLA's
-    CPU backend takes fifty times as long for a grouped convolution.
+    CPU backend takes fifty times as long for a grouped convolution, and a TPU about twice as long:
+    modelled for a v5e, bfloat16, at tinyHD's largest size, 0.37 ms a clip here and 0.74 there.
     """
     x = jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)))
     kernel = kernel.astype(x.dtype)

@@ -232,10 +232,9 @@ def open_run(
     graphdef, *_ = functional.abstract(model_known.module, model)
     normalisation = model_known.normalisation
     tx = optimizer.optimizer(chosen, clips.steps_per_epoch)
-    rate, backbone_rate = (
-        of(chosen, clips.steps_per_epoch, num_steps)
-        for of in (optimizer.learning_rate, optimizer.backbone_learning_rate)
-    )
+    length = clips.steps_per_epoch, num_steps
+    rate = optimizer.learning_rate(chosen, *length)
+    backbone_rate = optimizer.backbone_learning_rate(chosen, *length)
     with contextlib.ExitStack() as stack:
         stack.callback(clips.close)
         for folder in (workdir, os.path.join(workdir, FOLDER)):

@@ -2,8 +2,8 @@
 
 Nearly every kernel of the networks is spatial (1,k,k), temporal (k,1,1) or has kernel = stride in
 time, so that each convolution can be reshaped into a 2-D one or a matrix product, which XLA's CPU
-backend runs much faster than a 3-D convolution. Large ones use Winograd's algorithm (`winograd`), except where
-`precision` asks for accuracy.
+backend runs much faster than a 3-D convolution. Large ones use Winograd's algorithm (`winograd`),
+except where `precision` asks for accuracy.
 
 The backend is slow at gradients of convolutions: weight gradients took more than 50 of the 60 s of
 the network's training step on two cores. Here they are matrix products of the pixels under groups
