@@ -1,17 +1,19 @@
-"""Training: the run (`run`), its step and state (`step`), optimizer, validation, reports."""
+"""Training: the run (`run`), its state and step (`state`, `step`), optimizer, validation, reports."""
 
-from stsa_jax.training.step import (
-    StepOptions,
+from stsa_jax.training.state import (
     TrainState,
     abstract_batch,
     abstract_state,
     create_state,
-    flops,
     from_items,
+    to_items,
+)
+from stsa_jax.training.step import (
+    StepOptions,
+    flops,
     make_eval_step,
     make_train_step,
     memory,
-    to_items,
 )
 
 __all__ = [

@@ -29,18 +29,20 @@ from stsa_jax.ops.cpu import memory as cpu_memory
 from stsa_jax.training import compiling, optimizer, run_config
 from stsa_jax.training.meter import Meter
 from stsa_jax.training.reporting import Reporter
-from stsa_jax.training.step import (
-    StepOptions,
+from stsa_jax.training.state import (
     TrainState,
     abstract_batch,
     abstract_state,
     create_state,
-    flops,
     from_items,
+    to_items,
+)
+from stsa_jax.training.step import (
+    StepOptions,
+    flops,
     make_eval_step,
     make_train_step,
     memory,
-    to_items,
 )
 from stsa_jax.training.validation import Best, HeldOut, Validation
 from stsa_jax.weights import known

@@ -15,7 +15,7 @@ from stsa_jax.media import visualize
 from stsa_jax.media.preprocess import denormalise
 from stsa_jax.training import compiling
 from stsa_jax.training.reporting import Reporter
-from stsa_jax.training.step import TrainState
+from stsa_jax.training.state import TrainState
 
 METRICS = ('cc', 'kl', 'loss')
 
