@@ -1,4 +1,4 @@
-"""Training: the run (`run`), its state and step (`state`, `step`), optimizer, validation, reports."""
+"""Training: `run`, its `state` and `step`, the optimizer, validation, and reports."""
 
 from stsa_jax.training.state import (
     TrainState,
