@@ -54,11 +54,11 @@ def main() -> int:
         run(*UV, 'build', '--quiet', '--out-dir', folder / 'dist', ROOT, where=folder)
         (wheel,) = (folder / 'dist').glob('*.whl')
         first, *others = options.python.split(',')
-        environment = installed(f'{wheel}[port]', first, folder / 'first')
+        environment = installed(f'{wheel}[port,hub]', first, folder / 'first')
         if environment is None:
             return 1
         use(environment, folder / 'used')
-        lacking = [v for v in others if installed(wheel, v, folder / v) is None]
+        lacking = [v for v in others if installed(f'{wheel}[hub]', v, folder / v) is None]
         if lacking:
             print(f'NOT run, these Pythons are not on this machine: {", ".join(lacking)}')
     return 0
@@ -76,7 +76,7 @@ def installed(what: str | Path, version: str, folder: Path) -> Path | None:
     )  # fmt: skip
     if made.returncode:
         return None
-    torch = [TORCH] if '[port]' in str(what) else []
+    torch = [TORCH] if '[port' in str(what) else []
     python = folder / 'bin' / 'python'
     run(python, '-m', 'pip', 'install', '--quiet', what, *torch, where=folder.parent)
     run(python, '-c', IMPORT_ALL, where=folder.parent)

@@ -309,6 +309,25 @@ def test_bad_paths(config_file, finished, tmp_path, monkeypatch, capsys):
         assert re.search(message, told), told
 
 
+def test_a_second_run_in_the_same_folder(config_file, tmp_path, monkeypatch, capsys):
+    """It names the first, and writes nothing."""
+    workdir = tmp_path / 'run'
+    workdir.mkdir()
+    program = (
+        'import sys, stsa_jax.lock as lock\n'
+        'with lock.locked_folder(sys.argv[1]):\n    print("held", flush=True)\n    input()'
+    )
+    command = [sys.executable, '-c', program, str(workdir)]
+    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as other:
+        assert other.stdout.readline() == 'held\n'
+        told = fails_cleanly(monkeypatch, capsys, f'--config={config_file}', f'--workdir={workdir}')
+        assert f'{workdir}: another process is writing here (process {other.pid} on' in told
+        assert [p.name for p in workdir.iterdir()] == ['.lock']
+        other.communicate('\n')
+    assert not list(workdir.iterdir())
+
+
 def test_the_launch_files_of_the_docs_can_be_used():
     text = (ROOT / 'docs' / 'scaling.md').read_text()
     (script,) = re.findall(r'```bash\n(.*?)```', text, re.DOTALL)

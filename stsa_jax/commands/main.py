@@ -64,9 +64,15 @@ def cost() -> None:
     main()
 
 
-COMMANDS = {
-    f.__name__: f for f in (predict, train, evaluate, prepare, inspect, fixations, port, cost)
-}
+def export() -> None:
+    """One file that other programs run: StableHLO or ONNX."""
+    from stsa_jax.commands.export import run
+
+    run()
+
+
+_ALL = (predict, train, evaluate, prepare, inspect, fixations, port, cost, export)
+COMMANDS = {function.__name__: function for function in _ALL}
 
 
 def usage() -> str:

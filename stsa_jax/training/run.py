@@ -23,6 +23,7 @@ from stsa_jax import files
 from stsa_jax.checkpoints.weights import FOLDER, Checkpointer, describe
 from stsa_jax.distribution import processes
 from stsa_jax.errors import InputError
+from stsa_jax.lock import locked_folder
 from stsa_jax.models import functional
 from stsa_jax.models.clips import target_index
 from stsa_jax.ops.cpu import memory as cpu_memory
@@ -241,6 +242,7 @@ def open_run(
         stack.callback(clips.close)
         for folder in (workdir, os.path.join(workdir, FOLDER)):
             stack.enter_context(files.folder_if_used(folder))
+        _lock(workdir, stack)
         description = describe(model_known.kind, config.model.to_dict(), normalisation)
         selection = (best.metric, best.mode) if held_out is not None else ()
         checkpoints = Checkpointer(workdir, description, config.keep_checkpoints, *selection)
@@ -285,6 +287,18 @@ def open_run(
         )
         del make_state  # so that the run can free it, with the weights on the host, after use
         yield run
+
+
+def _lock(workdir: str, stack: contextlib.ExitStack) -> None:
+    """The first process locks the workdir; where it cannot, all raise InputError."""
+    problem = ''
+    if jax.process_index() == 0:
+        try:
+            stack.enter_context(locked_folder(workdir))
+        except InputError as error:
+            problem = str(error)
+    if problem := processes.gather_json(problem)[0]:
+        raise InputError(problem)
 
 
 def _where_it_is(checkpoints: Checkpointer, mesh: Mesh, model, tx, config) -> tuple:

@@ -23,7 +23,7 @@ from stsa_jax.checkpoints.weights import Weights
 from stsa_jax.errors import InputError, command
 from stsa_jax.files import atomic_path, writer_errors
 from stsa_jax.media.preprocess import KINETICS_TORCHVISION, Normalisation
-from stsa_jax.weights import formats, known, port, wrappers
+from stsa_jax.weights import formats, known, port, shared_folder, wrappers
 
 _TORCH = ('.pth', '.pt')
 _SAFETENSORS = '.safetensors'
@@ -50,7 +50,8 @@ def read_weights(
     path = Path(path)
     if not path.exists():
         raise InputError(f'{path}: there is no such file or folder; check the path of the weights')
-    if path.is_dir():
+    shared = shared_folder.is_shared_folder(path)
+    if path.is_dir() and not shared:
         weights = read_folder(path, step, allow_nonfinite=allow_nonfinite, say=say)
         config_from(weights.kind, weights.model_config, path)
         return weights
@@ -64,6 +65,11 @@ def read_weights(
             'it with train.py --config.init_from, or give the weights of a complete model'
         )
     model = known.of_naming(naming)
+    if metadata.get('kind', model.kind) != model.kind:
+        raise InputError(
+            f"{path / shared_folder.CONFIG}: says that the model is of kind '{metadata['kind']}', "
+            f'but the weights beside it are of {model.kind}; copy the folder again'
+        )
     if fields := recorded_config(metadata):
         config = config_from(model.kind, fields, path)
     else:
@@ -120,7 +126,8 @@ def read_state_dict(
     `allow_nonfinite`.
     """
     path = Path(path)
-    found, metadata = formats.read(path)
+    shared = shared_folder.is_shared_folder(path)
+    found, metadata = shared_folder.read(path) if shared else formats.read(path)
     state_dict, lines = wrappers.unwrap(found, str(path))
     if added := len(port.with_counts(state_dict)) - len(state_dict):
         lines.append(f'{path}: an old file without num_batches_tracked; {added} are set to 0')

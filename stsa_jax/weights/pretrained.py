@@ -34,6 +34,7 @@ from stsa_jax.weights.files import (
     save,
 )
 from stsa_jax.weights.resample import resample
+from stsa_jax.weights.shared_folder import is_shared_folder
 
 
 class SaliencyModel:
@@ -45,7 +46,10 @@ class SaliencyModel:
         normalisation: of the frames, for `preprocess`.
         graphdef, params, batch_stats: for `stsa_jax.apply`.
         kind: which model it is, see `stsa_jax.weights.known`.
+        source: the path it was loaded from, or None.
     """
+
+    source: Path | None = None
 
     def __init__(
         self,
@@ -105,6 +109,51 @@ class SaliencyModel:
         """Whether the released code does more to its maps than to resize and scale them."""
         return self._known.finish is not finishing.stsanet
 
+    def save_pretrained(self, folder: str | os.PathLike, **stated: Any) -> None:
+        """Writes the model to `folder`: config.json, model.safetensors and a model card.
+
+        `stated` are the fields of `stsa_jax.weights.hub.About`: `training_data`, `scores`,
+        `license`, and `max_shard_size` of a weight file ('5GB'). `load` and `from_pretrained` read
+        the folder. Needs huggingface_hub (the extra `hub`). Raises InputError if the disk or the
+        path does not allow it.
+        """
+        from stsa_jax.weights import hub
+
+        hub.save(self, Path(folder), hub.about(self.source, **stated))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike,
+        *,
+        image_size: tuple[int, int] | None = None,
+        frames: int | None = None,
+        allow_nonfinite: bool = False,
+        **how: Any,
+    ) -> 'SaliencyModel':
+        """The model of a folder, or of 'organisation/name' on the Hugging Face Hub.
+
+        `how`: `revision` (a branch, tag or commit), `cache_dir`, `token`, `local_files_only`,
+        `force_download`, for the Hub. The others are as of `load`. Raises InputError if there is no
+        such model. For the Hub it needs huggingface_hub (the extra `hub`).
+        """
+        path = Path(name)
+        if not path.exists():
+            from stsa_jax.weights import hub
+
+            path = hub.fetch(str(name), **how)
+        return load(path, image_size=image_size, frames=frames, allow_nonfinite=allow_nonfinite)
+
+    def push_to_hub(self, name: str, *, stated: dict[str, Any] | None = None, **how: Any) -> str:
+        """Uploads the model to the Hugging Face Hub as 'organisation/name', made if need be.
+
+        `stated` as of `save_pretrained`; `how`: `private`, `token`, `branch`, `commit_message`,
+        `create_pr`. Returns the address of the commit. Raises InputError if the Hub refuses.
+        """
+        from stsa_jax.weights import hub
+
+        return hub.push(self, name, hub.about(self.source, **(stated or {})), **how)
+
 
 def _check_range(clip) -> None:
     if isinstance(clip, jax.core.Tracer):
@@ -142,6 +191,8 @@ def load(
 ) -> SaliencyModel:
     """A model from a training or converted checkpoint directory, a PyTorch or safetensors file.
 
+    Or from a folder that `SaliencyModel.save_pretrained` wrote.
+
     The names in it determine the model: STSA-Net or another of `stsa_jax.weights.known`. `step`
     selects a checkpoint of a directory, or 'best'; by default the latest. If `image_size` (H, W) or
     `frames` differ from those of STSA-Net's weights, these are resampled
@@ -161,7 +212,9 @@ def load(
     trees = weights.params, weights.batch_stats
     if wanted != own and weights.kind == 'stsanet':  # the others' weights fit every size
         trees = _fitted(port.to_torch(*trees), wanted, str(path))
-    return SaliencyModel(wanted, *trees, weights.normalisation)
+    model = SaliencyModel(wanted, *trees, weights.normalisation)
+    model.source = Path(path)
+    return model
 
 
 def _fitted(
@@ -197,7 +250,7 @@ def initialise(
     InputError if the weights do not fit the config, or hold NaN or infinity.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and not is_shared_folder(path):
         folder = checkpoints.step_folder(path, 'best if any')
         metrics = ', '.join(f'{k} {v:.4f}' for k, v in read_meta(folder)['metrics'].items())
         which = f'the best by validation: {metrics}' if metrics else 'the latest, not validated'
