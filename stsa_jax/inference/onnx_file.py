@@ -7,6 +7,7 @@ time and pixels where its kernel has only times; a max pool as maxima of shifted
 
 import os
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def save(model: SaliencyModel, path: str | os.PathLike, *, check: bool = True) -
     converter does not know; then nothing is written.
     """
     with forms.use('published'):
-        program = rewritten(from_frames(model), frames_of(model, 'b'))
+        program = rewritten(from_frames(model))
         try:
             converted = jax2onnx.to_onnx(
                 program,
@@ -56,8 +57,8 @@ def save(model: SaliencyModel, path: str | os.PathLike, *, check: bool = True) -
         except (NotImplementedError, TypeError, ValueError, KeyError) as error:
             reason = str(error).strip().partition('\n')[0]
             raise InputError(
-                f'{path}: jax2onnx {jax2onnx.__version__} cannot convert {model.kind}: {reason}; '
-                'use --format=stablehlo'
+                f'{path}: jax2onnx {metadata.version("jax2onnx")} cannot convert {model.kind}: '
+                f'{reason}; use --format=stablehlo'
             ) from error
     opset = max(entry.version for entry in converted.opset_import if not entry.domain)
     told = f'opset {opset}'
@@ -91,10 +92,14 @@ def run(path: str | os.PathLike, frames: np.ndarray) -> np.ndarray:
     return session.run(None, {'frames': frames})[0]
 
 
-def rewritten(f: Callable, example: Any) -> Callable:
+def rewritten(f: Callable) -> Callable:
     """`f` of one array, with convolutions and pools that jax2onnx knows."""
-    program = jax.make_jaxpr(f)(example)
-    return lambda x: _evaluate(program.jaxpr, program.consts, x)[0]
+
+    def run(x):
+        program = jax.make_jaxpr(f)(x)
+        return _evaluate(program.jaxpr, program.consts, x)[0]
+
+    return run
 
 
 def _evaluate(jaxpr: core.Jaxpr, consts: Sequence, *inputs: Any) -> list:
