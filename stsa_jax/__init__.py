@@ -19,6 +19,7 @@ this, and docs/architecture.md lists the packages of the whole project.
     training       the run: step, optimizer, validation, reports
     inference      windows over a video, attention maps, classification, cost
     evaluation     protocols, scoring, tables
+    serving        a web server that predicts videos
     commands       `stsa-jax predict`, `train`, ...: what reads a command line
 """
 

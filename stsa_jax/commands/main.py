@@ -71,7 +71,14 @@ def export() -> None:
     run()
 
 
-_ALL = (predict, train, evaluate, prepare, inspect, fixations, port, cost, export)
+def serve() -> None:
+    """A page in the browser where one drops a video; also for programs."""
+    from stsa_jax.commands.serve import run
+
+    run()
+
+
+_ALL = (predict, train, evaluate, prepare, inspect, fixations, port, cost, export, serve)
 COMMANDS = {function.__name__: function for function in _ALL}
 
 

@@ -31,14 +31,19 @@ class SpreadModel:
         return self._model(jax.device_put(clips, self._sharding))
 
 
+def default_devices() -> list[jax.Device]:
+    """All accelerators of this machine, or one CPU."""
+    devices = jax.local_devices()
+    return devices[:1] if devices[0].platform == 'cpu' else devices
+
+
 def on_devices(model: Any, count: int | None = None) -> Any:
-    """The model on `count` local devices; by default all accelerators, or one CPU.
+    """The model on `count` local devices; by default `default_devices`.
 
     Raises InputError if there are fewer.
     """
     devices = jax.local_devices()
-    if count is None:
-        count = 1 if devices[0].platform == 'cpu' else len(devices)
+    count = count or len(default_devices())
     if count > len(devices):
         raise InputError(f'--devices={count}: this machine has {len(devices)}; choose fewer')
     return model if count == 1 else SpreadModel(model, devices[:count])

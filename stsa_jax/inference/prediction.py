@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from stsa_jax.errors import InputError
-from stsa_jax.inference import films, windows
+from stsa_jax.inference import films, sharing, windows
 from stsa_jax.inference.kept import KeptArrays, KeptPictures
 from stsa_jax.media import video
+from stsa_jax.media.sound import Sound
 
 MAPS = {'png': 'maps', 'npz': 'maps.npz', 'video': 'maps.mkv', 'none': ''}
 OVERLAY = 'overlay.mp4'
@@ -120,9 +121,11 @@ def predict(
             f'all {model.config.frames} frames at once; leave it out'
         )
     origin = film.times()[part.first] if part.first else Fraction(0)
-    if film.sound and (part.first or part.last + 1 < len(film.numbers)):
-        film = dataclasses.replace(film, sound=_sound(film, part, origin))
+    film = dataclasses.replace(film, sound=sound_of(film, part))
     kept = _kept(folder, settings, model.config, resumable)
+    left = part.count - (kept.count if kept else 0)
+    if settings.every == 1 and sharing.shares(model, left):
+        model = sharing.sharing(model)
     resumed, count, between = kept.count if kept else 0, 0, 0
     with ExitStack() as stack:
         writers: list[Callable[[films.Predicted], None]] = []
@@ -194,9 +197,12 @@ def _kept(
     return KeptPictures(folder / _KEPT) if resumable else None
 
 
-def _sound(film: video.Video, part: Part, origin: Fraction) -> video.Sound:
+def sound_of(film: video.Video, part: Part) -> Sound | None:
     """The sound of a part: from the time of its first frame to the end of its last one."""
     sound, following = film.sound, part.last + 1
-    assert sound is not None
-    until = film.times()[following] + sound.since if following < len(film.numbers) else None
-    return sound._replace(since=sound.since + origin, until=until)
+    if sound is None or not (part.first or following < len(film.numbers)):
+        return sound
+    times = film.times()
+    since = sound.since + (times[part.first] if part.first else 0)
+    until = sound.since + times[following] if following < len(film.numbers) else None
+    return sound._replace(since=since, until=until)

@@ -132,7 +132,13 @@ def needed(config: Any, first: int, last: int, count: int) -> tuple[int, int]:
 def predict_windows(
     model: Callable[[np.ndarray], Any], chosen: Iterable[Window], batch_size: int = 1
 ) -> Iterator[np.ndarray]:
-    """The maps of the windows' indices, in order, float32 `(H, W)`; `model` as `Predictor`."""
+    """The maps of the windows' indices, in order, float32 `(H, W)`; `model` as `Predictor`.
+
+    A model may have `maps`, which takes windows in a row (`stsa_jax.inference.sharing`).
+    """
+    if maps := getattr(model, 'maps', None):
+        yield from maps(chosen)
+        return
     if batch_size < 1:
         raise ValueError(f'batch_size is {batch_size}; expected 1 or more')
     chosen = iter(chosen)

@@ -29,7 +29,6 @@ __all__ = [
     'DEFAULT_FPS',
     'FRAME_SUFFIXES',
     'Frame',
-    'Sound',
     'Video',
     'VideoInfo',
     'grey_writer',

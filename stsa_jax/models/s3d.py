@@ -174,9 +174,12 @@ class S3DBackbone(nnx.Module):
         base1 = self.base1(clip, train=train)
         x = max_pool(base1, (1, 3, 3), (1, 2, 2), (0, 1, 1)).astype(dtype or clip.dtype)
         base2 = self.base2(x, train=train)
+        return base1, base2, *self.later_stages(base2, train=train)
+
+    def later_stages(self, base2: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """base3 and base4."""
         base3 = self.base3(max_pool(base2, (3, 3, 3), (2, 2, 2), (1, 1, 1)), train=train)
-        base4 = self.base4(max_pool(base3, (2, 2, 2), (2, 2, 2), (0, 0, 0)), train=train)
-        return base1, base2, base3, base4
+        return base3, self.base4(max_pool(base3, (2, 2, 2), (2, 2, 2), (0, 0, 0)), train=train)
 
 
 @dataclass(frozen=True)

@@ -261,7 +261,11 @@ class STSANet(nnx.Module):
         """
         check_clip(clip, self.config)
         exact, dtype = DTYPES[self.config.dtype]
-        stages = self.backbone(clip.astype(exact), train=train, dtype=dtype)
+        return self.of_stages(self.backbone(clip.astype(exact), train=train, dtype=dtype), taps)
+
+    def of_stages(self, stages: tuple[jax.Array, ...], taps: Taps = NO_TAPS) -> jax.Array:
+        """The backbone's four stages -> saliency, as for a clip."""
+        exact, _ = DTYPES[self.config.dtype]
         levels: list[jax.Array | None] = [None] * 4  # None: not used, in a single stream
         for i in self.config.levels:
             levels[i] = getattr(self, f'branch{i}')(stages[i], taps.at(f'branch{i}'))

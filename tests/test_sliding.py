@@ -1,0 +1,77 @@
+"""Windows in a row with shared early features: the same features, and maps, as clip by clip."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from stsa_jax.inference import sharing
+from stsa_jax.inference.windows import predict_video
+from stsa_jax.models import sliding
+from stsa_jax.models.stsanet import STSANet, STSANetConfig
+from stsa_jax.ops.pooling import max_pool
+from stsa_jax.weights.initial import initial_weights
+from stsa_jax.weights.pretrained import SaliencyModel
+
+CONFIG = STSANetConfig(image_size=(32, 32), frames=24, width=0.125)
+
+
+@pytest.fixture(scope='module')
+def model():
+    _, params, batch_stats = initial_weights(CONFIG)
+    # Statistics of no BatchNorm are zero and one, so that a forgotten one shows.
+    rng = np.random.default_rng(0)
+    batch_stats = jax.tree.map(
+        lambda x: x + rng.uniform(0.1, 0.9, x.shape).astype(x.dtype), batch_stats
+    )
+    return SaliencyModel(CONFIG, params, batch_stats)
+
+
+def frames(count):
+    return list(np.random.default_rng(1).integers(0, 256, (count, 32, 32, 3)).astype(np.uint8))
+
+
+def test_early_features_of_windows_in_a_row(model, monkeypatch):
+    """base1 and base2, for windows at both ends of a video and between, in incomplete groups."""
+
+    def features(network: STSANet, state, place):
+        base1, base2 = sliding.window_stages(network, state, place)
+        return jax.numpy.concatenate([base1.ravel(), base2.ravel()])[None]
+
+    monkeypatch.setattr(sliding, 'window_map', features)
+    ours = [f for _, f in predict_video(sharing.SharingModel(model), frames(19))]
+
+    @jax.jit
+    def whole(params, batch_stats, clips):
+        backbone = nnx.merge(model.graphdef, params, batch_stats).backbone
+        base1 = backbone.base1(clips)
+        base2 = backbone.base2(max_pool(base1, (1, 3, 3), (1, 2, 2), (0, 1, 1)))
+        return jax.numpy.concatenate([base1.ravel(), base2.ravel()])[None, None]
+
+    class Early:
+        config, preprocess = CONFIG, model.preprocess
+
+        def __call__(self, clips):
+            return whole(model.params, model.batch_stats, clips)
+
+    theirs = [f for _, f in predict_video(Early(), frames(19))]
+    assert len(ours) == len(theirs) == 19
+    assert np.abs(theirs[3] - theirs[12]).max() > 0.1  # windows do differ
+    for one, other in zip(ours, theirs):
+        # The same products, added in another order where a compiler cuts them differently.
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.long
+def test_maps_of_a_video(model):
+    ours = [m for _, m in predict_video(sharing.sharing(model), frames(30))]
+    theirs = [m for _, m in predict_video(model, frames(30))]
+    assert sharing.sharing(model) is sharing.sharing(model)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_shared(model):
+    assert sharing.shares(model, 100) and not sharing.shares(model, 10)
+    short = STSANetConfig(image_size=(32, 32), frames=16, width=0.125)
+    assert sliding.can_share(CONFIG) and not sliding.can_share(short)
+    assert not sharing.shares(object(), 100)
