@@ -15,13 +15,22 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
 from stsa_jax import files
 from stsa_jax.errors import explain_os_error
+
+# tensorboardX imports PyTorch where it is installed, for tensors, which it is not given here. That
+# would take each run a second and 200 MB.
+_ABSENT = {'torch': None} if 'torch' not in sys.modules else {}
+sys.modules.update(_ABSENT)  # type: ignore[arg-type]  # the documented way to refuse an import
+try:
+    from tensorboardX import summary
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+finally:
+    for _name in _ABSENT:
+        del sys.modules[_name]
 
 LOG = 'log.jsonl'
 _PLAIN_SECONDS = 15  # between progress lines without a terminal
