@@ -21,6 +21,16 @@ class Instruction(NamedTuple):
 
     @property
     def cycles(self) -> int:
+        """The compiler's estimate; 0 without one."""
+        return 0 if self.overflows else self._stated
+
+    @property
+    def overflows(self) -> bool:
+        """Whether the estimate is the largest integer, as the compiler's is for some fusions."""
+        return self._stated > 2**62
+
+    @property
+    def _stated(self) -> int:
         found = re.search(r'"estimated_cycles":"?(\d+)', self.attributes)
         return int(found[1]) if found else 0
 

@@ -6,6 +6,7 @@ a conditional as its most expensive branch, a pair like copy-start and copy-done
 run concurrently with the computation have no estimate.
 """
 
+import math
 import re
 from typing import NamedTuple
 
@@ -31,10 +32,11 @@ class Run(NamedTuple):
     computation: str
     times: int
     loop: str = ''  # an enclosing loop of unknown length, counted as 1
+    assumed: int = 0  # cycles of an operation whose estimate overflows
 
     @property
     def cycles(self) -> int:
-        return self.times * self.instruction.cycles
+        return self.times * (self.instruction.cycles or self.assumed)
 
 
 # The computations around an instruction, outermost first, each with the instruction that calls the
@@ -42,9 +44,36 @@ class Run(NamedTuple):
 Callers = list[tuple[Computation, Instruction]]
 
 
-def runs(program: Program) -> list[Run]:
-    """The operations that are run, in program order, without those that cost nothing."""
-    return _runs(program, program.entry, 1, [])
+def runs(program: Program, bytes_per_cycle: float | None = None) -> list[Run]:
+    """The operations that are run, in program order, without those that cost nothing.
+
+    With `bytes_per_cycle`, the memory's bandwidth, an operation whose estimate overflows is assumed
+    to take as long as reading its operands and writing its result.
+    """
+    found = _runs(program, program.entry, 1, [])
+    if bytes_per_cycle is None:
+        return found
+    return [
+        run._replace(assumed=int(_bytes(program, run) / bytes_per_cycle))
+        if run.instruction.overflows
+        else run
+        for run in found
+    ]
+
+
+def _bytes(program, run):
+    operands = program.computations[run.computation].instructions
+    shapes = [operands[name].shape for name in run.instruction.operands if name in operands]
+    return sum(map(size_in_bytes, (*shapes, run.instruction.shape)))
+
+
+def size_in_bytes(shape: str) -> int:
+    """Of an array or a tuple of arrays, from its text, such as 'bf16[8,2688]{1,0}'."""
+    total = 0
+    for kind, sizes in re.findall(r'\b([a-z]+\d*)\[([\d,]*)\]', shape):
+        bits = int(re.sub(r'\D', '', kind) or 8) if kind != 'bf16' else 16
+        total += bits // 8 * math.prod(map(int, filter(None, sizes.split(','))))
+    return total
 
 
 def _runs(program: Program, name: str, times: int, callers: Callers) -> list[Run]:

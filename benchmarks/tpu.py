@@ -14,6 +14,7 @@ find its expensive operations. Details:
 
 - A loop's body counts once per iteration (loops of unknown length are listed), a fusion as a whole,
   a conditional as its most expensive branch. `benchmarks/hlo_runs.py` does the counting.
+- The estimates of a few fusions overflow: these count as their memory traffic at full bandwidth.
 - Copies between HBM and on-chip memory that run concurrently with the computation are not counted.
 - The fraction of the peak counts the convolutions of the published architecture, by `stsa_jax.cost`
   (three times that for a training step), without attention's products, so it is slightly low. It is
@@ -81,8 +82,8 @@ def figures(row: Row, config, device) -> tuple[dict, str]:
     start = time.perf_counter()
     compiled = program.compile()
     seconds, text = time.perf_counter() - start, compiled.as_text()
-    program, (clock, *_) = parse(text), CHIPS[device.device_kind]
-    runs = hlo_runs.runs(program)
+    program, (clock, bandwidth, _) = parse(text), CHIPS[device.device_kind]
+    runs = hlo_runs.runs(program, bandwidth / clock)
     cycles = sum(run.cycles for run in runs)
     timed = [run for run in runs if run.cycles]
     found = {
@@ -92,6 +93,7 @@ def figures(row: Row, config, device) -> tuple[dict, str]:
         'operations': len(timed),
         'background': len(runs) - len(timed),
         'compile_seconds': seconds,
+        'without_estimate': sorted(run.instruction.name for run in runs if run.assumed),
         'loops_of_unknown_length': sorted({run.loop for run in runs if run.loop}),
     }
     dearest = sorted(timed, key=lambda run: -run.cycles)
@@ -176,6 +178,8 @@ def print_details(row: Row, found: dict, top: int) -> None:
     print(f'\n{row.work}, {row.dtype}, batch {row.batch}: where the modelled time goes\n')
     if loops := found['loops_of_unknown_length']:
         print(f'Loops of unknown length, counted once: {", ".join(loops)}.\n')
+    if names := found['without_estimate']:
+        print(f'Without an estimate, counted as their memory traffic: {", ".join(names)}.\n')
     print('| modelled ms per clip | share | times | kind | result | operands | layer | source |')
     print('|---' * 8 + '|')
     for each in operations[:top]:

@@ -335,6 +335,11 @@ def test_the_operations_of_a_tpus_program():
         ('both', 1): 1000,
         ('out', 1): 9,
     }
+    overflowing = parse(
+        text.replace('"estimated_cycles":"1000"', f'"estimated_cycles":"{2**63 - 1}"')
+    )
+    (both,) = (r for r in hlo_runs.runs(overflowing, 0.5) if r.instruction.name == 'both')
+    assert both.cycles == 3 * (8 * 4 * 4) / 0.5  # reads two arrays, writes one
     assert {key: run.loop for key, run in runs.items() if run.loop} == {
         ('half', 1): 'y.2',
         ('small', 1): 'y.2',

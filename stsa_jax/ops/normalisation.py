@@ -63,7 +63,7 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, axes: Sequence[i
 
 
 def _moments(x, axes, keepdims=False):
+    """In one pass over x, which convolutions can do while they write it."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    mean = x.mean(axes, keepdims=True)
-    var = jnp.square(x - mean).mean(axes, keepdims=keepdims)
-    return (mean if keepdims else mean.reshape(var.shape)), var
+    mean, square = x.mean(axes, keepdims=keepdims), jnp.square(x).mean(axes, keepdims=keepdims)
+    return mean, jnp.maximum(square - jnp.square(mean), 0)

@@ -20,6 +20,8 @@ from jax import lax
 from stsa_jax.ops import forms
 from stsa_jax.ops.convolution import conv3d, convolve
 
+EXAMPLES = 8  # rows of a TPU's registers
+
 
 def of_space(
     clip: jax.Array, kernel: jax.Array, precision: lax.Precision | None = None
@@ -38,7 +40,12 @@ def of_space(
     kernel = kernel.reshape(1, blocks, blocks, -1, kernel.shape[-1])
     kernel = jnp.kron(np.eye(2, dtype=kernel.dtype), kernel)  # a frame with itself alone
     pads = ((0, 0), (before, after), (before, after))
-    return convolve(_in_blocks(clip), kernel, pads=pads, precision=precision)
+    x = _in_blocks(clip)
+    # A TPU wants eight examples or more: if there are fewer, frames are taken as examples.
+    b, t = x.shape[:2]
+    as_examples = x.reshape(b * t, 1, *x.shape[2:]) if b < EXAMPLES else x
+    y = convolve(as_examples, kernel, pads=pads, precision=precision)
+    return y.reshape(b, t, *y.shape[2:])
 
 
 def of_time(x: jax.Array, kernel: jax.Array, precision: lax.Precision | None = None) -> jax.Array:

@@ -72,5 +72,12 @@ def _results(x, kernel, stride, rows, columns):
         precision=lax.Precision.HIGHEST,
     )
     taps = taps.reshape(*taps.shape[:4], -1)
-    x = x[:, :, rows.places, columns.places]
-    return convolve(x, taps, stride, ((0, 0), rows.pads, columns.pads))
+    whole, x = x, x[:, :, rows.places, columns.places]
+    pads = ((0, 0), rows.pads, columns.pads)
+    if len(taps) > 1 or x.shape == whole.shape:
+        return convolve(x, taps, stride, pads)
+    # Frames as examples: the compiler for TPUs would take the slice into a convolution in 3-D, and
+    # compute most of `whole` again.
+    b, t, *size = x.shape
+    y = convolve(x.reshape(b * t, 1, *size), taps, pads=pads)
+    return y.reshape(b, t, *y.shape[2:])
