@@ -12,12 +12,15 @@ and compares the bytes of the two programs' arguments on a device, without the b
 BatchNorm's statistics and optimizer state (`--no-fsdp` skips this).
 
 With `--topology` it uses the TPU compiler, for a slice of that name. This needs libtpu, which comes
-with `pip install 'jax[tpu]'`, but no TPU.
+with `pip install 'jax[tpu]'`, but no TPU. It then also prints the modelled time of a clip, the
+memory that a chip needs, and which collectives run beside the computation.
 
 The model of the time:
 
-- A device computes at UTILISATION of its peak of bfloat16 products; a step has three times the
-  operations of the forward pass, for `clips` clips per device.
+- A device computes at a fraction of its peak of bfloat16 products; a step has three times the
+  operations of the forward pass, for `clips` clips per device. With `--topology` the fraction is
+  that of the compiled program, by the compiler's own estimates (`benchmarks/tpu.py`), for all TPUs;
+  otherwise, and for GPUs, it is assumed to be UTILISATION.
 - An all-reduce of V bytes over N devices sends 2 (N - 1) / N V from each, as in a ring; no
   algorithm sends less. It takes the time of a device's outgoing link, plus two latencies for each
   doubling of N. Beyond a group of devices with fast links, each device exchanges its part of V with
@@ -34,8 +37,9 @@ import re
 import sys
 from typing import NamedTuple
 
+from benchmarks import hlo, hlo_runs
 from benchmarks.limits import Limits
-from benchmarks.topologies import lowered_step, slice_devices
+from benchmarks.topologies import CHIPS, lowered_step, slice_devices
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
 
@@ -43,6 +47,7 @@ COUNTS = [2**k for k in range(11)]
 LARGE = 2**20  # bytes; BatchNorm's sums are far smaller, and combined gradients larger
 UTILISATION = 0.4
 FORWARD = 2 * 192.75e9  # operations of one clip, see benchmarks/inference.py
+COLLECTIVE = 'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute'
 _BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2}
 _BYTES |= {'s32': 4, 'u32': 4, 'f32': 4, 's64': 8, 'u64': 8, 'f64': 8}
 
@@ -74,6 +79,7 @@ class Collective(NamedTuple):
     kind: str
     size: int
     group: int  # the number of participating devices
+    beside: bool = False  # whether it runs beside the computation, from a start to a done
 
     def sent(self, group: int | None = None) -> float:
         """Bytes that each device sends, in a ring."""
@@ -91,10 +97,7 @@ def collectives(text: str) -> list[Collective]:
     counted as the original collectives.
     """
     found, inside, rings = [], '', set()
-    pattern = re.compile(
-        r'= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)'
-        r'(-start)?\((.*)'
-    )
+    pattern = re.compile(rf'= (.*?) ({COLLECTIVE})(-start)?\((.*)')
     for line in text.splitlines():
         if head := re.match(r'\s*(?:ENTRY )?(%\S+) \(.*\{$', line):
             inside = head[1]
@@ -122,7 +125,7 @@ def collectives(text: str) -> list[Collective]:
                 rings.add(inside)
                 kind = {'rs': 'reduce-scatter', 'ag': 'all-gather'}[ring[1]]
                 size *= group
-        found.append(Collective(kind, size, group))
+        found.append(Collective(kind, size, group, bool(start) or 'async' in inside))
     return found
 
 
@@ -153,9 +156,11 @@ def seconds(device: Device, size: float, n: int) -> float:
     return time + 2 * math.log2(far) * device.far_latency
 
 
-def efficiency(device: Device, sizes: list[int], n: int, clips: int) -> tuple[float, float]:
+def efficiency(
+    device: Device, sizes: list[int], n: int, clips: int, utilisation: float = UTILISATION
+) -> tuple[float, float]:
     """(no overlap, gradients overlapped as far as possible) for n devices."""
-    compute = 3 * FORWARD * clips / (UTILISATION * device.peak)
+    compute = 3 * FORWARD * clips / (utilisation * device.peak)
     large = sum(seconds(device, size, n) for size in sizes if size >= LARGE)
     small = sum(seconds(device, size, n) for size in sizes if size < LARGE)
     hidden = compute + small + max(0.0, large - compute * 2 / 3)
@@ -187,9 +192,27 @@ def describe(found: list[Collective]):
         groups = sorted({c.group for c in of_kind})
         print(
             f'  {len(of_kind)} {kind} of {sum(c.size for c in of_kind) / 1e6:.1f} MB in all, '
-            f'{sum(c.size >= LARGE for c in of_kind)} of them over 1 MB; groups of {groups}',
+            f'{sum(c.size >= LARGE for c in of_kind)} of them over 1 MB, '
+            f'{sum(c.beside for c in of_kind)} beside the computation; groups of {groups}',
             file=sys.stderr,
         )
+
+
+def describe_chip(compiled, clips: int) -> float:
+    """Prints a TPU program's modelled time and memory; returns the fraction of the peak."""
+    name, (clock, bandwidth, memory) = next(iter(CHIPS.items()))
+    runs = hlo_runs.runs(hlo.parse(compiled.as_text()), bandwidth / clock)
+    computing = (run for run in runs if not re.match(COLLECTIVE, run.instruction.opcode))
+    seconds = sum(run.cycles for run in computing) / clock / clips
+    plan = compiled.memory_analysis()
+    held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    print(
+        f'  modelled, {name}: {1e3 * seconds:.1f} ms per clip without communication; memory '
+        f'{held / 1e9:.2f} GB of arguments and {plan.temp_size_in_bytes / 1e9:.2f} GB of '
+        f'temporaries, of {memory / 1e9:.0f}',
+        file=sys.stderr,
+    )
+    return 3 * FORWARD / seconds / DEVICES['TPU v5e'].peak
 
 
 def main() -> int:
@@ -216,14 +239,23 @@ def main() -> int:
     kind = devices[0].device_kind
     print(f'compiled for {n} devices ({kind}), {options.clips} clips each:', file=sys.stderr)
     describe(found)
+    of_tpus = describe_chip(compiled, options.clips) if kind in CHIPS else UTILISATION
     sizes = [c.size for c in found]
     print(f'| devices | clips per step | MB sent per device | {" | ".join(DEVICES)} |')
     print('|---' * (3 + len(DEVICES)) + '|')
     for count in COUNTS:
         sent = sum(c.sent(count) for c in found) / 1e6
         cells = [
-            '{:.0%} to {:.0%}'.format(*efficiency(device, sizes, count, options.clips))
-            for device in DEVICES.values()
+            '{:.0%} to {:.0%}'.format(
+                *efficiency(
+                    device,
+                    sizes,
+                    count,
+                    options.clips,
+                    of_tpus if name.startswith('TPU') else UTILISATION,
+                )
+            )
+            for name, device in DEVICES.items()
         ]
         print(f'| {count} | {count * options.clips} | {sent:.0f} | {" | ".join(cells)} |')
     if others:
@@ -234,6 +266,8 @@ def main() -> int:
         held = state_bytes(compiled, batch_bytes)
         print(f'with fsdp={n}:', file=sys.stderr)
         describe(collectives(compiled.as_text()))
+        if kind in CHIPS:
+            describe_chip(compiled, options.clips)
         verdict = limits.check(f'limit {n - 1}', whole / held >= n - 1)
         print(f'state on a device: {whole / 1e6:.1f} MB, with fsdp={n} {held / 1e6:.1f} MB')
         print(f'ratio: {whole / held:.2f} ({verdict})')

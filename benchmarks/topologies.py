@@ -12,6 +12,10 @@ import os
 
 from stsa_jax.errors import InputError
 
+# By JAX's name of the device: cycles per second, and bytes per second and bytes of HBM. The peak is
+# in stsa_jax/training/meter.py. TPU v5e: cloud.google.com/tpu/docs/v5e.
+CHIPS = {'TPU v5 lite': (1.5e9, 819e9, 16e9)}
+
 
 def slice_devices(topology: str) -> list:
     """Device descriptions of a TPU slice, such as 'v5e:2x4', to compile for.

@@ -44,15 +44,12 @@ from benchmarks import hlo_runs
 from benchmarks.gpu import Row, does_not_fit, listed, sizes
 from benchmarks.hlo import Frame, Program, parse
 from benchmarks.hlo_runs import Run
-from benchmarks.topologies import lowered_inference, lowered_step, slice_devices
+from benchmarks.topologies import CHIPS, lowered_inference, lowered_step, slice_devices
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import InputError, exit_cleanly
 from stsa_jax.files import write_atomic
 
 ROOT = Path(__file__).parents[1]
-# By JAX's name of the device: cycles per second, and bytes per second and bytes of HBM. The peak is
-# in stsa_jax/training/meter.py. TPU v5e: cloud.google.com/tpu/docs/v5e.
-CHIPS = {'TPU v5 lite': (1.5e9, 819e9, 16e9)}
 HEAD = (
     *('work', 'dtype', 'batch', 'modelled ms per clip', 'of peak', 'GB accessed per clip'),
     *('temporary GB', 'operations', 'compile, s'),
