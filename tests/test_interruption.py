@@ -19,7 +19,6 @@ from stsa_jax.checkpoints import meta as checkpoint_meta
 from stsa_jax.training.reporting import read_log
 
 FIELDS = {
-    'num_steps': 32,
     'batch_size': 2,
     'checkpoint_every': 2,
     'validation.every': 4,
@@ -30,10 +29,10 @@ FIELDS = {
 }
 
 
-def killed(rng: random.Random) -> list[dict]:
-    """Twelve attempts with a SIGKILL at different places; together they stay below 32 steps."""
+def killed(rng: random.Random, times: int) -> list[dict]:
+    """Attempts with a SIGKILL at four places, each so many times; three stay below 32 steps."""
     most = {'step': 4, 'batch': 5, 'validation': 3, 'saving': 40}
-    places = [place for place in most for _ in range(3)]
+    places = [place for place in most for _ in range(times)]
     rng.shuffle(places)
     return [{'place': p, 'count': rng.randint(1, most[p]), 'signal': 9} for p in places]
 
@@ -48,16 +47,12 @@ STOPPED = [
 ]
 
 
-@pytest.fixture(scope='module')
-def runs(config_file, tmp_path_factory):  # noqa: F811
-    """(folder of the runs, results of the attempts at them)."""
-    folder = tmp_path_factory.mktemp('runs')
-    plan = {'whole': [{}], 'killed': [*killed(random.Random(0)), {}]}
-    plan |= {'whole short': [{}], 'stopped': [*STOPPED, {}]}
+def attempt(plan: dict[str, list[dict]], num_steps: int, config: Path, folder: Path) -> dict:
+    """The results of the attempts at each run of the plan, in `folder`."""
     attempts = []
     for name, parts in plan.items():
-        fields = FIELDS | ({} if name in ('whole', 'killed') else {'num_steps': 12})
-        arguments = [f'--config={config_file}', f'--workdir={folder / name}']
+        arguments = [f'--config={config}', f'--workdir={folder / name}']
+        fields = FIELDS | {'num_steps': num_steps}
         arguments += [f'--config.{field}={value}' for field, value in fields.items()]
         attempts += [part | {'arguments': arguments, 'run': name} for part in parts]
     environment = os.environ | {
@@ -75,9 +70,9 @@ def runs(config_file, tmp_path_factory):  # noqa: F811
     )
     assert done.returncode == 0, done.stderr[-3000:]
     results = {name: [] for name in plan}
-    for attempt, result in zip(attempts, json.loads(done.stdout)):
-        results[attempt['run']].append(result)
-    return folder, results
+    for each, result in zip(attempts, json.loads(done.stdout)):
+        results[each['run']].append(result)
+    return results
 
 
 def last_checkpoint(workdir: Path) -> tuple[dict, dict]:
@@ -103,20 +98,27 @@ def assert_same_end(one: Path, other: Path):
 
 
 @pytest.mark.slow
-def test_killed_twelve_times_it_ends_with_the_same_result(runs):
-    folder, results = runs
+@pytest.mark.parametrize('times, num_steps', [(1, 16), pytest.param(3, 32, marks=pytest.mark.long)])
+def test_killed_again_and_again_it_ends_with_the_same_result(
+    config_file,  # noqa: F811
+    tmp_path,
+    times,
+    num_steps,
+):
+    plan = {'whole': [{}], 'killed': [*killed(random.Random(0), times), {}]}
+    results = attempt(plan, num_steps, config_file, tmp_path)
     codes = [r['code'] for r in results['killed']]
-    assert codes == [-signal.SIGKILL] * 12 + [0], [r['told'] for r in results['killed']]
+    assert codes == [-signal.SIGKILL] * 4 * times + [0], [r['told'] for r in results['killed']]
     unfinished = [r for r in results['killed'] if not all(n.isdecimal() for n in r['left'])]
-    assert unfinished, 'some were killed while a temporary checkpoint was there'
-    assert_same_end(folder / 'whole', folder / 'killed')
-    rates = {e['learning_rate'] for e in read_log(folder / 'whole') if e['kind'] == 'train'}
+    assert unfinished or times == 1, 'some were killed while a temporary checkpoint was there'
+    assert_same_end(tmp_path / 'whole', tmp_path / 'killed')
+    rates = {e['learning_rate'] for e in read_log(tmp_path / 'whole') if e['kind'] == 'train'}
     assert len(rates) > 1, 'the plateau state is restored'
 
 
 @pytest.mark.slow
-def test_stopped_anywhere_it_exits_at_once_and_resumes_exactly(runs):
-    folder, results = runs
+def test_stopped_anywhere_it_exits_at_once_and_resumes_exactly(config_file, tmp_path):  # noqa: F811
+    results = attempt({'whole': [{}], 'stopped': [*STOPPED, {}]}, 12, config_file, tmp_path)
     told = [r['told'] for r in results['stopped']]
     assert [r['code'] for r in results['stopped']] == [0] * 7, told
     # Compiling takes a minute here, and is not waited for.
@@ -125,6 +127,6 @@ def test_stopped_anywhere_it_exits_at_once_and_resumes_exactly(runs):
     assert saved == [None, 3, 4, 4, 8, 12, 12], 'no step after the signal'
     assert all(f'stopped at step {step}, saved' in told[i] for i, step in ((1, 3), (2, 4), (4, 8)))
     assert 'is already trained' not in told[-1]
-    assert_same_end(folder / 'whole short', folder / 'stopped')
-    validated = [e['step'] for e in read_log(folder / 'stopped') if e['kind'] == 'validation']
+    assert_same_end(tmp_path / 'whole', tmp_path / 'stopped')
+    validated = [e['step'] for e in read_log(tmp_path / 'stopped') if e['kind'] == 'validation']
     assert validated == [4, 8, 12]

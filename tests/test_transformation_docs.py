@@ -15,7 +15,7 @@ from stsa_jax.ops import forms
 PAGE = Path(__file__).parents[1] / 'docs' / 'transformations.md'
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_page_runs_from_top_to_bottom():
     """The first block makes a small STSA-Net; the rest works on a network that compiles faster."""
     first, *others = re.findall(r'```python\n(.*?)```', PAGE.read_text(), flags=re.DOTALL)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from stsa_jax.ops import cpu, forms
+from stsa_jax.ops import forms
 from stsa_jax.ops.names import PRODUCT
 
 # Attention weights in memory at once, for one example: 128 MiB in float32. At 224x384 the largest
@@ -32,12 +32,8 @@ def attend(
     `keep_matrix`, else None. `matrices` is the number of matrices per example, which count together
     against `LARGEST_MATRIX`.
     """
-    if forms.for_cpu():
-        softmax_product = cpu.softmax_product
-    elif forms.plain() and not keep_matrix:
-        softmax_product = _softmax_product
-    else:
-        softmax_product = _softmax_and_product
+    whole_matrix = keep_matrix or forms.published()
+    softmax_product = _softmax_and_product if whole_matrix else _softmax_product
 
     def whole(query):
         logits = jnp.einsum(

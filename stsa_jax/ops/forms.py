@@ -28,6 +28,11 @@ def plain() -> bool:
     return use.value == 'plain'
 
 
+def published() -> bool:
+    """Whether the current program is traced with each operation as published."""
+    return use.value == 'published'
+
+
 def set_default(form: str) -> None:
     """Sets the form of all programs that this process traces from now on outside of `use`."""
     if form not in FORMS:

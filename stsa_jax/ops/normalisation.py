@@ -58,12 +58,19 @@ def scale_shift(
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, axes: Sequence[int]) -> jax.Array:
     """Normalises over `axes`, then scale and bias, which broadcast against x."""
-    mean, var = _moments(x, tuple(axes), keepdims=True)
+    # In float32 as PyTorch computes them: rounding moves the indices of the max pool that follows.
+    moments = _moments_of_deviations if x.dtype == jnp.float32 else _moments
+    mean, var = moments(x, tuple(axes))
     return ((x - mean) * lax.rsqrt(var + LAYER_NORM_EPS) * scale + bias).astype(x.dtype)
 
 
-def _moments(x, axes, keepdims=False):
-    """In one pass over x, which convolutions can do while they write it."""
+def _moments(x, axes):
+    """Mean and variance in one pass over x, which convolutions can do while they write it."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    mean, square = x.mean(axes, keepdims=keepdims), jnp.square(x).mean(axes, keepdims=keepdims)
+    mean, square = x.mean(axes, keepdims=True), jnp.square(x).mean(axes, keepdims=True)
     return mean, jnp.maximum(square - jnp.square(mean), 0)
+
+
+def _moments_of_deviations(x, axes):
+    mean = x.mean(axes, keepdims=True)
+    return mean, jnp.square(x - mean).mean(axes, keepdims=True)

@@ -9,7 +9,6 @@ import jax
 
 from stsa_jax.ops import forms
 from stsa_jax.ops.cpu import memory
-from stsa_jax.ops.cpu.attention import softmax_product
 from stsa_jax.ops.cpu.convolution import conv3d
 from stsa_jax.ops.cpu.depthwise import depthwise_conv3d
 from stsa_jax.ops.cpu.normalisation import batch_norm_relu
@@ -25,7 +24,6 @@ __all__ = [
     'max_pool',
     'max_unpool_2x2',
     'set_up',
-    'softmax_product',
     'step_options',
     'upsample_2x',
 ]
