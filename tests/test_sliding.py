@@ -19,10 +19,12 @@ CONFIG = STSANetConfig(image_size=(32, 32), frames=24, width=0.125)
 @pytest.fixture(scope='module')
 def model():
     _, params, batch_stats = initial_weights(CONFIG)
-    # Statistics of no BatchNorm are zero and one, so that a forgotten one shows.
+    # Statistics of their own, so that a forgotten BatchNorm shows; small variances, because the
+    # features of these random weights fade.
     rng = np.random.default_rng(0)
-    batch_stats = jax.tree.map(
-        lambda x: x + rng.uniform(0.1, 0.9, x.shape).astype(x.dtype), batch_stats
+    ranges = {'mean': (-0.02, 0.02), 'var': (0.02, 0.2), 'count': (0, 1)}
+    batch_stats = jax.tree.map_with_path(
+        lambda path, x: rng.uniform(*ranges[path[-1].key], x.shape).astype(x.dtype), batch_stats
     )
     return SaliencyModel(CONFIG, params, batch_stats)
 
@@ -56,10 +58,11 @@ def test_early_features_of_windows_in_a_row(model, monkeypatch):
 
     theirs = [f for _, f in predict_video(Early(), frames(19))]
     assert len(ours) == len(theirs) == 19
-    assert np.abs(theirs[3] - theirs[12]).max() > 0.1  # windows do differ
+    assert np.abs(theirs[3] - theirs[12]).mean() > 0.01  # windows do differ
     for one, other in zip(ours, theirs):
-        # The same products, added in another order where a compiler cuts them differently.
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+        # The same products, added in another order where XLA divides arrays of other sizes in other
+        # ways: some float32 roundings of the largest sums.
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * other.max())
 
 
 @pytest.mark.long
