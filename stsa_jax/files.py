@@ -1,6 +1,5 @@
 """Atomic file writing: a reader sees the old file or the complete new one, never a part."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -10,9 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stsa_jax.errors import InputError
+from stsa_jax.lock import locked_folder
 
 _UNFINISHED = '.unfinished-'
-_LOCK, _WORK = '.lock', '.work.json'
+_WORK = '.work.json'
 
 
 @contextmanager
@@ -121,13 +121,12 @@ def staged_folder(
     output_folder(path)
     staging = _unfinished(path, work) if resume else None
     staging = staging or Path(tempfile.mkdtemp(dir=path, prefix=_UNFINISHED))
-    lock = os.open(staging / _LOCK, os.O_RDWR | os.O_CREAT, 0o666) if work is not None else None
     keep = resume
     try:
-        if lock is not None:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            write_atomic(staging / _WORK, json.dumps(work))
-        yield staging
+        with locked_folder(staging):
+            if work is not None:
+                write_atomic(staging / _WORK, json.dumps(work))
+            yield staging
         shutil.rmtree(staging / 'replaced', ignore_errors=True)  # of a process killed here
         (staging / 'replaced').mkdir()
         for name in names:
@@ -145,8 +144,6 @@ def staged_folder(
             name = str(path) + name[len(str(staging)) :]
         raise OSError(error.errno, error.strerror, name) from error
     finally:
-        if lock is not None:
-            os.close(lock)
         if not keep:
             shutil.rmtree(staging, ignore_errors=True)
             for folder in made:
@@ -154,26 +151,18 @@ def staged_folder(
 
 
 def _unfinished(path: Path, work: Mapping | None) -> Path | None:
-    """The temporary folder that an earlier process left when it was doing `work`."""
+    """The temporary folder that an earlier process left when it was doing `work`.
+
+    Raises InputError if another process is still doing it.
+    """
     for folder in sorted(path.glob(f'{_UNFINISHED}*')):
         try:
             same = json.loads((folder / _WORK).read_text()) == json.loads(json.dumps(work))
-            lock = os.open(folder / _LOCK, os.O_RDWR)
         except (OSError, ValueError):
             continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if same:
-                raise InputError(
-                    f'{path}: another process is writing the same output; wait for it, or write '
-                    'to another folder'
-                ) from error
-            continue
-        finally:
-            os.close(lock)
         if same:
-            return folder
+            with locked_folder(folder):
+                return folder
     return None
 
 

@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import uvicorn
+from test_predict import AttentiveModel
 
 from stsa_jax.serving.app import make_app
 from stsa_jax.serving.settings import Limits
@@ -36,8 +37,14 @@ class RedModel:
         return clips[:, 3, :, :, 0] * 0.5 + 1e-3
 
 
+class Attentive(AttentiveModel):
+    class config(Config):
+        image_size, stsa_levels, attention = (32, 64), (0, 1, 2, 3), 'pairs'
+
+
 def app(folder, seconds=0.0, limits=None):
-    models = Models({'red': 'red', 'other': 'other'}, lambda path: RedModel(seconds))
+    make = {'red': lambda: RedModel(seconds), 'attentive': Attentive}
+    models = Models({name: name for name in make}, lambda name: make[name]())
     return make_app(models, folder, limits or Limits())
 
 

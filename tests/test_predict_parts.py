@@ -5,6 +5,8 @@ import json
 import os
 import signal
 import sys
+import tempfile
+import time
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -20,6 +22,7 @@ import stsa_jax
 from stsa_jax.configuration import parse_time
 from stsa_jax.errors import InputError
 from stsa_jax.inference.devices import SpreadModel
+from stsa_jax.lock import locked_folder
 from stsa_jax.media import video
 
 
@@ -231,6 +234,26 @@ def test_other_settings_are_not_mixed_with_kept_maps(tmp_path, film, model):
     assert model.calls == 16 and tree(tmp_path / 'out' / 'maps')[0] == '0002.png'
 
 
+def test_two_runs_do_not_resume_the_same_work(tmp_path, film, model, capsys):
+    given = ['--checkpoint=c', f'--video={film}', f'--output={tmp_path / "out"}', '--resume']
+    assert killed(9, signal.SIGKILL, *given) == -signal.SIGKILL
+    (left,) = (tmp_path / 'out').iterdir()
+    child = os.fork()
+    if not child:
+        with locked_folder(left):
+            (tmp_path / 'locked').touch()
+            signal.pause()
+    try:
+        while not (tmp_path / 'locked').exists():
+            time.sleep(0.01)
+        assert run_main(*given) == 2
+        assert f'another process is writing here (process {child}' in capsys.readouterr().err
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert run_main(*given) == 0 and model.calls == 9
+
+
 def test_folders_of_videos_and_warnings_told_once(tmp_path, film, model, capfd, caplog):
     more = tmp_path / 'more'
     (more / 'shot' / 'images').mkdir(parents=True)
@@ -246,11 +269,14 @@ def test_folders_of_videos_and_warnings_told_once(tmp_path, film, model, capfd, 
 
 
 def test_a_video_from_a_pipe(tmp_path, film, model, monkeypatch, capsys):
+    (tmp_path / 'temp').mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'temp'))
     pipe = SimpleNamespace(buffer=io.BytesIO(film.read_bytes()))
     monkeypatch.setattr(sys, 'stdin', pipe)
     predict(tmp_path / 'piped', '-')
     predict(tmp_path / 'read', film)
     assert files(tmp_path / 'piped') == files(tmp_path / 'read')
+    assert tree(tmp_path / 'temp') == []  # the copy is gone
     out = f'--output={tmp_path / "other"}'
     assert run_main('--checkpoint=c', '--video=-', out, '--resume') == 2
     assert 'standard input cannot be read again' in capsys.readouterr().err

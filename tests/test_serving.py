@@ -148,6 +148,18 @@ def test_from_a_video_to_its_results(served, film):
     assert not (served.folder / job['id']).exists()
 
 
+def test_attention_of_a_place(served, film):
+    job = served.wait(served.post(film, model='attentive', start='0.2'))
+    assert job['results']['attention'] and job['results']['frames'] == 12
+    address = f'/videos/{job["id"]}/frames/6/attention.png'
+    status, _, picture = served.ask('GET', f'{address}?x=0.25&y=0.5')
+    assert status == 200 and Image.open(io.BytesIO(picture)).width > 600
+    assert served.ask('GET', f'{address}?x=1&y=0.5')[0] == 422
+    assert served.ask('GET', address.replace('/6/', '/99/'))[0] == 404
+    left = sorted(path.name for path in (served.folder / job['id']).iterdir())
+    assert left == ['job.json', 'results', 'upload']
+
+
 def test_concentration():
     """From its definition, by pixels."""
     levels = np.random.default_rng(0).integers(0, 256, (12, 20)).astype(np.uint8)
@@ -223,7 +235,7 @@ def test_files_of_other_folders_are_not_served(served, film):
 
 def test_health_and_the_pages(served):
     health = served.json('GET', '/health')
-    assert health['status'] == 'ok' and health['models'] == ['red', 'other']
+    assert health['status'] == 'ok' and health['models'] == ['red', 'attentive']
     assert health['limits']['upload_bytes'] == 50_000
     for path, words in (('/', b'Drop a video'), ('/docs', b'/openapi.json'), ('/page.js', b'POST')):
         status, headers, content = served.ask('GET', path)

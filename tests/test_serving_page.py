@@ -121,6 +121,8 @@ def test_on_a_phone_and_what_is_refused(browser, served, film, tmp_path):
         "() => document.getElementById('problem').textContent.includes('notes.mp4')"
     )
     assert 'FFmpeg cannot read it as a video' in page.locator('#problem').inner_text()
+    page.locator('summary').tap()
+    page.locator('#model').select_option('attentive')
     page.locator('#file').set_input_files([str(film)])
     page.wait_for_selector('#viewer:not([hidden])')
     at_frame(page, 1)
@@ -130,6 +132,8 @@ def test_on_a_phone_and_what_is_refused(browser, served, film, tmp_path):
         assert min(box['width'], box['height']) >= 44
     page.locator('#picture').tap()
     page.wait_for_function("() => document.getElementById('map').naturalWidth === 80")
+    page.wait_for_function("() => document.getElementById('attention').naturalWidth > 600")
+    assert page.locator('#attention-title').inner_text().endswith('from the top attends')
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from pathlib import Path
 from stsa_jax.commands.flags import Parser, positive
 from stsa_jax.errors import InputError, command
 from stsa_jax.files import output_folder
+from stsa_jax.lock import locked_folder
 from stsa_jax.ops import cpu
 
 
@@ -57,15 +58,16 @@ def main(arguments: list[str]) -> None:
             f'--host={options.host}: name what people will call this server, such as '
             '--allow_host=gpu1.example.org; requests for other names are refused'
         )
-    made = app.make_app(loaded, output_folder(options.folder), limits, hosts=hosts)
-    print(f'serving {", ".join(models)}: http://{options.host}:{options.port}', flush=True)
-    uvicorn.run(
-        made,
-        host=options.host,
-        port=options.port,
-        log_level='warning',
-        timeout_graceful_shutdown=3,
-    )
+    with locked_folder(output_folder(options.folder)):
+        made = app.make_app(loaded, options.folder, limits, hosts=hosts)
+        print(f'serving {", ".join(models)}: http://{options.host}:{options.port}', flush=True)
+        uvicorn.run(
+            made,
+            host=options.host,
+            port=options.port,
+            log_level='warning',
+            timeout_graceful_shutdown=3,
+        )
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

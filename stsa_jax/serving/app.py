@@ -100,7 +100,7 @@ def make_app(
         try:
             yield
         finally:
-            await run_in_threadpool(jobs.close)
+            await run_in_threadpool(jobs.close)  # at its next frame a job ends
 
     app = FastAPI(
         title='STSA-Net in JAX: saliency of videos',
