@@ -58,7 +58,10 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
             raise NotAVideo('has no video stream')
         best = container.streams.best('video')
         index = best.index if best else None
-        yield container, next((s for s in pictures if s.index == index), pictures[0])
+        chosen = next((s for s in pictures if s.index == index), pictures[0])
+        if chosen.codec_context is None:
+            raise NotAVideo('is encoded in a way that this FFmpeg does not know')
+        yield container, chosen
 
 
 def _pictures(container: InputContainer) -> list[av.VideoStream]:

@@ -7,8 +7,9 @@ from typing import BinaryIO
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-_FIELD_BYTES = 1000  # of a field that is not the file
+_FIELD_BYTES = 1000  # of a field that is not the file, or of a header
 _FIELDS = 20
+_REST_BYTES = 100_000  # of the form without the file
 
 
 class BadUpload(ValueError):
@@ -57,8 +58,12 @@ class Form:
 
     async def read(self, body: AsyncIterator[bytes]) -> None:
         """Reads the whole body. Raises BadUpload or TooLarge."""
+        received = 0
         try:
             async for chunk in body:
+                received += len(chunk)
+                if received > self._limit + _REST_BYTES:
+                    raise TooLarge
                 if chunk:
                     self._parser.write(chunk)
             self._parser.finalize()
@@ -77,9 +82,15 @@ class Form:
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
+        self._check_header()
 
     def _header_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
+        self._check_header()
+
+    def _check_header(self) -> None:
+        if len(self._header) + len(self._value) > _FIELD_BYTES or len(self._headers) > _FIELDS:
+            raise BadUpload(f'a header of the form is longer than {_FIELD_BYTES} bytes')
 
     def _header_end(self) -> None:
         self._headers[self._header.lower()] = self._value
