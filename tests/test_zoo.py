@@ -23,6 +23,7 @@ from stsa_jax.models.tinyhd import TinyHDConfig
 from stsa_jax.models.vinet import ViNetConfig
 from stsa_jax.ops import forms
 from stsa_jax.weights import known, port
+from stsa_jax.weights.pretrained import SaliencyModel
 from tests import golden_rule, zoo_rule
 
 SIZE = (64, 96)
@@ -191,3 +192,19 @@ def test_released_tinyhd(tinyhd_weights, letter, frames):
         saliency = np.asarray(model(golden_rule.clip(1, 1, 16, 192, 256)))[0]
     found = saliency[frames] if frames else saliency
     np.testing.assert_allclose(found, golden['map'].squeeze(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.long
+def test_vinet_at_full_size():
+    """Of weights by the rule; PyTorch's own float32 is 6.6e-7 from its float64."""
+    path = SHARED / 'golden' / 'vinet_seed1.npz'
+    if not path.exists():
+        pytest.skip('the golden at full size (shared/golden beside the checkout) is not here')
+    golden = np.load(path)
+    shapes = json.loads((SHARED / 'golden' / 'vinet_state_dict.json').read_text())
+    tensors = {n: zoo_rule.tensor(n, tuple(shape), 1, 'vinet') for n, shape in shapes.items()}
+    model = SaliencyModel(ViNetConfig(), *port.from_torch(tensors, ViNetConfig()))
+    with forms.use('cpu'):
+        saliency = np.asarray(model(zoo_rule.clip(1)))[0]
+    noise = 2 * golden['float32_error'].max()
+    np.testing.assert_allclose(saliency, golden['map'], atol=max(1e-5, noise), rtol=0)
