@@ -43,7 +43,8 @@ def of_space(
     x = _in_blocks(clip)
     # A TPU wants eight examples or more: if there are fewer, frames are taken as examples.
     b, t = x.shape[:2]
-    as_examples = x.reshape(b * t, 1, *x.shape[2:]) if b < EXAMPLES else x
+    few = isinstance(b, int) and b < EXAMPLES  # of an exported program it may be a symbol
+    as_examples = x.reshape(b * t, 1, *x.shape[2:]) if few else x
     y = convolve(as_examples, kernel, pads=pads, precision=precision)
     return y.reshape(b, t, *y.shape[2:])
 
