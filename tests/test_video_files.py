@@ -274,6 +274,13 @@ def test_avi_that_repeats_pictures_to_its_end(tmp_path):
     assert [p.what for p in report.problems] == ['2 frames are not there: 5-6']
 
 
+def test_a_format_without_a_decoder(tmp_path):
+    path = write(tmp_path / 'a.avi', numbered(3), 'mpeg4')
+    path.write_bytes(path.read_bytes().replace(b'FMP4', b'QzQz'))
+    with pytest.raises(InputError, match=r'a\.avi: is encoded in a way that this FFmpeg does not know'):
+        read(path)
+
+
 def test_the_best_of_several_streams(tmp_path, caplog):
     path = tmp_path / 'a.mkv'
     with av.open(str(path), 'w') as file:

@@ -52,7 +52,8 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
     Raises FFmpegError or OSError, NotAVideo if there is none.
     """
     # Absolute, so that no part of the name is mistaken for a protocol ("a:b.mp4").
-    with av.open(str(path.absolute())) as container:
+    # Tags in another encoding than UTF-8 are of no concern.
+    with av.open(str(path.absolute()), metadata_errors='replace') as container:
         pictures = _pictures(container)
         if not pictures:
             raise NotAVideo('has no video stream')

@@ -41,7 +41,7 @@ def soundtrack(sound: Sound, file: OutputContainer) -> Iterator[Callable[[Fracti
     rest, so that sound and pictures lie side by side in the file. Sound that cannot be read is left
     out from there on, and a line in the log says so.
     """
-    with av.open(str(sound.path.absolute())) as source:
+    with av.open(str(sound.path.absolute()), metadata_errors='replace') as source:
         tracks = {s.index: track for s in source.streams.audio if (track := _track(s, file, sound))}
         packets = source.demux(*(source.streams[index] for index in tracks)) if tracks else iter(())
         at, ended = Fraction(0), not tracks
