@@ -22,6 +22,7 @@ from data.preparation.features import parse
 from data.preparation.index import RAW, index_split
 from data.preparation.registry import default_data_dir, prepare_command
 from stsa_jax.errors import InputError
+from stsa_jax.remote import is_remote, local
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +176,8 @@ def open_split(name: str, split: str, data_dir: str | os.PathLike | None = None)
         the only prepared version, or the default one among several.
       split: `train`, `validation` or `test`, as the dataset has them; also DIEM's test sets,
         `test_i`, `test_ii`, `test_iii`.
-      data_dir: where datasets were prepared; by default TFDS's own folder.
+      data_dir: where datasets were prepared; by default TFDS's own folder. In object storage
+        (gs://, s3://), see `stsa_jax.remote`.
 
     Raises InputError if the dataset or the split does not exist.
     """
@@ -204,10 +206,13 @@ def prepared_builder(
     name: str, data_dir: str | os.PathLike | None = None
 ) -> tfds.core.DatasetBuilder:
     """A builder that reads the prepared dataset `name`, see `open_split`."""
-    root = Path(data_dir).expanduser() if data_dir else default_data_dir()
     dataset, _, config = name.partition('/')
     if any(part in ('', '.', '..') for part in name.split('/')) or os.path.isabs(name):
         raise InputError(f'{name!r} is not the name of a dataset')
+    if data_dir and is_remote(data_dir):
+        root = Path(local(f'{str(data_dir).rstrip("/")}/{dataset}')).parent
+    else:
+        root = Path(data_dir).expanduser() if data_dir else default_data_dir()
     pattern = f'{dataset}/{config or "*"}/*/dataset_info.json'
     # Unfinished preparations have folders too, `1.0.0.incomplete...`.
     found = sorted(

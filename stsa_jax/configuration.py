@@ -21,6 +21,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from stsa_jax.errors import InputError
+from stsa_jax.remote import is_remote, local
 
 _PREFIX = '--config.'
 # The project's configs: inside the library where it is installed, beside it in a checkout.
@@ -88,6 +89,10 @@ def to_json(config: Mapping) -> dict:
 
 def _get_config(name: str) -> ConfigDict:
     path, arguments = Path(name), []
+    if is_remote(name):
+        name, _, argument = name.partition('.py:')
+        name, arguments = (f'{name}.py', [argument]) if argument else (name, [])
+        path = Path(local(name))
     if not path.is_file() and ':' in path.name:
         name, _, argument = name.rpartition(':')
         path, arguments = Path(name), [argument]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,15 @@ _UNFINISHED = '.unfinished-'
 _WORK = '.work.json'
 
 
+def refuse_remote(path: str | os.PathLike) -> None:
+    """Raises InputError for an output in object storage, from which the commands only read."""
+    if re.match(r'[a-z][a-z0-9+.-]+:/', str(path)):  # pathlib makes one slash of two
+        raise InputError(
+            f'{path}: results are written to a folder of this machine, not to object storage; give '
+            'a folder, and copy it afterwards'
+        )
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path`, with the same suffix, to write to.
@@ -23,6 +33,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     unchanged. For writers that need a file name (video encoders, safetensors). An `OSError` inside,
     such as a full disk, names `path`, not the temporary file.
     """
+    refuse_remote(path)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem}-', suffix=path.suffix)
@@ -67,6 +78,7 @@ def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
 
 def output_folder(path: str | os.PathLike) -> Path:
     """Makes the folder `path` and checks that it can be written to. Raises InputError if not."""
+    refuse_remote(path)
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise InputError(

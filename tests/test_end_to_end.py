@@ -21,7 +21,7 @@ from stsa_jax.checkpoints.weights import load_weights
 from stsa_jax.commands import evaluate
 from stsa_jax.configuration import load_config
 from stsa_jax.inference import attention_maps
-from stsa_jax.weights.pretrained import convert
+from stsa_jax.weights.port_command import main as convert
 
 CONFIG = f'{Path(__file__).parents[1]}/configs/ablations.py:single_stream,tiny'
 RATE = 0.01

@@ -22,7 +22,8 @@ from stsa_jax.errors import exit_cleanly
 from stsa_jax.models import functional
 from stsa_jax.models.s3d import S3DConfig
 from stsa_jax.weights import port, pretrained
-from stsa_jax.weights.pretrained import convert, initialise, read_weights
+from stsa_jax.weights.port_command import main as convert
+from stsa_jax.weights.pretrained import initialise, read_weights
 
 TINY = STSANetConfig(image_size=(32, 64), frames=16, width=0.125)
 NAMES = ['stsanet', 's3d_kinetics', 's3d_torchvision']

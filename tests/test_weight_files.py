@@ -17,7 +17,8 @@ from stsa_jax.checkpoints import save_weights
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.models import functional
 from stsa_jax.weights import port
-from stsa_jax.weights.files import convert, read_state_dict, read_weights
+from stsa_jax.weights.files import read_state_dict, read_weights
+from stsa_jax.weights.port_command import main as convert
 from stsa_jax.weights.pretrained import initialise
 
 TINY = STSANetConfig(image_size=(32, 64), frames=16, width=0.125)

@@ -51,10 +51,10 @@ def fixations() -> None:
 
 
 def port() -> None:
-    """Convert weights between formats."""
-    from stsa_jax.weights.files import convert
+    """Convert weights between formats, show and compare them."""
+    from stsa_jax.weights.port_command import main
 
-    convert()
+    main()
 
 
 def cost() -> None:

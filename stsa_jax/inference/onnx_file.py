@@ -44,22 +44,24 @@ def save(model: SaliencyModel, path: str | os.PathLike, *, check: bool = True) -
     InputError if they differ by more than TOLERANCE, or the program has something that the
     converter does not know; then nothing is written.
     """
-    with forms.use('published'):
-        program = rewritten(from_frames(model))
-        try:
-            converted = jax2onnx.to_onnx(
-                program,
-                inputs=[frames_of(model, 'b')],
-                model_name=model.kind,
-                input_names=['frames'],
-                output_names=['maps'],
-            )
-        except (NotImplementedError, TypeError, ValueError, KeyError) as error:
-            reason = str(error).strip().partition('\n')[0]
-            raise InputError(
-                f'{path}: jax2onnx {metadata.version("jax2onnx")} cannot convert {model.kind}: '
-                f'{reason}; use --format=stablehlo'
-            ) from error
+    frames = frames_of(model, 'b')
+    try:
+        # Traced before, since the converter replaces functions of jax.numpy while it works.
+        with forms.use('published'):
+            program = jax.make_jaxpr(rewritten(from_frames(model)))(frames)
+        converted = jax2onnx.to_onnx(
+            lambda x: _evaluate(program.jaxpr, program.consts, x)[0],
+            inputs=[frames],
+            model_name=model.kind,
+            input_names=['frames'],
+            output_names=['maps'],
+        )
+    except (NotImplementedError, TypeError, ValueError, KeyError, RecursionError) as error:
+        reason = str(error).strip().partition('\n')[0]
+        raise InputError(
+            f'{path}: jax2onnx {metadata.version("jax2onnx")} cannot convert {model.kind}: '
+            f'{reason}; use --format=stablehlo'
+        ) from error
     opset = max(entry.version for entry in converted.opset_import if not entry.domain)
     told = f'opset {opset}'
     with atomic_path(path) as temporary:
@@ -117,11 +119,26 @@ def _evaluate(jaxpr: core.Jaxpr, consts: Sequence, *inputs: Any) -> list:
             results = _evaluate(
                 getattr(inner, 'jaxpr', inner), getattr(inner, 'consts', ()), *given
             )
+        elif name == 'name':  # for the gradient
+            results = given
+        elif _is_of_weights_alone(equation, given):
+            with jax.ensure_compile_time_eval():  # now, instead of in the file
+                results = _bound(equation, given)
         else:
-            results = equation.primitive.bind(*given, **params)
-            results = results if equation.primitive.multiple_results else [results]
+            results = _bound(equation, given)
         values.update(zip(equation.outvars, results))
     return [value_of(v) for v in jaxpr.outvars]
+
+
+def _is_of_weights_alone(equation: core.JaxprEqn, given: Sequence) -> bool:
+    sizes = [size for v in equation.outvars for size in v.aval.shape]
+    known = not any(isinstance(value, jax.core.Tracer) for value in given)
+    return bool(given) and known and all(isinstance(size, int) for size in sizes)
+
+
+def _bound(equation: core.JaxprEqn, given: Sequence) -> list:
+    results = equation.primitive.bind(*given, **equation.params)
+    return results if equation.primitive.multiple_results else [results]
 
 
 def _convolution(x: jax.Array, kernel: jax.Array, params: dict) -> jax.Array:
@@ -131,7 +148,8 @@ def _convolution(x: jax.Array, kernel: jax.Array, params: dict) -> jax.Array:
     if params['dimension_numbers'] != layout or dilated or params['feature_group_count'] != 1:
         raise NotImplementedError(f'a 3-D convolution with {params["dimension_numbers"]}')
     (st, *stride), (pt, *pads) = params['window_strides'], params['padding']
-    x = jnp.pad(x, ((0, 0), pt, (0, 0), (0, 0), (0, 0))) if any(pt) else x
+    x = _padded(x, ((0, 0), pt, (0, 0), (0, 0), (0, 0)), 0.0)
+    kernel = kernel if isinstance(kernel, jax.core.Tracer) else np.asarray(kernel)
     b, t, h, w, c = x.shape
     kt, kh, kw = kernel.shape[:3]
     steps = (t - kt) // st + 1
@@ -147,16 +165,23 @@ def _convolution(x: jax.Array, kernel: jax.Array, params: dict) -> jax.Array:
         return y.reshape(b, steps, h, w, -1)
     parts = []
     for tap in range(kt):
-        frames = lax.slice_in_dim(x, tap, tap + (steps - 1) * st + 1, st, axis=1)
+        frames = x if kt == st == 1 else lax.slice_in_dim(
+            x, tap, tap + (steps - 1) * st + 1, st, axis=1
+        )  # fmt: skip
         parts.append(convolve(frames.reshape(b * steps, h, w, c), kernel[tap], stride, pads))
     y = sum(parts[1:], parts[0])
     return y.reshape(b, steps, *y.shape[1:])
 
 
+def _padded(x: jax.Array, pads: Sequence, value: float) -> jax.Array:
+    if not any(map(any, pads)):
+        return x
+    return lax.pad(x, jnp.asarray(value, x.dtype), [(*sides, 0) for sides in pads])
+
+
 def _max_pool(x: jax.Array, params: dict) -> jax.Array:
     """`lax.reduce_window` of maxima, one axis after the other."""
-    if any(map(any, params['padding'])):
-        x = jnp.pad(x, params['padding'], constant_values=-jnp.inf)
+    x = _padded(x, params['padding'], -np.inf)
     for axis, (window, stride) in enumerate(
         zip(params['window_dimensions'], params['window_strides'])
     ):

@@ -6,7 +6,6 @@ and the normalisation of its frames, as JSON in the metadata `model` and `normal
 files they are inferred from names and shapes.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -20,11 +19,13 @@ from flax import traverse_util
 
 from stsa_jax import checkpoints
 from stsa_jax.checkpoints.weights import Weights
-from stsa_jax.errors import InputError, command
-from stsa_jax.files import atomic_path, writer_errors
+from stsa_jax.errors import InputError
+from stsa_jax.files import atomic_path, refuse_remote, writer_errors
 from stsa_jax.media.preprocess import KINETICS_TORCHVISION, Normalisation
+from stsa_jax.remote import local
 from stsa_jax.weights import formats, known, port, shared_folder, wrappers
 
+UNREAD = ('optimizer',)  # of a run, which weights do without
 _TORCH = ('.pth', '.pt')
 _SAFETENSORS = '.safetensors'
 
@@ -47,7 +48,7 @@ def read_weights(
     `path` if there are none, only a backbone, or weights with NaN or infinity unless
     `allow_nonfinite`.
     """
-    path = Path(path)
+    path = Path(local(path, UNREAD))
     if not path.exists():
         raise InputError(f'{path}: there is no such file or folder; check the path of the weights')
     shared = shared_folder.is_shared_folder(path)
@@ -192,6 +193,7 @@ def save(path: str | os.PathLike, weights: Weights, naming: str | None = None) -
     `naming` applies to S3D in a file; by default that of the implementation the weights came from.
     Raises InputError, and leaves nothing behind, if the path or the disk does not allow it.
     """
+    refuse_remote(path)
     path = Path(path)
     if path.suffix not in (*_TORCH, _SAFETENSORS):
         if path.suffix and not path.is_dir():
@@ -226,32 +228,3 @@ def save(path: str | os.PathLike, weights: Weights, naming: str | None = None) -
         tensors = {k: torch.tensor(v) for k, v in state_dict.items()}
         with atomic_path(path) as temporary, writer_errors(path, RuntimeError):
             torch.save(tensors, temporary)
-
-
-def convert(arguments: list[str] | None = None) -> None:
-    """The command `python -m stsa_jax.port SOURCE DEST`."""
-    parser = argparse.ArgumentParser(
-        prog=command('python -m stsa_jax.port'),
-        description='Converts weights between PyTorch (.pth, .pt), safetensors and checkpoints.',
-    )
-    parser.add_argument(
-        'source', help='a PyTorch or safetensors file with any name, or a checkpoint folder'
-    )
-    parser.add_argument('dest', help='the output; its extension determines the format')
-    parser.add_argument(
-        '--naming',
-        choices=('s3d_kinetics', 's3d_torchvision'),
-        help="naming of S3D's classifier in a file (default: that of the source)",
-    )
-    parser.add_argument(
-        '--allow_nonfinite', action='store_true', help='convert weights with NaN or infinity too'
-    )
-    options = parser.parse_args(arguments)
-    weights = read_weights(options.source, allow_nonfinite=options.allow_nonfinite)
-    if options.naming and weights.kind != 's3d':
-        raise InputError(f'{options.source}: --naming is only for S3D, but this is {weights.kind}')
-    save(options.dest, weights, options.naming)
-    count = port.parameter_count(weights.params)
-    print(f'{options.source} -> {options.dest}: {weights.kind}, {count:,} parameters')
-    fields = ', '.join(f'{key}={value}' for key, value in weights.model_config.items())
-    print(f'  {fields}')

@@ -17,6 +17,7 @@ from flax import traverse_util
 
 from stsa_jax.errors import InputError
 from stsa_jax.models import functional
+from stsa_jax.remote import local
 from stsa_jax.weights import known
 
 
@@ -35,7 +36,7 @@ def initial_weights(config: Any, seed: int = 0, init_from: str = '') -> tuple:
     if init_from:
         from stsa_jax.weights import pretrained
 
-        init_from = str(Path(init_from).expanduser())
+        init_from = str(Path(local(init_from)).expanduser())
         if not Path(init_from).exists():
             raise InputError(
                 f'config.init_from={init_from}: there is no such file or folder. The recipes start '

@@ -150,7 +150,7 @@ def to_torch(params: dict, batch_stats: dict | None = None, *, naming: str | Non
     state_dict = {}
     for path, array in traverse_util.flatten_dict({**_merge(params, batch_stats)}).items():
         array = np.asarray(array)
-        name, axes = _place(path, array, naming)
+        name, axes = place(path, array, naming)
         if path[-1] == 'count':
             array = array.astype(np.int64)
         if axes:
@@ -174,7 +174,7 @@ def _match(arrays, wanted, naming, source):
     """{our path: array}; raises InputError with everything that does not fit."""
     found, problems, used = {}, [], set()
     for path, like in wanted.items():
-        name, axes = _place(path[1:], like, naming)
+        name, axes = place(path[1:], like, naming)
         shape = tuple(like.shape[i] for i in axes)
         used.add(name)
         if name not in arrays:
@@ -212,7 +212,7 @@ def _shared(arrays, backbone, rest, source, lines):
     """The parts that a variant and a state dict share: the wanted paths, and their arrays."""
     wanted, new = dict(backbone), []
     for path, like in rest.items():
-        name, axes = _place(path[1:], like, 'stsanet')
+        name, axes = place(path[1:], like, 'stsanet')
         fits = name in arrays and arrays[name].shape == tuple(like.shape[i] for i in axes)
         if fits:
             wanted[path] = like
@@ -248,7 +248,7 @@ def _listed(names) -> str:
     return ', '.join(f'{name} ({n} arrays)' if n > 1 else name for name, n in counts.items())
 
 
-def _place(path, array, naming):
+def place(path: tuple[str, ...], array: Any, naming: str) -> tuple[str, tuple[int, ...]]:
     """`torch_name`; a kernel may be one in two dimensions, and a size-free norm has vectors."""
     name, axes = torch_name(path, naming)
     dimensions = len(array.shape)

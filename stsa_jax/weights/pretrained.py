@@ -22,10 +22,11 @@ from stsa_jax.media import finishing
 from stsa_jax.media.preprocess import IMAGENET, Normalisation, normalise
 from stsa_jax.models import functional
 from stsa_jax.models.stsanet import STSANetConfig
+from stsa_jax.remote import local
 from stsa_jax.weights import known, port
 from stsa_jax.weights.files import (
+    UNREAD,
     config_from,
-    convert,
     note,
     read_folder,
     read_state_dict,
@@ -137,7 +138,7 @@ class SaliencyModel:
         `force_download`, for the Hub. The others are as of `load`. Raises InputError if there is no
         such model. For the Hub it needs huggingface_hub (the extra `hub`).
         """
-        path = Path(name)
+        path = Path(local(name, UNREAD))
         if not path.exists():
             from stsa_jax.weights import hub
 
@@ -191,7 +192,8 @@ def load(
 ) -> SaliencyModel:
     """A model from a training or converted checkpoint directory, a PyTorch or safetensors file.
 
-    Or from a folder that `SaliencyModel.save_pretrained` wrote.
+    Or from a folder that `SaliencyModel.save_pretrained` wrote. All of them may lie in object
+    storage (gs://, s3://), see `stsa_jax.remote`.
 
     The names in it determine the model: STSA-Net or another of `stsa_jax.weights.known`. `step`
     selects a checkpoint of a directory, or 'best'; by default the latest. If `image_size` (H, W) or
@@ -199,6 +201,7 @@ def load(
     (`stsa_jax.weights.resample`), and a line on standard error reports it. Raises InputError that
     names the file for anything else, and for weights with NaN or infinity unless `allow_nonfinite`.
     """
+    path = local(path, UNREAD)
     weights = read_weights(path, step, allow_nonfinite=allow_nonfinite)
     if weights.kind == 's3d':
         raise InputError(
@@ -249,7 +252,7 @@ def initialise(
     was any, else the latest. `say` gets lines about what was loaded, resampled and left out. Raises
     InputError if the weights do not fit the config, or hold NaN or infinity.
     """
-    path = Path(path)
+    path = Path(local(path, UNREAD))
     if path.is_dir() and not is_shared_folder(path):
         folder = checkpoints.step_folder(path, 'best if any')
         metrics = ', '.join(f'{k} {v:.4f}' for k, v in read_meta(folder)['metrics'].items())
@@ -278,4 +281,4 @@ def initialise(
     return _fitted(state_dict, config, str(path), seed, say, shared=None if strict else [])
 
 
-__all__ = ['SaliencyModel', 'convert', 'initialise', 'load', 'read_weights', 'save']
+__all__ = ['SaliencyModel', 'initialise', 'load', 'read_weights', 'save']

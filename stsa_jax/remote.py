@@ -1,0 +1,93 @@
+"""Files in object storage, such as gs://bucket/run, s3://bucket/data: copied here when first used.
+
+By fsspec, which needs the library of a storage: gcsfs for gs://, s3fs for s3://. The copies lie in
+~/.cache/stsa-jax, or in the folder that the environment variable STSA_JAX_CACHE names; each use
+copies what has changed since.
+"""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from stsa_jax.errors import InputError
+from stsa_jax.files import atomic_path, write_atomic
+
+CACHE = 'STSA_JAX_CACHE'
+_KEYS = '.keys.json'  # path in a copied folder -> what identified its content
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Whether `path` is in object storage: scheme://..."""
+    return re.match(r'[a-z][a-z0-9+.-]+://', str(path), re.IGNORECASE) is not None
+
+
+def local(path: str | os.PathLike, without: Sequence[str] = ()) -> str | os.PathLike:
+    """`path` itself, or the local copy of a file or folder in object storage.
+
+    Folders and files of a name in `without` are not copied. Raises InputError that names the path
+    if there is nothing, the storage's library is not installed, or access is refused.
+    """
+    if not is_remote(path):
+        return path
+    address = str(path).rstrip('/')
+    try:
+        storage, inside = fsspec.url_to_fs(address)
+        if storage.isfile(inside):
+            found = {'': storage.info(inside)}
+        else:
+            listed = storage.find(inside, detail=True)
+            found = {name[len(inside) :].lstrip('/'): info for name, info in listed.items()}
+        wanted = {n: info for n, info in found.items() if not {*n.split('/')} & {*without}}
+        if not wanted:
+            raise FileNotFoundError(address)
+        return _copied(storage, inside, address, wanted)
+    except (ImportError, ValueError) as error:
+        reason = str(error).strip().partition('\n')[0]
+        raise InputError(f'{address}: cannot be read: {reason}') from error
+    except FileNotFoundError as error:
+        raise InputError(f'{address}: there is no such file or folder; check the path') from error
+    except OSError as error:
+        if error.filename and str(_cache()) in str(error.filename):
+            raise  # of the local disk
+        raise InputError(
+            f'{address}: cannot be read ({error}); check the path, the connection and the '
+            'credentials of this storage'
+        ) from error
+
+
+def _copied(storage: Any, inside: str, address: str, wanted: dict[str, dict]) -> Path:
+    """Copies what is new or has changed, and removes what is gone; returns the copy."""
+    name = address.rsplit('/', 1)[-1]
+    folder = _cache() / sha256(address.encode()).hexdigest()[:16]
+    target, record = folder / name, folder / _KEYS
+    keys = json.loads(record.read_text()) if record.is_file() else {}
+    for path in wanted:
+        key = _key(storage, f'{inside}/{path}' if path else inside, wanted[path])
+        to = target / path if path else target
+        if keys.get(path) != key or not to.is_file():
+            with atomic_path(to) as temporary:
+                storage.get_file(f'{inside}/{path}' if path else inside, str(temporary))
+            keys[path] = key
+            write_atomic(record, json.dumps(keys))
+    for path in keys.keys() - wanted.keys():
+        (target / path).unlink(missing_ok=True)
+    write_atomic(record, json.dumps({path: keys[path] for path in wanted}))
+    return target
+
+
+def _key(storage: Any, path: str, info: dict) -> str:
+    """Changes with the content of a file, as far as the storage says."""
+    for field in ('etag', 'ETag', 'md5Hash', 'crc32c', 'generation', 'LastModified', 'mtime'):
+        if info.get(field):
+            return f'{info.get("size")} {info[field]}'
+    return f'{info.get("size")} {info.get("created", "")}'
+
+
+def _cache() -> Path:
+    return Path(os.environ.get(CACHE) or Path.home() / '.cache' / 'stsa-jax')
