@@ -88,7 +88,8 @@ def to_json(config: Mapping) -> dict:
 
 
 def _get_config(name: str) -> ConfigDict:
-    path, arguments = Path(name), []
+    path = Path(name)
+    arguments: list[str] = []
     if is_remote(name):
         name, _, argument = name.partition('.py:')
         name, arguments = (f'{name}.py', [argument]) if argument else (name, [])

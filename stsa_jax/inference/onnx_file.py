@@ -44,18 +44,15 @@ def save(model: SaliencyModel, path: str | os.PathLike, *, check: bool = True) -
     InputError if they differ by more than TOLERANCE, or the program has something that the
     converter does not know; then nothing is written.
     """
-    frames = frames_of(model, 'b')
     try:
-        # Traced before, since the converter replaces functions of jax.numpy while it works.
         with forms.use('published'):
-            program = jax.make_jaxpr(rewritten(from_frames(model)))(frames)
-        converted = jax2onnx.to_onnx(
-            lambda x: _evaluate(program.jaxpr, program.consts, x)[0],
-            inputs=[frames],
-            model_name=model.kind,
-            input_names=['frames'],
-            output_names=['maps'],
-        )
+            converted = jax2onnx.to_onnx(
+                rewritten(from_frames(model)),
+                inputs=[frames_of(model, 'b')],
+                model_name=model.kind,
+                input_names=['frames'],
+                output_names=['maps'],
+            )
     except (NotImplementedError, TypeError, ValueError, KeyError, RecursionError) as error:
         reason = str(error).strip().partition('\n')[0]
         raise InputError(
@@ -131,6 +128,8 @@ def _evaluate(jaxpr: core.Jaxpr, consts: Sequence, *inputs: Any) -> list:
 
 
 def _is_of_weights_alone(equation: core.JaxprEqn, given: Sequence) -> bool:
+    if '.' in equation.primitive.name:  # the converter's own, such as jax.numpy.tile
+        return False
     sizes = [size for v in equation.outvars for size in v.aval.shape]
     known = not any(isinstance(value, jax.core.Tracer) for value in given)
     return bool(given) and known and all(isinstance(size, int) for size in sizes)

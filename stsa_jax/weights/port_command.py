@@ -58,7 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
         if options.compare:
             from stsa_jax.weights.compare import report
 
-            print(report(*options.compare, options.clip, options.within))
+            a, b = options.compare
+            print(report(a, b, options.clip, options.within))
         return
     if not options.dest:
         parser.error('the following arguments are required: source, dest')
