@@ -62,11 +62,13 @@ def main() -> int:
         run(*UV, 'build', '--quiet', '--out-dir', folder / 'dist', ROOT, where=folder)
         (wheel,) = (folder / 'dist').glob('*.whl')
         first, *others = options.python.split(',')
-        environment = installed(f'{wheel}[port,hub]', first, folder / 'first')
+        environment = installed(f'{wheel}[port,hub,onnx,serve]', first, folder / 'first')
         if environment is None:
             return 1
         use(environment, folder / 'used')
-        lacking = [v for v in others if installed(f'{wheel}[hub]', v, folder / v) is None]
+        lacking = [
+            v for v in others if installed(f'{wheel}[hub,onnx,serve]', v, folder / v) is None
+        ]
         if lacking:
             print(f'NOT run, these Pythons are not on this machine: {", ".join(lacking)}')
     return 0

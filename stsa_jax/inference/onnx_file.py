@@ -175,7 +175,7 @@ def _convolution(x: jax.Array, kernel: jax.Array, params: dict) -> jax.Array:
 def _padded(x: jax.Array, pads: Sequence, value: float) -> jax.Array:
     if not any(map(any, pads)):
         return x
-    return lax.pad(x, jnp.asarray(value, x.dtype), [(*sides, 0) for sides in pads])
+    return jnp.pad(x, pads, constant_values=value)  # of lax.pad the converter fails on free sizes
 
 
 def _max_pool(x: jax.Array, params: dict) -> jax.Array:
