@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from stsa_jax.inference import sharing
+from stsa_jax.inference.devices import SpreadModel
 from stsa_jax.inference.windows import predict_video
 from stsa_jax.models import sliding
 from stsa_jax.models.stsanet import STSANet, STSANetConfig
@@ -78,3 +79,4 @@ def test_what_is_shared(model):
     short = STSANetConfig(image_size=(32, 32), frames=16, width=0.125)
     assert sliding.can_share(CONFIG) and not sliding.can_share(short)
     assert not sharing.shares(object(), 100)
+    assert not sharing.shares(SpreadModel(model, jax.devices()[:2]), 100)

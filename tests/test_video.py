@@ -317,3 +317,19 @@ def test_the_real_video(real_data):
     info, frames = video.read_frames(real_data / 'videos' / 'dhf1k_068.avi')
     assert info[1:] == (360, 640, 30, 540)
     assert sum(frame.shape == (360, 640, 3) for frame in frames) == 540
+
+
+def test_metadata_in_another_encoding(tmp_path):
+    """Old programs write titles in Latin-1, which is not UTF-8."""
+    path = tmp_path / 'a.avi'
+    with av.open(str(path), 'w') as file:
+        file.metadata['title'] = 'Cafe of the video'
+        stream = file.add_stream('mpeg4', rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 80, 'yuv420p'
+        picture = av.VideoFrame.from_ndarray(np.zeros((48, 80, 3), np.uint8), 'rgb24')
+        file.mux(stream.encode(picture))
+        file.mux(stream.encode(None))
+    content = path.read_bytes()
+    assert content.count(b'Cafe of') == 1
+    path.write_bytes(content.replace(b'Cafe of', b'Caf\xe9 of'))
+    assert len(list(video.read_frames(path)[1])) == 1

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from stsa_jax.inference.devices import SpreadModel
 from stsa_jax.inference.windows import Window
 from stsa_jax.models import sliding
 
@@ -81,6 +82,7 @@ def shares(model: Any, windows: int) -> bool:
     """Whether it is worth it, for so many windows in a row of this model on this device."""
     return (
         jax.default_backend() == 'cpu'
+        and not isinstance(model, SpreadModel)
         and windows > WORTH
         and hasattr(model, 'graphdef')
         and sliding.can_share(model.config)
