@@ -13,6 +13,14 @@ NAMES = ('chromium', 'chromium-browser', 'google-chrome')
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), '')
 
 
+DROP = """(bytes) => {
+  const dropped = new DataTransfer();
+  dropped.items.add(new File([new Uint8Array(bytes)], 'dropped.mp4', { type: 'video/mp4' }));
+  const how = { dataTransfer: dropped, bubbles: true, cancelable: true };
+  document.getElementById('drop').dispatchEvent(new DragEvent('drop', how));
+}"""
+
+
 @pytest.fixture(scope='module')
 def browser():
     if not CHROMIUM:
@@ -107,7 +115,10 @@ def test_from_the_drop_to_the_map(browser, served, film):
     at_frame(page, 1)
     page.get_by_role('button', name='Delete film.mp4').click()
     page.wait_for_selector('#jobs li', state='detached')
-    assert page.locator('#viewer').is_hidden() and page.problems == []
+    assert page.locator('#viewer').is_hidden()
+    page.evaluate(DROP, list(film.read_bytes()))
+    page.wait_for_selector('#viewer:not([hidden])')
+    assert page.problems == []
 
 
 @pytest.mark.slow
