@@ -1,10 +1,13 @@
 """Windows in a row with shared early features: the same features, and maps, as clip by clip."""
 
+import sys
+
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
+from benchmarks import sliding as benchmark
 from stsa_jax.inference import sharing
 from stsa_jax.inference.devices import SpreadModel
 from stsa_jax.inference.windows import predict_video
@@ -72,6 +75,14 @@ def test_maps_of_a_video(model):
     theirs = [m for _, m in predict_video(model, frames(30))]
     assert sharing.sharing(model) is sharing.sharing(model)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.long
+def test_the_benchmark(monkeypatch, capsys):
+    small = ['--size=32,32', '--frames=24', '--width=0.125', '--repeats=1']
+    monkeypatch.setattr(sys, 'argv', ['benchmark', *small])
+    code, printed = benchmark.main(), capsys.readouterr().out
+    assert code == int('missed' in printed) and 'ratio of processor time' in printed
 
 
 def test_what_is_shared(model):
