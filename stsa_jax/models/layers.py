@@ -112,7 +112,14 @@ class ConvBN(nnx.Module):
         if not train:
             mean, var = self.mean[...], self.var[...]
             return scale_shift(y, scale, bias, mean, var, eps=self.eps, activation=self.activation)
-        out, mean, var = batch_norm(y, scale, bias, eps=self.eps, activation=self.activation)
+        out, mean, var = batch_norm(
+            y,
+            scale,
+            bias,
+            expected_mean=self.mean[...],
+            eps=self.eps,
+            activation=self.activation,
+        )
         # PyTorch normalises with the biased variance but stores the unbiased one.
         count = y.size // mean.size
         unbiased = var * (count / max(count - 1, 1))

@@ -19,17 +19,21 @@ def batch_norm(
     scale: jax.Array,
     bias: jax.Array,
     *,
+    expected_mean: jax.Array | float = 0.0,
     eps: float = BATCH_NORM_EPS,
     activation: Callable | None = jax.nn.relu,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """BatchNorm with the batch's statistics, then the activation.
 
     `(..., C)` -> the same, and the mean and (biased) variance over all axes but C, `(C,)` float32.
-    In `(..., n C)` the channels are there n times (`ops.stem`): the statistics are of all n.
+    In `(..., n C)` the channels are there n times (`ops.stem`): the statistics are of all n. The
+    nearer `expected_mean`, `(C,)`, is to the mean, the less is the variance rounded.
     """
     if forms.for_cpu() and y.dtype == jnp.float32 and activation is jax.nn.relu:
         return cpu.batch_norm_relu(y, scale, bias, eps)
-    mean, var = _moments(y, tuple(range(y.ndim - 1)))
+    around = lax.stop_gradient(jnp.broadcast_to(expected_mean, scale.shape))
+    around = jnp.tile(around, y.shape[-1] // scale.size)
+    mean, var = _moments(y, tuple(range(y.ndim - 1)), around)
     means, variances = mean.reshape(-1, scale.size), var.reshape(-1, scale.size)
     mean = means.mean(0)
     var = (variances + jnp.square(means - mean)).mean(0)
@@ -64,11 +68,11 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, axes: Sequence[i
     return ((x - mean) * lax.rsqrt(var + LAYER_NORM_EPS) * scale + bias).astype(x.dtype)
 
 
-def _moments(x, axes):
+def _moments(x, axes, around=0.0):
     """Mean and variance in one pass over x, which convolutions can do while they write it."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32)) - around
     mean, square = x.mean(axes, keepdims=True), jnp.square(x).mean(axes, keepdims=True)
-    return mean, jnp.maximum(square - jnp.square(mean), 0)
+    return mean + around, jnp.maximum(square - jnp.square(mean), 0)
 
 
 def _moments_of_deviations(x, axes):
