@@ -227,6 +227,16 @@ def test_a_killed_run_without_the_flag_is_resumed_too(tmp_path, film, model):
     assert model.calls == 9 and len(tree(tmp_path / 'out' / 'maps')) == 17
 
 
+def test_files_that_a_power_failure_emptied_are_made_again(tmp_path, film, model):
+    given = ['--checkpoint=c', f'--video={film}', f'--output={tmp_path / "out"}', '--resume']
+    assert killed(9, signal.SIGKILL, *given) == -signal.SIGKILL
+    (left,) = (tmp_path / 'out').iterdir()
+    os.truncate(left / 'maps' / '0007.png', 0)
+    assert run_main(*given) == 0
+    assert model.calls == 17 - 6 and len(tree(tmp_path / 'out' / 'maps')) == 17
+    assert all(p.stat().st_size for p in (tmp_path / 'out' / 'maps').iterdir())
+
+
 def test_other_settings_are_not_mixed_with_kept_maps(tmp_path, film, model):
     given = ['--checkpoint=c', f'--video={film}', f'--output={tmp_path / "out"}', '--resume']
     assert killed(9, signal.SIGKILL, *given) == -signal.SIGKILL

@@ -20,6 +20,7 @@ from PIL import Image
 from stsa_jax.files import atomic_path
 from stsa_jax.inference import films
 from stsa_jax.inference.windows import Predictor
+from stsa_jax.media.folder import natural_key
 
 
 class KeptPictures:
@@ -28,7 +29,12 @@ class KeptPictures:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         self._folder = folder
-        self.count = len(list(folder.glob('[!.]*.png')))
+        written = sorted(folder.glob('[!.]*.png'), key=lambda path: natural_key(path.name))
+        # After a power failure the latest files may be empty.
+        whole = [path.stat().st_size > 0 for path in written]
+        self.count = whole.index(False) if False in whole else len(whole)
+        for path in written[self.count :]:
+            path.unlink()
 
     def write(self, frame: films.Predicted) -> None:
         """Adds a map."""
