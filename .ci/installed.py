@@ -79,18 +79,27 @@ def installed(what: str | Path, version: str, folder: Path) -> Path | None:
     run(*UV, 'pip', 'compile', '--quiet', '--python-version', version, '--all-extras',
         ROOT / 'pyproject.toml', '--output-file', f'{folder}.txt', where=folder.parent)  # fmt: skip
     print(f'Python {version}: all extras resolve')
-    made = subprocess.run(
-        [*UV, 'venv', '--quiet', '--seed', '--clear', '--no-python-downloads',
-         '--python', version, folder],
-        cwd=folder.parent,
-    )  # fmt: skip
-    if made.returncode:
+    interpreter = found(version)
+    if interpreter is None:
         return None
+    run(interpreter, '-m', 'venv', '--clear', folder, where=folder.parent)
     torch = [TORCH] if '[port' in str(what) else []
     python = folder / 'bin' / 'python'
     run(python, '-m', 'pip', 'install', '--quiet', what, *torch, where=folder.parent)
     run(python, '-c', IMPORT_ALL, where=folder.parent)
     return folder / 'bin'
+
+
+def found(version: str) -> str | None:
+    """A Python of this version: the running one, of the search path, or of pyenv."""
+    here = Path.home() / '.pyenv' / 'versions'
+    known = [*here.glob(f'{version}.*/bin/python'), shutil.which(f'python{version}')]
+    for path in (sys.executable, *filter(None, known)):
+        program = 'import sys; print("%d.%d" % sys.version_info[:2])'
+        done = subprocess.run([path, '-c', program], capture_output=True, text=True)
+        if done.stdout.strip() == version:
+            return str(path)
+    return None
 
 
 def use(environment: Path, folder: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_file_that_differs_is_not_kept(tiny, tmp_path, monkeypatch):
 
 def test_what_cannot_be_converted_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_file, 'from_frames', lambda model: lambda x: lax.conv_general_dilated(
-        x.astype(np.float32), np.ones((1, 1, 1, 3, 3), np.float32), (1, 1, 1), 'SAME',
+        x.astype(np.float32), np.ones((1, 1, 1, 3, 3), np.float32), (1, 1, 1), [(0, 0)] * 3,
         lhs_dilation=(2, 1, 1), dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
     ))  # fmt: skip
     with pytest.raises(InputError, match=r'jax2onnx .* cannot convert tiny: a 3-D convolution'):
