@@ -135,9 +135,10 @@ class HD2S(nnx.Module):
             4: max_pool(base3, (2, 2, 2), (2, 2, 2), (0, 0, 0)),
             5: base4,
         }
+        for level, feature in levels.items():
+            taps[f'level{level}'] = feature
         maps = []
         for level in (5, 4, 3, 2):
-            taps[f'level{level}'] = levels[level]
             decoded = getattr(self, f'decoder{level}')(levels[level], train=train)
             taps[f'conspicuity{level}'] = decoded
             maps.append(decoded)

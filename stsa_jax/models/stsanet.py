@@ -266,12 +266,12 @@ class STSANet(nnx.Module):
     def of_stages(self, stages: tuple[jax.Array, ...], taps: Taps = NO_TAPS) -> jax.Array:
         """The backbone's four stages -> saliency, as for a clip."""
         exact, _ = DTYPES[self.config.dtype]
+        for i, stage in enumerate(stages):
+            taps[f'backbone.base{i + 1}'] = stage
         levels: list[jax.Array | None] = [None] * 4  # None: not used, in a single stream
         for i in self.config.levels:
             levels[i] = getattr(self, f'branch{i}')(stages[i], taps.at(f'branch{i}'))
         x = resize(relu(self.lateral(levels[3])), stages[2].shape[2:4])
-        for i, stage in enumerate(stages):
-            taps[f'backbone.base{i + 1}'] = stage
         taps['lateral'] = x
         x = self.amsf0(x, levels[2], taps.at('amsf0'))
         x = self.amsf1(upsample_2x(x), levels[1], taps.at('amsf1'))

@@ -10,9 +10,11 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from stsa_jax.errors import InputError
+from stsa_jax.models import functional
 from stsa_jax.weights.pretrained import SaliencyModel, load
 
 MAP, CLIP = 'map', 'clip'
@@ -32,8 +34,18 @@ class Stage(NamedTuple):
 
 def stages(model: SaliencyModel, clip: np.ndarray) -> dict[str, np.ndarray]:
     """The features of all stages in the order in which they are computed, then the map."""
+    order: list[str] = []  # a compiled program returns them in the order of their names
+
+    def run(params, batch_stats, clip):
+        saliency, kept = functional.apply(
+            model.graphdef, params, batch_stats, clip, return_intermediates=True
+        )
+        order.extend(kept)
+        return saliency
+
+    jax.eval_shape(run, model.params, model.batch_stats, clip)
     saliency, kept = model(clip, return_intermediates=True)
-    return {**{name: np.asarray(a) for name, a in kept.items()}, MAP: np.asarray(saliency)}
+    return {**{name: np.asarray(kept[name]) for name in order}, MAP: np.asarray(saliency)}
 
 
 def compare(ours: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> list[Stage]:
