@@ -57,6 +57,18 @@ def test_convolutions_and_pools_over_three_axes(kernel, stride, padding):
         assert not {('conv_general_dilated', 3), ('reduce_window_max', 5)} & left
 
 
+@pytest.mark.parametrize('config', [
+    [(0, 0, 0), (1, 2, 1), (0, 0, 2)], [(0, 0, 0), (-1, 2, 1), (3, -2, 1)],
+])  # fmt: skip
+def test_pads_between_elements(config):
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+
+    def f(x):
+        return lax.pad(x, np.float32(0.5), config)
+
+    np.testing.assert_array_equal(onnx_file.rewritten(f)(x), f(x))
+
+
 def test_what_depends_on_weights_alone_is_computed_before():
     weights = np.full((3, 3), 2.0, np.float32)
     program = jax.make_jaxpr(onnx_file.rewritten(lambda x: x @ lax.sqrt(lax.exp(weights))))(weights)

@@ -116,6 +116,8 @@ def _evaluate(jaxpr: core.Jaxpr, consts: Sequence, *inputs: Any) -> list:
             results = _evaluate(
                 getattr(inner, 'jaxpr', inner), getattr(inner, 'consts', ()), *given
             )
+        elif name == 'pad' and any(between for _, _, between in params['padding_config']):
+            results = [_pad(given[0], given[1], params['padding_config'])]
         elif name == 'name':  # for the gradient
             results = given
         elif _is_of_weights_alone(equation, given):
@@ -170,6 +172,23 @@ def _convolution(x: jax.Array, kernel: jax.Array, params: dict) -> jax.Array:
         parts.append(convolve(frames.reshape(b * steps, h, w, c), kernel[tap], stride, pads))
     y = sum(parts[1:], parts[0])
     return y.reshape(b, steps, *y.shape[1:])
+
+
+def _pad(x: jax.Array, value: Any, config: Sequence[tuple[int, int, int]]) -> jax.Array:
+    """`lax.pad` with values between the elements too, by a further axis."""
+    for axis, (_, _, between) in enumerate(config):
+        if between:
+            before, n, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
+            pads = [(0, 0)] * (axis + 1) + [(0, between)] + [(0, 0)] * len(after)
+            x = jnp.pad(x.reshape(*before, n, 1, *after), pads, constant_values=value)
+            x = x.reshape(*before, n * (between + 1), *after)
+            x = lax.slice_in_dim(x, 0, x.shape[axis] - between, axis=axis)
+    for axis, (low, high, _) in enumerate(config):
+        if low < 0 or high < 0:
+            end = x.shape[axis] + min(high, 0)
+            x = lax.slice_in_dim(x, max(-low, 0), end, axis=axis)
+    pads = [(max(low, 0), max(high, 0)) for low, high, _ in config]
+    return jnp.pad(x, pads, constant_values=value)
 
 
 def _padded(x: jax.Array, pads: Sequence, value: float) -> jax.Array:
