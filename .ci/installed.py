@@ -17,6 +17,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 UV = (sys.executable, '-m', 'uv')
+INDEXES = {
+    'UV_DEFAULT_INDEX': 'PIP_INDEX_URL',
+    'UV_INDEX': 'PIP_EXTRA_INDEX_URL',
+    'UV_FIND_LINKS': 'PIP_FIND_LINKS',
+}
 TORCH = 'torch==2.13.0'  # as in the Makefile: this release has a CPU build
 IMPORT_ALL = """
 import importlib, importlib.util, pkgutil, stsa_jax
@@ -85,7 +90,8 @@ def installed(what: str | Path, version: str, folder: Path) -> Path | None:
     run(interpreter, '-m', 'venv', '--clear', folder, where=folder.parent)
     torch = [TORCH] if '[port' in str(what) else []
     python = folder / 'bin' / 'python'
-    run(python, '-m', 'pip', 'install', '--quiet', what, *torch, where=folder.parent)
+    install = [*UV, 'pip', 'install', '--quiet', '--python', python]
+    run(*install, what, *torch, where=folder.parent)
     run(python, '-c', IMPORT_ALL, where=folder.parent)
     return folder / 'bin'
 
@@ -142,6 +148,9 @@ def run(*command: str | Path, where: Path) -> None:
     print('$', *(str(c) if '\n' not in str(c) else '...' for c in command), flush=True)
     environment = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'VIRTUAL_ENV')}
     environment['JAX_PLATFORMS'] = 'cpu'
+    for ours, pips in INDEXES.items():  # as in the Makefile: packages where pip is told to look
+        if pips in environment:
+            environment.setdefault(ours, environment[pips])
     done = subprocess.run([str(c) for c in command], cwd=where, env=environment)
     if done.returncode:
         sys.exit(f'FAILED with exit code {done.returncode}: {" ".join(map(str, command))[:200]}')
