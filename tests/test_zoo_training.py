@@ -177,8 +177,13 @@ def quick_compilation():
     jax.config.update('jax_disable_most_optimizations', False)
 
 
+# XLA's CPU backend takes more than four minutes to compile tinyHD's gradient, even at this size; its
+# train mode is compared with the released code's in tests/test_zoo.py.
+SOON_COMPILED = [name for name in RECIPES if not name.startswith('tinyhd')]
+
+
 @pytest.mark.long
-@pytest.mark.parametrize('name', RECIPES)
+@pytest.mark.parametrize('name', SOON_COMPILED)
 def test_recipe_trains_on_any_layout_resumes_and_predicts(
     name, prepared, tmp_path, quick_compilation
 ):
