@@ -177,7 +177,7 @@ def quick_compilation():
     jax.config.update('jax_disable_most_optimizations', False)
 
 
-# XLA's CPU backend takes more than four minutes to compile tinyHD's gradient, even at this size; its
+# XLA's CPU backend takes over four minutes to compile tinyHD's gradient, even at this size; its
 # train mode is compared with the released code's in tests/test_zoo.py.
 SOON_COMPILED = [name for name in RECIPES if not name.startswith('tinyhd')]
 
