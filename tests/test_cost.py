@@ -55,7 +55,9 @@ def test_the_forms_for_cpus_multiply_less(published):
     assert convolutions['readout'] < published['readout'].convolutions / 3
     # Winograd's algorithm halves the multiply-adds of large kernels.
     assert sum(convolutions.values()) < 0.8 * cost.total(published).convolutions
-    assert {name: part.attention for name, part in published.items() if part.attention} == attention
+    # A column of ones beside 192 values or more gives the sums of the softmax.
+    counted = {name: part.attention for name, part in published.items() if part.attention}
+    assert attention == pytest.approx(counted, rel=1 / 192) and attention != counted
 
 
 def test_attention_in_blocks_counts_the_same(monkeypatch):

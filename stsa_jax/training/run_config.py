@@ -110,8 +110,8 @@ def check_same(workdir: str | os.PathLike, config: Mapping) -> None:
             raise ValueError('it holds no fields')
     except ValueError as error:
         raise InputError(f'{path}: not a config of a training run ({error})') from error
-    old = _completed(old)
-    differing = [x for x in differences(old, to_json(config)) if x.split(':')[0] not in FREE]
+    old, new = _completed(old), _completed(to_json(config))
+    differing = [x for x in differences(old, new) if x.split(':')[0] not in FREE]
     if differing:
         listed = '\n  '.join(differing)
         raise InputError(
