@@ -7,10 +7,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from test_train_script import prepared  # noqa: F401 (a fixture)
 
-import data
 import stsa_jax
-from data import synthetic
 from stsa_jax import training
 from stsa_jax.checkpoints.weights import load_weights
 from stsa_jax.commands import train
@@ -161,15 +160,6 @@ def test_s3ds_weights_fill_the_backbone(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.fixture(scope='module')
-def prepared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('datasets')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic.StsaSynthetic, 'COUNTS', {'train': 2, 'validation': 1, 'test': 1})
-        data.prepare_dataset('stsa_synthetic', folder, num_workers=1)
-    return folder
-
-
 @pytest.fixture
 def quick_compilation():
     jax.config.update('jax_disable_most_optimizations', True)
@@ -185,7 +175,10 @@ SOON_COMPILED = [name for name in RECIPES if not name.startswith('tinyhd')]
 @pytest.mark.long
 @pytest.mark.parametrize('name', SOON_COMPILED)
 def test_recipe_trains_on_any_layout_resumes_and_predicts(
-    name, prepared, tmp_path, quick_compilation
+    name,
+    prepared,  # noqa: F811
+    tmp_path,
+    quick_compilation,
 ):
     fields = [
         'model.image_size=32,64', 'model.batch_norm_momentum=0.1', 'init_from=',
