@@ -321,12 +321,6 @@ def start_process(port, folder, seconds):
     raise AssertionError('the server does not start')
 
 
-def shown(content: bytes) -> np.ndarray:
-    """The frames of a video file."""
-    with av.open(io.BytesIO(content)) as container:
-        return np.stack([f.to_ndarray(format='rgb24') for f in container.decode(video=0)]) * 1.0
-
-
 def test_a_killed_server_loses_no_job(tmp_path, film):
     """Killed in the middle of the second of three jobs, with an upload under way."""
     with serving(tmp_path / 'other') as other:  # a port that is free now
@@ -355,9 +349,7 @@ def test_a_killed_server_loses_no_job(tmp_path, film):
         assert resumed['results']['frames_resumed'] >= 4
         assert files_of(client, resumed).keys() == before.keys()
         for name, content in files_of(client, resumed).items():  # as if nothing had happened
-            if name == 'overlay.mp4':  # on a busy machine the encoder once gave another byte
-                np.testing.assert_allclose(shown(content), shown(before[name]), atol=16)
-            elif name not in ('maps.zip', 'maps.npz'):  # which state when they were made
+            if name not in ('maps.zip', 'maps.npz'):  # which state when they were made
                 assert content == before[name], name
         client.wait(third)
         jobs = {job['id'] for job in (first, second, third)}

@@ -1,12 +1,14 @@
 """Decoding and encoding of videos that are written here and then cut, rotated or corrupted."""
 
 import logging
+import os
 import resource
 import signal
 import subprocess
 import sys
 import tracemalloc
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -19,6 +21,7 @@ from stsa_jax.errors import InputError
 from stsa_jax.media import video
 
 HEIGHT, WIDTH = 48, 80
+ROOT = Path(__file__).parents[1]
 
 
 def ramp(count, height=HEIGHT, width=WIDTH):
@@ -263,6 +266,25 @@ def test_written_video_is_one_that_browsers_play(tmp_path, size):
     for frame, wanted in zip(frames, original, strict=True):
         assert np.abs(frame[: size[0], : size[1]].astype(int) - wanted).mean() < 4
     assert [p.name for p in path.parent.iterdir()] == ['a.mp4']
+
+
+WRITE = """
+import sys
+import numpy as np
+from stsa_jax.media.video import write_video
+tiles = np.random.default_rng(0).integers(0, 256, (12, 14, 3), np.uint8)
+scene = np.kron(tiles, np.ones((8, 8, 1), np.uint8))
+write_video(sys.argv[1], [scene[:, 2 * i : 2 * i + 80] for i in range(17)], 25)
+"""
+
+
+def test_the_same_frames_give_the_same_file(tmp_path):
+    """Whatever the memory held that the encoder was given."""
+    for byte in ('0', '85', '170'):
+        environment = {**os.environ, 'MALLOC_PERTURB_': byte}  # glibc fills new memory with it
+        command = [sys.executable, '-c', WRITE, str(tmp_path / f'{byte}.mp4')]
+        subprocess.run(command, check=True, env=environment, cwd=ROOT)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
 def test_colours_survive(tmp_path):
