@@ -24,9 +24,10 @@ INDEXES = {
 }
 TORCH = 'torch==2.13.0'  # as in the Makefile: this release has a CPU build
 IMPORT_ALL = """
-import importlib, importlib.util, pkgutil, stsa_jax
+import importlib, importlib.metadata, importlib.util, pkgutil, stsa_jax
 assert 'site-packages' in stsa_jax.__file__, stsa_jax.__file__
 assert not any(map(importlib.util.find_spec, ('data', 'configs', 'train', 'predict')))
+assert any(f.name == 'LICENSE' for f in importlib.metadata.files('stsa-jax'))
 found = [m.name for m in pkgutil.walk_packages(stsa_jax.__path__, 'stsa_jax.')]
 for name in found:
     importlib.import_module(name)
