@@ -129,6 +129,22 @@ def test_gradients_of_conv3d(form, kernel, stride, padding, precision):
     np.testing.assert_allclose(dk, tk.grad.numpy().transpose(2, 3, 4, 1, 0), atol=2e-4)
 
 
+@pytest.mark.parametrize(
+    'length,taps,stride,padding', [(17, 4, 4, 0), (15, 7, 2, 3), (9, 2, 3, 1), (8, 1, 2, 0)]
+)
+def test_gradient_of_a_strided_input(cpu, length, taps, stride, padding):
+    """Also of steps that no tap reaches."""
+    x, k = random(1, length, 2, 3, 4), random(taps, 1, 1, 4, 5, seed=1)
+    tx = to_torch(x).requires_grad_()
+    tk = torch.from_numpy(k.transpose(4, 3, 0, 1, 2).copy())
+    y = F.conv3d(tx, tk, None, (stride, 1, 1), (padding, 0, 0))
+    dy = random(*y.detach().permute(0, 2, 3, 4, 1).shape, seed=2)
+    y.backward(to_torch(dy))
+    convolve = lambda x: convolution.conv3d(x, k, (stride, 1, 1), (padding, 0, 0))  # noqa: E731
+    _, (dx,) = with_gradients(convolve, (x,), dy)
+    np.testing.assert_allclose(dx, from_torch(tx.grad), atol=5e-5)
+
+
 # Large enough for several blocks of pixels, and for several groups of taps.
 @pytest.mark.parametrize(
     'x_shape,kernel,stride,padding,out',

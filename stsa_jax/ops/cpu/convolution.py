@@ -174,6 +174,8 @@ def _in_groups(x, kernel, stride, padding):
 
 def _input_gradient(x, kernel, dy, stride, padding):
     backwards = jnp.swapaxes(kernel, -1, -2)
+    if kernel.shape[1] == stride[1] == 1 < stride[0] and padding[1] == 0:
+        return _input_gradient_of_strided(x, backwards, dy, stride[0], padding[0])
     axis = _winograd_axis(dy, backwards, stride, winograd.LARGE)
     if axis is None:
         return jax.vjp(lambda x: _plain(x, kernel, stride, padding), x)[1](dy)[0]
@@ -181,6 +183,27 @@ def _input_gradient(x, kernel, dy, stride, padding):
     return winograd.convolution(
         dy, lax.optimization_barrier(backwards[::-1, ::-1]), room, axis, _rest
     )
+
+
+def _input_gradient_of_strided(x, backwards, dy, stride, padding):
+    """For every `stride`-th row of `x` in turn, from the taps that reach it.
+
+    XLA would put zeros between the rows of `dy` and multiply those too.
+    """
+    rows = -(-x.shape[1] // stride)
+    parts = []
+    for row in range(stride):
+        taps = backwards[(row + padding) % stride :: stride][::-1]
+        last = (row + padding) // stride  # the row of `dy` that the last of these taps multiplies
+        room = ((len(taps) - 1 - last, rows + last - dy.shape[1]), (0, 0))
+        if len(taps):
+            numbers = ('NHWC', 'HWIO', 'NHWC')
+            part = lax.conv_general_dilated(dy, taps, (1, 1), room, dimension_numbers=numbers)
+        else:
+            part = jnp.zeros((len(dy), rows, *x.shape[2:]), dy.dtype)
+        parts.append(part)
+    dx = jnp.stack(parts, axis=2).reshape(len(dy), rows * stride, *x.shape[2:])
+    return dx[:, : x.shape[1]]
 
 
 def _kernel_gradient(x, kernel, dy, stride, padding):
