@@ -20,7 +20,11 @@ ifdef PIP_FIND_LINKS
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 endif
 
-.PHONY: demo ablations test lint format clean
+# The tutorials run again when their text or any code is newer.
+TUTORIALS := $(patsubst docs/%.md,build/docs/%.ipynb,$(filter-out %/index.md,$(wildcard docs/tutorials/*.md)))
+CODE := $(shell git ls-files '*.py' 2> /dev/null)
+
+.PHONY: demo ablations test lint format docs clean
 
 demo: $(VENV)/.run
 	$(BIN)/python demo.py --workdir=runs/demo
@@ -37,6 +41,13 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy
+
+docs: $(VENV)/.docs $(TUTORIALS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo 'open build/site/index.html'
+
+build/docs/%.ipynb: docs/%.md $(CODE) | $(VENV)/.docs
+	$(BIN)/python docs/tools/notebooks.py $< $@
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
@@ -56,5 +67,11 @@ $(VENV)/.test: $(VENV)/.run pyproject.toml
 	$(INSTALL) -e '.[test]'
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.run pyproject.toml
+	@echo 'installing what the documentation needs: up to a minute, once'
+	$(INSTALL) $(TORCH)
+	$(INSTALL) -e '.[docs,port]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs .jax_cache
+	rm -rf $(VENV) runs build .jax_cache

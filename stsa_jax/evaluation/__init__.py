@@ -3,7 +3,7 @@
     dataset = data.open_split('stsa_synthetic', 'test')
     results = evaluation.evaluate(
         [dataset],
-        {'STSA-Net': lambda dataset: evaluation.ModelMaps(model, dataset)},
+        {'STSA-Net': lambda dataset, videos: evaluation.ModelMaps(model, dataset)},
         protocol='dhf1k',
     )
     print(evaluation.text(results))

@@ -41,8 +41,8 @@ def evaluate(
 
     Args:
         datasets: `data.VideoDataset`s with annotation.
-        models: name -> function of a dataset, and of its selected videos if it accepts `videos=`,
-            that returns a `sources.Source`. A source with its own `videos` (an incomplete folder of
+        models: name -> function of a dataset and its selected videos that returns a
+            `sources.Source`. A source with its own `videos` (an incomplete folder of
             predictions) determines the frames that all rows are scored on. If it has `notes`, lines
             about its maps, they are printed under the table.
         protocol: a name in PROTOCOLS, or a Protocol.

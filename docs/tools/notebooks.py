@@ -1,0 +1,68 @@
+"""Runs a tutorial: a Markdown file whose python and bash blocks are the cells of a notebook.
+
+    python docs/tools/notebooks.py docs/tutorials/weights.md build/docs/tutorials/weights.ipynb
+
+The cells run in an empty folder beside the notebook, on the CPU. A cell that fails ends this with
+its output. `make docs` runs all tutorials whose text or code is new; `docs/tools/hooks.py` makes
+pages of the notebooks.
+"""
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+from jupyter_client import KernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {
+    'JAX_PLATFORMS': 'cpu',
+    # The tutorials, like the tests, compile the same small networks again and again.
+    'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.jax_cache'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
+    'TF_CPP_MIN_LOG_LEVEL': '2',
+    'PYTHONPATH': str(ROOT),
+}
+
+
+def read(source: Path) -> nbformat.NotebookNode:
+    """The notebook of a tutorial, not run."""
+    notebook = jupytext.read(source, fmt='md')
+    notebook.metadata['kernelspec'] = {
+        'name': 'python3',
+        'display_name': 'Python 3',
+        'language': 'python',
+    }
+    return notebook
+
+
+def run(source: Path, target: Path) -> None:
+    """Runs a tutorial and writes the notebook with its outputs. Exits if a cell fails."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ['PATH'] = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+    folder = target.with_suffix('')
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    notebook = read(source)
+    kernel = KernelManager(kernel_name='python3', transport='ipc')  # no port of this machine
+    client = NotebookClient(notebook, km=kernel, timeout=1800)
+    start, before = time.perf_counter(), os.times()
+    try:
+        client.execute(cwd=str(folder))
+    except CellExecutionError as error:
+        sys.exit(f'{source}: a cell failed\n{error}')
+    used = sum(os.times()[2:4]) - sum(before[2:4])
+    temporary = target.with_suffix('.part')
+    nbformat.write(notebook, temporary)
+    temporary.replace(target)
+    print(f'{source}: {time.perf_counter() - start:.0f} s, {used:.0f} s of processors')
+
+
+if __name__ == '__main__':
+    run(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve())
