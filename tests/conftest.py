@@ -27,11 +27,18 @@ SHARED = Path(__file__).parents[2] / 'shared'
 
 # The longest tests come first, so that two processes end at about the same time.
 FIRST = (
-    'test_interruption',
-    'test_parity',
-    'test_distributed',
-    'test_end_to_end',
+    'test_transformations',
     'test_variants',
+    'test_train_loop',
+    'test_metrics',
+    'test_evaluation_script',
+    'test_stsanet',
+    'test_training',
+    'test_predict',
+    'test_sharding',
+    'test_layers',
+    'test_parity',
+    'test_interruption',
 )
 
 
@@ -40,7 +47,8 @@ LONG = 'STSA_JAX_LONG'
 
 def pytest_collection_modifyitems(items):
     """Stable: within a file, and among the others, the order stays."""
-    items.sort(key=lambda item: item.path.stem not in FIRST)
+    order = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(FIRST)))
     if not os.environ.get(LONG):
         skip = pytest.mark.skip(reason=f'long: {LONG}=1 runs it, as .ci/run does')
         for item in items:

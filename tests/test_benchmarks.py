@@ -98,6 +98,7 @@ def run(monkeypatch, capsys):
     return run
 
 
+@pytest.mark.long
 def test_training(run, config_file):  # noqa: F811
     printed = run(training.main, f'--config={config_file}', '--steps=8')
     assert 'bare compiled step: ' in printed and 'by processor time: ' in printed
@@ -116,6 +117,7 @@ def test_the_loops_overhead_is_robust():
     assert low < 0.02 < high and low < np.median(noisy) < high and high - low < 0.02
 
 
+@pytest.mark.long
 def test_bfloat16(run, config_file, prepared, tmp_path):  # noqa: F811
     (tmp_path / 'data').symlink_to(prepared)
     where = (f'--config={config_file}', f'--workdir={tmp_path}')
@@ -123,17 +125,20 @@ def test_bfloat16(run, config_file, prepared, tmp_path):  # noqa: F811
     assert 'mixed: held-out CC ' in printed and printed.count('(limit 0.98 to 1.02: ') == 2
 
 
+@pytest.mark.long
 def test_rematerialisation(run, config_file):  # noqa: F811
     printed = run(rematerialisation.main, f'--config={config_file}', '--repeats=1')
     assert '(limit 0.5: ' in printed and '(limit 1.35: ' in printed
 
 
+@pytest.mark.long
 def test_inference(run, config_file, reference):  # noqa: F811
     options = ('--repeats=1', '--matrix_size=64', reference)
     printed = run(inference.main, f'--config={config_file}', *options)
     assert 'ratio to the matrix-product floor' in printed and '(limit 0.55: ' in printed
 
 
+@pytest.mark.long
 def test_train_step(run, config_file, reference, monkeypatch, capsys):  # noqa: F811
     sides = {'benchmarks.train_step': train_step.main, 'benchmarks.released': released.main}
 
@@ -250,6 +255,7 @@ def test_results_of_the_released_network(tmp_path):
         np.testing.assert_allclose(found['grad_norm'], np.abs(gradients), atol=1e-6)
 
 
+@pytest.mark.long
 def test_scaling(run, config_file, monkeypatch):  # noqa: F811
     for name in ('XLA_FLAGS', 'JAX_PLATFORMS'):  # which it sets
         monkeypatch.setenv(name, '')
@@ -259,12 +265,14 @@ def test_scaling(run, config_file, monkeypatch):  # noqa: F811
     assert '(limit 7: ' in printed
 
 
+@pytest.mark.long
 def test_metrics(run):
     printed = run(metrics.main, '--frames=1', '--repeats=1', '--videos=2', '--png_frames=4')
     assert 'largest difference to pysaliency: ' in printed and '(limit 0.0001: held)' in printed
     assert '\n2 frames from PNG' in printed and '\n4 frames from PNG' in printed
 
 
+@pytest.mark.long
 def test_data(run, tmp_path):
     source = data_copies.dhf1k(tmp_path, {1: 40})
     printed = run(data.main, f'--source={source}', '--repeats=1', '--rounds=0')

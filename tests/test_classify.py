@@ -124,7 +124,7 @@ def test_a_classifier_from_a_file(tmp_path):
         classify.load_classifier(tmp_path / 'w.safetensors')
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_torchvision_file_through_the_command(tmp_path, capsys):
     """The five lines are those of the classes with the largest logits of a narrow S3D."""
     shapes = functional.abstract(S3D, S3DConfig(width=0.25))[1:]

@@ -38,6 +38,7 @@ class Matcher:
         return np.array(maps)
 
 
+@pytest.mark.long
 def test_a_match_needs_the_sample_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic.StsaMatching, 'COUNTS', {'validation': 4, 'test': 8})
     data.prepare_dataset('stsa_matching', tmp_path, num_workers=1)

@@ -97,7 +97,7 @@ def test_command():
     assert done.returncode == 2 and '--memry: not an option' in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_and_time_of_a_small_model():
     size = '--config.model.image_size=32,64'
     done = run('--config=configs/tiny.py', size, '--config.model.width=0.125', '--memory', '--time')

@@ -70,6 +70,7 @@ def result(tmp_path_factory):
     return json.loads(done.stdout)
 
 
+@pytest.mark.long
 def test_a_repeated_computation_takes_no_new_pages(result):
     assert result['keep']
     # An array is 16 thousand of 4 kB. Now and then something small comes to lie in the place of a
@@ -77,10 +78,12 @@ def test_a_repeated_computation_takes_no_new_pages(result):
     assert result['pages'] < 20 * 16_000 / 5, 'a call in five would need one: nothing is kept'
 
 
+@pytest.mark.long
 def test_nothing_is_set_for_accelerators_or_against_the_environment(result):
     assert not result['accelerator'] and not result['environment']
 
 
+@pytest.mark.long
 def test_free_memory_is_returned_after_compiling(result):
     """Also between small blocks in use, where the C library would keep it."""
     assert result['freed'] < 100e6 < result['released']

@@ -81,7 +81,7 @@ def layouts(config_file, tmp_path_factory):  # noqa: F811
     return folder, {name: told for name, (_, _, told) in ended.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_give_the_losses_of_one_and_hand_over(layouts):
     """8 steps by 2 processes x 2 devices; by 1 x 1; and half of them by each."""
     found = {path.name: losses(path) for path in layouts[0].iterdir() if path.is_dir()}
@@ -99,7 +99,7 @@ def test_two_processes_give_the_losses_of_one_and_hand_over(layouts):
     assert abs(first[0] - first[1]) > 1e-3 * first[0], 'BatchNorm sees a part: the parts matter'
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bad_clips_and_frames_of_any_process_are_reported(layouts):
     folder, told = layouts
     named = [json.loads((folder / f'bad-{index}.json').read_text()) for index in (0, 1)]
@@ -114,7 +114,7 @@ def test_bad_clips_and_frames_of_any_process_are_reported(layouts):
     assert 'step 1: a frame\n' in told['task 1'], 'by the process that read it'
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_in_one_process_affects_all(layouts):
     folder, told = layouts
     assert told['task 0'].count('a checkpoint could not be written') == 1

@@ -44,7 +44,7 @@ def quick_compilation():
     jax.config.update('jax_disable_most_optimizations', False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_from_training_to_maps_and_on(tmp_path, monkeypatch, capsys, quick_compilation):
     monkeypatch.setattr(synthetic.StsaSynthetic, 'COUNTS', {'train': 1, 'validation': 1, 'test': 1})
     data.prepare_dataset('stsa_synthetic', tmp_path / 'data', num_workers=1)

@@ -119,6 +119,7 @@ def scores_over_devices(dataset, batch_size):
     ]
 
 
+@pytest.mark.long
 def test_shuffled_auc_does_not_depend_on_batches_and_devices(dataset):
     here = evaluation.evaluate(
         [dataset],

@@ -55,6 +55,7 @@ def test_entries_that_do_not_fit_are_shown_and_explained(tmp_path, state_dict, c
     assert f'  {misshapen}: expected {expected}\n' in told
 
 
+@pytest.mark.long
 def test_the_first_stage_that_differs_is_named(model, state_dict, tmp_path, capsys):
     """Weights of a later level are changed: the levels before are the same."""
     changed = dict(state_dict)

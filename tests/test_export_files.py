@@ -27,6 +27,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_the_lines_of_the_docs_run_with_jax_alone(folder):
     """The maps are those of the model, for any number of clips; nothing of this project is used."""
     text = (ROOT / 'docs' / 'sharing.md').read_text()

@@ -116,7 +116,7 @@ def test_killed_again_and_again_it_ends_with_the_same_result(
     assert len(rates) > 1, 'the plateau state is restored'
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_stopped_anywhere_it_exits_at_once_and_resumes_exactly(config_file, tmp_path):  # noqa: F811
     results = attempt({'whole': [{}], 'stopped': [*STOPPED, {}]}, 12, config_file, tmp_path)
     told = [r['told'] for r in results['stopped']]

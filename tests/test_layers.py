@@ -203,15 +203,19 @@ def test_first_convolutions(kernel, train):
         result = functional.apply(graphdef, params, batch_stats, clip, train=train)
         return result if train else (result, batch_stats)
 
-    out, pull, found_stats = jax.vjp(run, params, clip, has_aux=True)
+    def with_all(params, clip):
+        out, pull, stats = jax.vjp(run, params, clip, has_aux=True)
+        return out, stats, pull(d)
+
+    out, found_stats, found = jax.jit(with_all)(params, clip)
     with forms.use('published'):
-        expected, expected_pull, stats = jax.vjp(run, params, clip, has_aux=True)
-    np.testing.assert_allclose(out, expected, atol=1e-5)
+        expected_out, stats, expected = jax.jit(lambda *inputs: with_all(*inputs))(params, clip)
+    np.testing.assert_allclose(out, expected_out, atol=1e-5)
     # A thousandth of the batch's, whose rounding is 1e-6.
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-8), found_stats, stats)
     # Sums over up to 384 places.
     compare = functools.partial(np.testing.assert_allclose, atol=1e-4)
-    jax.tree.map(compare, pull(d), expected_pull(d))
+    jax.tree.map(compare, found, expected)
 
 
 def test_kernels_that_do_not_fold(form):

@@ -71,7 +71,7 @@ def _take_it(path, held, overlaps):
 
 def test_only_one_at_a_time_while_others_come_and_go(tmp_path):
     """The file is removed and made again all the time."""
-    context = multiprocessing.get_context('fork')
+    context = multiprocessing.get_context('forkserver')  # this process may have threads
     held, overlaps = context.Value('i', 0), context.Value('i', 0)
     workers = [context.Process(target=_take_it, args=(tmp_path, held, overlaps)) for _ in range(3)]
     for worker in workers:

@@ -95,6 +95,7 @@ def tiny(monkeypatch):
     return Tiny(), run
 
 
+@pytest.mark.long
 def test_a_small_program_with_any_batch(tiny, tmp_path):
     model, run = tiny
     told = onnx_file.save(model, tmp_path / 'a.onnx')

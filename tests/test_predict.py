@@ -438,7 +438,7 @@ def test_classifier_and_saliency_model_are_not_confused(tmp_path, film):
     assert_refused(done, wrong)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_real_model_on_a_real_video(tmp_path, real_data, monkeypatch, capsys):
     """A random network of a tiny size; most of the time is its compilation, so it is done once."""
     from stsa_jax import STSANetConfig

@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -24,6 +25,10 @@ from stsa_jax.errors import InputError
 from stsa_jax.inference.devices import SpreadModel
 from stsa_jax.lock import locked_folder
 from stsa_jax.media import video
+
+# Forked from a process without threads, as this one may run JAX's, which a fork would break.
+PROCESSES = multiprocessing.get_context('forkserver')
+PROCESSES.set_forkserver_preload(['test_predict'])
 
 
 class MeanModel(RedModel):
@@ -181,18 +186,24 @@ def test_formats_of_maps(tmp_path, film, model):
     np.testing.assert_array_equal(levels, pictures)
 
 
+def _predict_until_killed(call, number, arguments):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    stsa_jax.load = lambda path: KilledModel(call, number)
+    os._exit(run_main(*arguments))
+
+
 def killed(call, number, *arguments):
     """Runs predict in a process of its own, which a signal ends; returns its exit code."""
-    child = os.fork()
-    if not child:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        stsa_jax.load = lambda path: KilledModel(call, number)
-        code = 1
-        try:
-            code = run_main(*arguments)
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    process = PROCESSES.Process(target=_predict_until_killed, args=(call, number, arguments))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def _lock_and_wait(folder, told):
+    with locked_folder(folder):
+        told.touch()
+        signal.pause()
 
 
 @pytest.mark.parametrize('flags', [[], ['--maps=npz', '--every=3'], ['--maps=video', '--end=0.6']])
@@ -248,19 +259,16 @@ def test_two_runs_do_not_resume_the_same_work(tmp_path, film, model, capsys):
     given = ['--checkpoint=c', f'--video={film}', f'--output={tmp_path / "out"}', '--resume']
     assert killed(9, signal.SIGKILL, *given) == -signal.SIGKILL
     (left,) = (tmp_path / 'out').iterdir()
-    child = os.fork()
-    if not child:
-        with locked_folder(left):
-            (tmp_path / 'locked').touch()
-            signal.pause()
+    other = PROCESSES.Process(target=_lock_and_wait, args=(left, tmp_path / 'locked'))
+    other.start()
     try:
         while not (tmp_path / 'locked').exists():
             time.sleep(0.01)
         assert run_main(*given) == 2
-        assert f'another process is writing here (process {child}' in capsys.readouterr().err
+        assert f'another process is writing here (process {other.pid}' in capsys.readouterr().err
     finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        other.kill()
+        other.join()
     assert run_main(*given) == 0 and model.calls == 9
 
 

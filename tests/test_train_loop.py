@@ -121,6 +121,7 @@ def stop_at(steps):
     return lambda step, _: os.kill(os.getpid(), signal.SIGTERM) if step in steps else None
 
 
+@pytest.mark.long
 def test_a_trace_is_written_also_of_a_run_that_is_short_or_stopped(
     config_file,  # noqa: F811
     tmp_path,
@@ -308,6 +309,7 @@ def test_checkpoints_are_written_in_the_background(config_file, tmp_path, on_bat
     assert sorted(p.name for p in (workdir / 'checkpoints').iterdir()) == ['2', '4', '5']
 
 
+@pytest.mark.long
 def test_training_continues_when_the_disk_is_full(config_file, tmp_path, capsys, on_batch):  # noqa: F811
     """A limit on the size of files simulates a full disk, from the fifth step on.
 

@@ -63,6 +63,7 @@ def of_full():
     return primitives(traced(*network(), train=True).jaxpr.jaxpr)
 
 
+@pytest.mark.long
 def test_products_with_the_hessian_of_the_whole_network_by_clip():
     """In train mode: `vmap` of `jvp` of `grad`."""
     run, params, batch_stats, clip = network()
@@ -116,7 +117,10 @@ def convolutions(text):
     return re.findall(r'stablehlo\.convolution\(.*?dim_numbers = (.*?), window', text)
 
 
-@pytest.mark.parametrize('keep', remat.KEEP)
+@pytest.mark.parametrize(
+    'keep',
+    [pytest.param(k, marks=[pytest.mark.long] * (k == 'blocks')) for k in remat.KEEP],
+)
 def test_a_training_gradient_for_tpus_is_plain(keep):
     """Whatever a gradient keeps: the only barriers are those of `jax.checkpoint`."""
     config = STSANetConfig(**SMALLEST)
@@ -352,6 +356,7 @@ def in_one_step():
     return donated, jax.tree.map(np.asarray, step(donated))
 
 
+@pytest.mark.long
 def test_gradients_of_each_example_add_up_to_the_batch(in_one_step):
     _, found = in_one_step
     mean = jax.tree.map(lambda g: g.mean(0), found['per example'])

@@ -2,8 +2,6 @@
 
 import logging
 import os
-import resource
-import signal
 import subprocess
 import sys
 import tracemalloc
@@ -317,19 +315,16 @@ def test_no_partial_file_is_left(tmp_path):
 
 def test_a_disk_that_fills_up(tmp_path):
     """A file-size limit simulates a full disk; the error is the operating system's."""
-
-    def limit():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
-
     code = (
-        'import sys, numpy as np; from stsa_jax.media import video\n'
+        'import resource, signal, sys, numpy as np; from stsa_jax.media import video\n'
+        'signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n'
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n'
         'noise = np.random.default_rng(0).integers(0, 256, (40, 96, 160, 3)).astype(np.uint8)\n'
         'try: video.write_video(sys.argv[1], noise, 30)\n'
         'except OSError as error: print(error.filename)'
     )
     command = [sys.executable, '-c', code, str(tmp_path / 'a.mp4')]
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout == f'{tmp_path / "a.mp4"}\n', done.stderr
     assert list(tmp_path.iterdir()) == []
 
