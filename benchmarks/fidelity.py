@@ -135,13 +135,14 @@ def training(names: list[str]) -> Callable[[int], dict]:
     graphdef, *_ = functional.abstract(STSANet, STSANetConfig())
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
 
-    apply = remat.apply(graphdef, StepOptions().keep_for_gradient)
+    keep = StepOptions().keep_for_gradient
+    apply = remat.apply(graphdef, keep)
 
     def loss_fn(params, batch_stats, clip, density):
         saliency, _ = apply(params, batch_stats, clip, train=True)
         return losses.saliency_loss(saliency, density).mean(), saliency[0]
 
-    @functools.partial(jax.jit, compiler_options=cpu.STEP_OPTIONS)
+    @functools.partial(jax.jit, compiler_options=cpu.step_options(keep))
     def run(*inputs):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # as in a training step
             return jax.value_and_grad(loss_fn, has_aux=True)(*inputs)
