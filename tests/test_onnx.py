@@ -109,6 +109,7 @@ def test_a_small_program_with_any_batch(tiny, tmp_path):
         )
 
 
+@pytest.mark.long
 def test_a_file_that_differs_is_not_kept(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_file, 'TOLERANCE', -1.0)
     with pytest.raises(InputError, match=r'maps differ from ours by .*--format=stablehlo'):

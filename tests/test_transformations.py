@@ -363,12 +363,14 @@ def test_gradients_of_each_example_add_up_to_the_batch(in_one_step):
     assert_close(mean, found['gradient'], 1e-5)  # float32
 
 
+@pytest.mark.long
 def test_scan_over_clips_with_checkpoint_adds_the_same_gradients(in_one_step):
     _, found = in_one_step
     total = jax.tree.map(lambda g: g.sum(0), found['per example'])
     assert_close(found['scan of checkpoint'], total, 1e-5)
 
 
+@pytest.mark.long
 def test_vmap_over_clips_and_over_parameters(in_one_step):
     _, found = in_one_step
     assert_close(found['vmap over clips'], found['batch'], 1e-5)
@@ -377,6 +379,7 @@ def test_vmap_over_clips_and_over_parameters(in_one_step):
     assert np.abs(alone[0] - alone[1]).max() > 1e-3
 
 
+@pytest.mark.long
 def test_donated_parameters_are_deleted_and_give_the_same_result(in_one_step):
     donated, found = in_one_step
     assert all(array.is_deleted() for array in jax.tree.leaves(donated))

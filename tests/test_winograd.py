@@ -65,7 +65,7 @@ def relative_error(result, wanted):
 
 # `always` is the same for every example.
 @settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     kernel=st.sampled_from([(3, 3), (3, 1), (1, 3), (5, 5), (5, 1), (1, 5)]),
