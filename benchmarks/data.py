@@ -133,7 +133,11 @@ def clips(out: Path, repeats: int, limits: Limits) -> float:
     rates = {}
     for name, normalisation in (('float32', IMAGENET), ('uint8', None)):
         reader = ClipReader((dataset,), SIZE, FRAMES, 15, normalisation)
-        rates[name] = rate(lambda i, r=reader: r([Window(0, 0, targets[i])]), len(targets))
+
+        def one(i: int, reader: ClipReader = reader):
+            return reader([Window(0, 0, targets[i])])
+
+        rates[name] = rate(one, len(targets))
         verdict = limits.check('wanted 25', rates[name] >= 25)
         print(f'  {name:10} {rates[name]:6.1f} clips/s a core ({verdict})')
     return rates['float32']

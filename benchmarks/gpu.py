@@ -21,7 +21,6 @@ XLA_PYTHON_CLIENT_MEM_FRACTION.
 """
 
 import argparse
-import contextlib
 import functools
 import json
 import statistics
@@ -84,10 +83,10 @@ def ours(row: Row, config, repeats: int) -> dict:
 
     model = STSANetConfig(**{**config.model, 'dtype': row.dtype})
     device = jax.devices()[0]
-    graphdef, *weights = initial_weights(model)
+    graphdef, params, batch_stats = initial_weights(model)
     clip, density = example(row.batch, model.frames, model.image_size)
     if row.work == 'inference':
-        inputs = jax.device_put((*weights, normalise(clip)), device)
+        inputs = jax.device_put((params, batch_stats, normalise(clip)), device)
         compiled = jax.jit(functools.partial(functional.apply, graphdef)).lower(*inputs).compile()
 
         def run():
@@ -98,7 +97,7 @@ def ours(row: Row, config, repeats: int) -> dict:
         settings = optimizer.OptimizerConfig(**config.optimizer)
         tx = optimizer.optimizer(settings, 200)
         ema = config.ema_decay > 0
-        state = training.create_state(mesh, *weights, tx, ema=ema)
+        state = training.create_state(mesh, params, batch_stats, tx, ema)
         options = training.StepOptions.of(config)
         rate = optimizer.learning_rate(settings, 200, 6000)
         step = training.make_train_step(graphdef, tx, rate, mesh, options)
@@ -141,10 +140,8 @@ def released(row: Row, config, repeats: int, checkout: str) -> dict:
     model = STSANetConfig(**config.model)
     clip, _ = example(row.batch, model.frames, model.image_size)
     clip = torch.from_numpy(normalise(clip)).permute(0, 4, 1, 2, 3).contiguous().to(place)
-    if row.dtype == 'bfloat16':
-        precision = functools.partial(torch.autocast, place.type, dtype=torch.bfloat16)
-    else:
-        precision = contextlib.nullcontext
+    lower = row.dtype == 'bfloat16'
+    precision = functools.partial(torch.autocast, place.type, dtype=torch.bfloat16, enabled=lower)
 
     def run():
         with torch.inference_mode(), precision():

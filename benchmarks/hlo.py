@@ -119,7 +119,7 @@ def _stacks(text: str) -> dict[int, list[Frame]]:
     )
     # The first frame has no parent, so its entry shows whether parents are numbered from 0 or 1.
     none = int(frames[0][2] or 0) if frames else 0
-    found = {0: []}
+    found: dict[int, list[Frame]] = {0: []}
     for number, place, parent in frames:
         above = found.get(int(parent or none) - none, [])
         found[int(number)] = [*([places[place]] if place in places else []), *above]

@@ -110,8 +110,7 @@ def trip_count(program: Program, callers: Callers) -> int | None:
     outer, loop = callers[-1]
     if said := re.search(r'"?known_trip_count"?:\{"?n"?:"?(\d+)', loop.attributes):
         return int(said[1])
-    (body,), (condition,) = loop.called('body'), loop.called('condition')
-    body, condition = program.computations[body], program.computations[condition]
+    body, condition = (program.computations[loop.called(x)[0]] for x in ('body', 'condition'))
     test = _scalar(condition, condition.root)
     if test is None or test.opcode != 'compare':
         return None
@@ -119,16 +118,16 @@ def trip_count(program: Program, callers: Callers) -> int | None:
     index = None if counter is None else _of_the_state(condition, counter)
     if index is None or not re.search('direction=L[TE]', test.attributes):
         return None
-    step = _scalar(body, _element(body, body.root, index))
-    if step is None or step.opcode != 'add':
+    added = _scalar(body, _element(body, body.root, index))
+    if added is None or added.opcode != 'add':
         return None
-    parts = [_scalar(body, operand) for operand in step.operands]
+    parts = [_scalar(body, operand) for operand in added.operands]
     counters = [part is not None and _of_the_state(body, part) == index for part in parts]
     if sum(counters) != 1:
         return None
     first = _constant(program, outer, _element(outer, loop.operands[0], index), callers[:-1])
     last = _constant(program, condition, test.operands[1], callers)
-    step = _constant(program, body, step.operands[counters.index(False)], callers)
+    step = _constant(program, body, added.operands[counters.index(False)], callers)
     if first is None or last is None or step is None or step <= 0:
         return None
     last += 'direction=LE' in test.attributes
@@ -137,7 +136,7 @@ def trip_count(program: Program, callers: Callers) -> int | None:
 
 def _scalar(computation: Computation, name: str | None) -> Instruction | None:
     """The instruction that computes a scalar, looking through copies."""
-    instruction = computation.instructions.get(name)
+    instruction = computation.instructions.get(name or '')
     while instruction is not None and instruction.opcode in SAME:
         instruction = computation.instructions.get(instruction.operands[0])
     return instruction
@@ -149,7 +148,8 @@ def _of_the_state(computation: Computation, instruction: Instruction) -> int | N
         return None
     if computation.instructions[instruction.operands[0]].opcode != 'parameter':
         return None
-    return int(re.search(r'index=(\d+)', instruction.attributes)[1])
+    found = re.search(r'index=(\d+)', instruction.attributes)
+    return int(found[1]) if found else None
 
 
 def _element(computation: Computation, name: str, index: int) -> str | None:
@@ -218,8 +218,11 @@ def stack(program: Program, run: Run) -> list[Frame]:
 
     A copy added by the compiler has the location of its operand.
     """
-    computation, instruction = program.computations[run.computation], run.instruction
+    computation = program.computations[run.computation]
+    instruction: Instruction | None = run.instruction
     for _ in range(20):
+        if instruction is None:
+            break
         inner = [instruction]
         for name in instruction.called('calls') if instruction.opcode == 'fusion' else []:
             called = program.computations[name]
@@ -230,8 +233,6 @@ def stack(program: Program, run: Run) -> list[Frame]:
         if not instruction.operands:
             break
         instruction = computation.instructions.get(instruction.operands[0])
-        if instruction is None:
-            break
     return []
 
 
@@ -264,5 +265,6 @@ def _only_weights(instructions, name: str, known: dict) -> set[str] | None:
             known[name] = {'.'.join(keys)} if of_the_model else None
         elif instruction.opcode == 'constant' or instruction.operands:
             parts = [_only_weights(instructions, each, known) for each in instruction.operands]
-            known[name] = None if None in parts else set().union(*parts)
+            sure = [part for part in parts if part is not None]
+            known[name] = set[str]().union(*sure) if len(sure) == len(parts) else None
     return known[name]

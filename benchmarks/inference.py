@@ -104,7 +104,7 @@ def compare(config, clip: np.ndarray, released, options) -> int:
         runs['released'] = released
     for run in runs.values():
         run()  # compiles, warms up
-    times = {name: [] for name in runs}
+    times: dict[str, list] = {name: [] for name in runs}
     for _ in range(options.repeats):  # alternating, so that all meet the same load
         for name, run in runs.items():
             times[name].append(timed(run))

@@ -19,7 +19,7 @@ import tempfile
 import time
 import types
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -142,6 +142,7 @@ def released(checkout: str, given: list[Given]):
     if not hasattr(np, 'trapz'):
         setattr(np, 'trapz', np.trapezoid)  # noqa: B010 - NumPy renamed it
     spec = importlib.util.spec_from_file_location('released', Path(checkout) / 'metrics.py')
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
@@ -186,7 +187,7 @@ def best_times(scorers: dict, frames: int, repeats: int) -> dict[str, float]:
     """Seconds per frame of each, the best of `repeats` alternating rounds."""
     for run in scorers.values():
         run(0)
-    times = {name: [] for name in scorers}
+    times: dict[str, list[float]] = {name: [] for name in scorers}
     for _ in range(repeats):
         for name, run in scorers.items():
             start = time.process_time()
@@ -196,7 +197,7 @@ def best_times(scorers: dict, frames: int, repeats: int) -> dict[str, float]:
     return {name: min(listed) for name, listed in times.items()}
 
 
-def from_files(frames: Frames, root: Path) -> None:
+def from_files(frames: Any, root: Path) -> None:
     """Scores the predictions from PNG files and extrapolates; the first video compiles."""
     videos, cores = select(frames), os.cpu_count() or 1
     source = PredictionFolder(root / 'prediction', frames, videos)
@@ -223,7 +224,7 @@ def main() -> int:
     parser.add_argument('--png_frames', type=int, default=480)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        frames = Frames(Path(folder), options.videos, options.png_frames // options.videos)
+        frames: Any = Frames(Path(folder), options.videos, options.png_frames // options.videos)
         truth = GroundTruth(frames, select(frames), seed=0)
         given = [read(frames, truth, i) for i in range(options.frames)]
         scorers = {f'ours, protocol {name}': ours(given, name) for name in ('dhf1k', 'pysaliency')}

@@ -35,18 +35,20 @@ def in_own_process(module: str, arguments: list[str]) -> dict:
 def on_demand(module: str, arguments: list[str]):
     """A function that runs the work of `python -m module arguments`, which calls `serve`, once."""
     command = [sys.executable, '-m', module, *arguments]
-    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe) as process:
+        assert process.stdin and process.stdout  # pipes
+        to_it, from_it = process.stdin, process.stdout
 
         def run():
-            print(file=process.stdin, flush=True)
-            if not process.stdout.readline():
+            print(file=to_it, flush=True)
+            if not from_it.readline():
                 raise subprocess.CalledProcessError(process.wait(), command)
 
         try:
             yield run
         finally:
-            process.stdin.close()
+            to_it.close()
 
 
 def serve(run) -> None:

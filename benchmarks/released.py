@@ -36,7 +36,9 @@ def released_network(checkout: str, kind: str, target: str):
     with contextlib.redirect_stdout(io.StringIO()):
         if kind == 'vinet':
             # A module that only the audio-visual model uses.
-            sys.modules.setdefault('block', types.SimpleNamespace(fusions=None))
+            unused = types.ModuleType('block')
+            setattr(unused, 'fusions', None)  # noqa: B010 - no attribute of every module
+            sys.modules.setdefault('block', unused)
             network = _module(Path(checkout) / 'model.py').VideoSaliencyModel()
         elif kind == 'tased':
             network = _module(Path(checkout) / 'model.py').TASED_v2()
@@ -68,6 +70,7 @@ def _module(path: Path, root: str | Path = ''):
     """The module in `path`, which imports others from `root`, by default its folder."""
     sys.path.insert(0, str(root or path.parent))
     spec = importlib.util.spec_from_file_location(f'released_{path.stem}', path)
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

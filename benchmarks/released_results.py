@@ -16,7 +16,9 @@ of `names`.
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +46,7 @@ def evaluated(network, clip) -> dict[str, np.ndarray]:
     """The map, and the inputs and indices of the two pools, of one pass in eval mode."""
     import torch
 
-    results = {}
+    results: dict[str, np.ndarray] = {}
 
     def look(pool, inputs, outputs):
         n = 1 + sum(name.startswith('place') for name in results)
@@ -74,7 +76,7 @@ def write(path: Path, network, run, *inputs: np.ndarray) -> None:
     """Writes the results of `run(network, *inputs)` in both dtypes; `network` has the weights."""
     import torch
 
-    results = {'names': [name for name, _ in network.named_parameters()]}
+    results: dict[str, Any] = {'names': [name for name, _ in network.named_parameters()]}
     for dtype in (getattr(torch, name) for name in DTYPES):
         found = run(network.to(dtype), *(torch.from_numpy(x).to(dtype) for x in inputs))
         results |= {f'{str(dtype).removeprefix("torch.")}/{name}': a for name, a in found.items()}
@@ -96,6 +98,7 @@ def main() -> int:
     options = parser.parse_args()
     network, folder = released_model(options.reference), Path(options.cache)
     folder.mkdir(parents=True, exist_ok=True)
+    work: list[tuple[Path, int, Callable]]
     work = [(folder / f'eval_{seed}.npz', seed, evaluated) for seed in range(options.seeds)]
     work += [(folder / f'train_{seed}.npz', seed, trained) for seed in range(options.train_seeds)]
     for path, seed, run in work:

@@ -40,8 +40,7 @@ QUICK = {'xla_backend_optimization_level': 0}  # halves the compile time
 
 def write_weights(folder) -> Path:
     """A weight file of NARROW; its LayerNorms are not constant, so that resampling matters."""
-    _, *shapes = functional.abstract(STSANet, NARROW)
-    params, batch_stats = random_weights(*shapes)
+    params, batch_stats = random_weights(*functional.abstract(STSANet, NARROW)[1:])
     rng = np.random.default_rng(0)
     flat = traverse_util.flatten_dict(params)
     for path in [path for path in flat if path[-2] == 'norm']:

@@ -88,18 +88,19 @@ def main() -> int:
             theirs.append(np.asarray(model(jnp.asarray(np.stack(window.frames)[None]))[0]))
 
     shared(), clips()  # compiles, and fills the features of the first window
-    times = {shared: [], clips: []}
+    runs = {'shared': shared, 'clips': clips}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(options.repeats):
-        for run, taken in times.items():
+        for name, run in runs.items():
             before = time.process_time()
             seconds = timed(run)
-            taken.append((seconds / FRAMES, (time.process_time() - before) / FRAMES))
-    best, busy = ({r.__name__: min(t[i] for t in times[r]) for r in times} for i in (0, 1))
+            times[name].append((seconds / FRAMES, (time.process_time() - before) / FRAMES))
+    best, busy = ({name: min(t[i] for t in taken) for name, taken in times.items()} for i in (0, 1))
     parts = total(cost(config))
     whole = parts.convolutions + parts.attention
     print(f'device: {jax.devices()[0].device_kind}, {options.frames} frames of {options.size}')
-    for name, run in (('clip by clip', 'clips'), ('shared', 'shared')):
-        print(f'{name:12} {best[run]:.3f} s a frame, {busy[run]:.3f} s of processors')
+    for title, name in (('clip by clip', 'clips'), ('shared', 'shared')):
+        print(f'{title:12} {best[name]:.3f} s a frame, {busy[name]:.3f} s of processors')
     print(f'multiply-adds that are kept: {saved(config) / 1e9:.1f} of {whole / 1e9:.1f} G')
     print(f'largest difference of the maps: {max(abs(a - b).max() for a, b in zip(ours, theirs))}')
     print(f'ratio of processor time: {busy["shared"] / busy["clips"]:.2f}')

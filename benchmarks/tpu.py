@@ -180,8 +180,8 @@ def print_details(row: Row, found: dict, top: int) -> None:
     print('| modelled ms per clip | share | times | kind | result | operands | layer | source |')
     print('|---' * 8 + '|')
     for each in operations[:top]:
-        operands = Counter(short(shape) for shape in each['operands'])
-        operands = ', '.join(f'{n} x {x}' if n > 1 else x for x, n in operands.items())
+        counted = Counter(short(shape) for shape in each['operands'])
+        operands = ', '.join(f'{n} x {x}' if n > 1 else x for x, n in counted.items())
         print(
             f'| {each["modelled_ms"]:.3f} | {each["share"]:.1%} | {each["times"]} '
             f'| {each["kind"]} | {short(each["result"])} | {operands} '
@@ -191,7 +191,8 @@ def print_details(row: Row, found: dict, top: int) -> None:
         ('kind', lambda each: each['kind']),
         ('source', place),
     ):
-        times, numbers = Counter(), Counter()
+        times: Counter = Counter()
+        numbers: Counter = Counter()
         for each in operations:
             times[key(each)] += each['modelled_ms']
             numbers[key(each)] += 1

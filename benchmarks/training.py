@@ -67,9 +67,10 @@ class Bare:
         if self.state is None:
             c = self.config
             tx = optimizer.optimizer(optimizer.OptimizerConfig(**c.optimizer), 100)
-            _, *weights = initial_weights(STSANetConfig(**c.model))
+            _, params, batch_stats = initial_weights(STSANetConfig(**c.model))
             mesh = sharding.make_mesh(**c.mesh)
-            self.state = training.create_state(mesh, *weights, tx, ema=c.ema_decay > 0)
+            ema = c.ema_decay > 0
+            self.state = training.create_state(mesh, params, batch_stats, tx, ema)
             self.state, _ = jax.block_until_ready(self.compiled(self.state, self.arrays))
         start = clocks()
         for _ in range(self.config.log_every):
@@ -82,6 +83,7 @@ class Ready:
     """Batches in memory that replace `data.train_clips`; times the windows of the loop."""
 
     steps_per_epoch, summary, notes = 100, (), ()
+    start: np.ndarray
 
     def __init__(self, config, bare, *, batch_size, image_size, frames):
         rng = np.random.default_rng(0)
@@ -132,7 +134,9 @@ def main() -> int:
     every = config.log_every = 4  # more often than in any config
     config.num_steps, config.checkpoint_every = options.steps + every + 1, 10**6
     config.validation.every = 0
-    made, bare, make_train_step = [], [], run.make_train_step
+    made: list[Ready] = []
+    bare: list[Bare] = []
+    make_train_step = run.make_train_step
 
     def train_clips(*_, batch_size, image_size, frames, **__):
         shape = {'batch_size': batch_size, 'image_size': image_size, 'frames': frames}

@@ -14,13 +14,13 @@ from configs import dhf1k, tiny
 
 _UNET = {'stsa_levels': (), 'amsf_weighting': False, 'amsf_multi_scale': False}
 
-TABLE_III = {
+TABLE_III: dict[str, dict] = {
     'single_stream': _UNET | {'levels': (3,)},
     'unet': _UNET,
     'unet_stsa': {'amsf_weighting': False, 'amsf_multi_scale': False},
     'unet_amsf': {'stsa_levels': ()},
 }
-TABLE_IV = {
+TABLE_IV: dict[str, dict] = {
     'without_temporal_relations': {'attention': 'steps'},
     'single_similarity_matrix': {'attention': 'single', 'stsa_layers': (1,)},
     'without_stsa_layer_1': {'stsa_layers': (2,)},
@@ -30,16 +30,16 @@ TABLE_IV = {
     'remove_stsa_3': {'stsa_levels': (0, 1, 3)},
     'remove_stsa_4': {'stsa_levels': (0, 1, 2)},
 }
-TABLE_V = {
+TABLE_V: dict[str, dict] = {
     'concat_amsf': {'amsf_concat': True},
     'without_weighting': {'amsf_weighting': False},
     'without_multi_scale': {'amsf_multi_scale': False},
 }
-TABLE_VI = {
+TABLE_VI: dict[str, dict] = {
     'middle_supervised': {},
     'last_supervised': {'target': 'last'},
 }
-FULL = {'full': {}}  # "Ours"
+FULL: dict[str, dict] = {'full': {}}  # "Ours"
 ROWS = FULL | TABLE_III | TABLE_IV | TABLE_V | TABLE_VI
 
 TRIALS = {'matching': 200, 'contrast': 100}  # steps of training

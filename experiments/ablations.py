@@ -101,7 +101,7 @@ def run_all(recipe: str, folder: Path, options, dataset: str, score, table, name
     # The seeds of a row, and resumed calls, share one compiled program.
     jax.config.update('jax_compilation_cache_dir', str((options.workdir / 'cache').absolute()))
     data.prepare_dataset(dataset, options.data_dir)
-    found = {row: [] for row in options.rows}
+    found: dict[str, list] = {row: [] for row in options.rows}
     runs = [(row, seed) for seed in range(options.seeds) for row in options.rows]
     for row, seed in tqdm(runs, 'runs', unit='run', disable=None):
         of_run = folder / row / str(seed)
@@ -169,16 +169,16 @@ class Still:
 
 def still_table(folders: list[Path], data_dir: str) -> str:
     """Markdown: CC by script of trained models on clips, and on clips of one repeated frame."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[list[float]]] = {}  # script -> (CC of the clip, of the frame) by model
     for folder in folders:
         model = stsa_jax.load(folder)
         scores = score({'clip': model, 'still': Still(model)}, data_dir)
-        for script in (*scenes.PLAIN, *scenes.RELATIONAL):
-            both = (
-                means([v for v in videos if script_of(v.video) == script.__name__])['cc']
+        for script in (s.__name__ for s in (*scenes.PLAIN, *scenes.RELATIONAL)):
+            both = [
+                means([v for v in videos if script_of(v.video) == script])['cc']
                 for videos in scores.values()
-            )
-            found.setdefault(script.__name__, []).append(tuple(both))
+            ]
+            found.setdefault(script, []).append(both)
         jax.clear_caches()
     lines = ['| script | kind | CC of the clip | CC of the repeated frame |', '|---' * 4 + '|']
     for script, runs in found.items():

@@ -86,7 +86,7 @@ def make_train_step(
     options: StepOptions = StepOptions(),
     normalisation: Normalisation = IMAGENET,
     backbone_rate: Callable | None = None,
-) -> Callable:
+) -> jax.stages.Wrapped:
     """The compiled `train_step(state, batch) -> (state, metrics)`.
 
     `learning_rate` and `backbone_rate`, that of the backbone if it has its own, are functions of
