@@ -1,7 +1,7 @@
 """What MkDocs does besides reading the pages of docs/; see mkdocs.yml.
 
 Pages that lie elsewhere in the repository become part of the site, and links to them and from them
-are turned accordingly. A tutorial shows what its cells printed and drew, if `make docs` ran them.
+are turned accordingly; where a link names a file, the site has the page's title. A tutorial shows what its cells printed and drew, if `make docs` ran them.
 """
 
 import base64
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -23,7 +24,8 @@ ELSEWHERE = {
     'CONTRIBUTING.md': 'contributing.md',
 }
 LINKED = ELSEWHERE | {'README.md': 'index.md'}
-LINK = re.compile(r'(\]\()([^)\s#:]+)(#[^)\s]*)?(\))')
+LINK = re.compile(r'\[([^\]]*)\]\(([^)\s#:]+)(#[^)\s]*)?\)')
+LOADED = re.compile(r'<(?:script|img|iframe|link|source|video)\b[^>]*?(?:src|href)="(https?:[^"]*)"')
 ESCAPES = re.compile(r'\x1b\[[0-9;]*[A-Za-z]')
 IMAGES = {'image/png': 'png', 'image/svg+xml': 'svg'}
 
@@ -59,6 +61,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return with_links_of_site(markdown, name)
 
 
+def on_post_build(config: MkDocsConfig) -> None:
+    """Refuses pages that load anything from another server: the site is read without one."""
+    for path in Path(config.site_dir).rglob('*.html'):
+        if found := LOADED.findall(path.read_text('utf-8')):
+            raise PluginError(f'{path}: loads {", ".join(found)} from another server')
+
+
 def with_note(markdown: str, note: str) -> str:
     """The page with a line under its title."""
     title, newline, rest = markdown.lstrip().partition('\n')
@@ -71,15 +80,22 @@ def with_links_of_site(markdown: str, name: str) -> str:
     source = sources.get(name, f'docs/{name}')
 
     def link(match: re.Match) -> str:
-        before, path, anchor, after = match.groups()
+        text, path, anchor = match.groups()
         wanted = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
         if wanted not in LINKED and not wanted.startswith('docs/'):
             return match[0]
+        if text.endswith('.md'):  # a reader of the site knows pages by their titles
+            text = title_of(ROOT / wanted)
         there = LINKED.get(wanted, wanted.removeprefix('docs/'))
         path = posixpath.relpath(there, posixpath.dirname(name) or '.')
-        return f'{before}{path}{anchor or ""}{after}'
+        return f'[{text}]({path}{anchor or ""})'
 
     return LINK.sub(link, markdown)
+
+
+def title_of(page: Path) -> str:
+    """The first heading of a page."""
+    return page.read_text('utf-8').partition('# ')[2].partition('\n')[0]
 
 
 def rendered(path: Path) -> tuple[str, dict[str, bytes]]:
@@ -93,9 +109,8 @@ def rendered(path: Path) -> tuple[str, dict[str, bytes]]:
         if code.startswith('%%bash\n'):
             language, code = 'bash', code.removeprefix('%%bash\n')
         parts.append(f'```{language}\n{code}\n```')
-        for output in cell.outputs:
-            parts.append(shown(output, path.stem, images))
-    return '\n\n'.join(parts), images
+        parts += [shown(output, path.stem, images) for output in cell.outputs]
+    return '\n\n'.join(part for part in parts if part), images
 
 
 def shown(output: nbformat.NotebookNode, stem: str, images: dict[str, bytes]) -> str:
@@ -108,6 +123,8 @@ def shown(output: nbformat.NotebookNode, stem: str, images: dict[str, bytes]) ->
             images[name] = base64.b64decode(text) if extension == 'png' else text.encode()
             return f'![output]({name})'
     text = output.get('text', data.get('text/plain', ''))
+    if not text.strip():
+        return ''
     # A progress bar overwrites its line; only what stays on the screen is kept.
     lines = [line.rsplit('\r', 1)[-1] for line in ESCAPES.sub('', text).rstrip().split('\n')]
     return '```{ .text .output }\n' + '\n'.join(lines) + '\n```'

@@ -10,6 +10,7 @@ pages of the notebooks.
 import os
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -50,13 +51,14 @@ def run(source: Path, target: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     notebook = read(source)
-    kernel = KernelManager(kernel_name='python3', transport='ipc')  # no port of this machine
-    client = NotebookClient(notebook, km=kernel, timeout=1800)
     start, before = time.perf_counter(), os.times()
-    try:
-        client.execute(cwd=str(folder))
-    except CellExecutionError as error:
-        sys.exit(f'{source}: a cell failed\n{error}')
+    with tempfile.TemporaryDirectory() as sockets:  # so that no port of this machine is open
+        kernel = KernelManager(kernel_name='python3', transport='ipc', ip=f'{sockets}/kernel')
+        client = NotebookClient(notebook, km=kernel, timeout=1800, coalesce_streams=True)
+        try:
+            client.execute(cwd=str(folder))
+        except CellExecutionError as error:
+            sys.exit(f'{source}: a cell failed\n{error}')
     used = sum(os.times()[2:4]) - sum(before[2:4])
     temporary = target.with_suffix('.part')
     nbformat.write(notebook, temporary)

@@ -7,6 +7,8 @@ stsa-jax port --compare A B      where two models first differ, stage by stage o
 
 import argparse
 
+from absl import logging
+
 from stsa_jax.errors import InputError, command
 from stsa_jax.weights import port
 from stsa_jax.weights.files import read_weights, save
@@ -48,6 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
         help='for --compare: relative difference above which a stage differs',
     )
     options = parser.parse_args(arguments)
+    logging.set_verbosity(logging.ERROR)  # Orbax has lines for its developers
     if options.explain or options.compare:
         if options.source:
             raise InputError(f'{options.source}: goes without --explain and --compare')
