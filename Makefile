@@ -22,7 +22,7 @@ endif
 
 # The tutorials run again when their text or any code is newer.
 TUTORIALS := $(patsubst docs/%.md,build/docs/%.ipynb,$(filter-out %/index.md,$(wildcard docs/tutorials/*.md)))
-CODE := $(shell git ls-files '*.py' 2> /dev/null)
+CODE := $(shell git ls-files 'stsa_jax/*.py' 'data/*.py' 'configs/*.py' 2> /dev/null)
 
 .PHONY: demo ablations test lint format docs clean
 

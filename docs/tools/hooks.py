@@ -1,7 +1,8 @@
 """What MkDocs does besides reading the pages of docs/; see mkdocs.yml.
 
 Pages that lie elsewhere in the repository become part of the site, and links to them and from them
-are turned accordingly; where a link names a file, the site has the page's title. A tutorial shows what its cells printed and drew, if `make docs` ran them.
+are turned accordingly; where a link names a file, the site has the page's title. A tutorial shows
+what its cells printed and drew, if `make docs` ran them.
 """
 
 import base64
@@ -25,7 +26,9 @@ ELSEWHERE = {
 }
 LINKED = ELSEWHERE | {'README.md': 'index.md'}
 LINK = re.compile(r'\[([^\]]*)\]\(([^)\s#:]+)(#[^)\s]*)?\)')
-LOADED = re.compile(r'<(?:script|img|iframe|link|source|video)\b[^>]*?(?:src|href)="(https?:[^"]*)"')
+LOADED = re.compile(
+    r'<(?:script|img|iframe|link|source|video)\b[^>]*?(?:src|href)="(https?:[^"]*)"'
+)
 ESCAPES = re.compile(r'\x1b\[[0-9;]*[A-Za-z]')
 IMAGES = {'image/png': 'png', 'image/svg+xml': 'svg'}
 

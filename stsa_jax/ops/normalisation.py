@@ -61,7 +61,10 @@ def scale_shift(
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """Normalises over `axes`, then scale and bias, which broadcast against x."""
+    """Normalises `x`, of any shape, over `axes`; then scale and bias, which broadcast against it.
+
+    As PyTorch's LayerNorm: the biased variance, and eps 1e-5.
+    """
     # In float32 as PyTorch computes them: rounding moves the indices of the max pool that follows.
     moments = _moments_of_deviations if x.dtype == jnp.float32 else _moments
     mean, var = moments(x, tuple(axes))

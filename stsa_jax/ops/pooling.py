@@ -9,9 +9,10 @@ from stsa_jax.ops.convolution import Triple
 
 
 def max_pool(x: jax.Array, window: Triple, stride: Triple, padding: Triple) -> jax.Array:
-    """PyTorch's max_pool3d: padding counts as minus infinity.
+    """PyTorch's max_pool3d, `(B, T, H, W, C)` -> `(B, T', H', W', C)`; padding is minus infinity.
 
-    On ties the first element in (t, h, w) order gets the gradient, as in PyTorch.
+    `window`, `stride` and `padding` are along (T, H, W), in steps and pixels. On ties the first
+    element in (t, h, w) order gets the gradient, as in PyTorch.
     """
     if forms.for_cpu():
         return cpu.max_pool(x, window, stride, padding)
@@ -34,7 +35,11 @@ def max_pool_2x2_with_indices(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def max_unpool_2x2(x: jax.Array, index: jax.Array) -> jax.Array:
-    """Puts each value back where its maximum was, zeros elsewhere; H and W double."""
+    """Puts each value back where its maximum was, zeros elsewhere.
+
+    Values `(B, T, H, W, C)`, and the indices of `max_pool_2x2_with_indices`, of the same shape ->
+    `(B, T, 2H, 2W, C)`: PyTorch's max_unpool3d.
+    """
     if forms.for_cpu():
         return cpu.max_unpool_2x2(x, index)
     zero = jnp.zeros((), x.dtype)
@@ -67,10 +72,12 @@ def max_indices_3x3(x: jax.Array) -> jax.Array:
 
 
 def max_unpool_3x3(x: jax.Array, index: jax.Array) -> jax.Array:
-    """Puts each value where its maximum was, zeros elsewhere; H and W double.
+    """Puts each value where its maximum was, zeros elsewhere.
 
-    Windows overlap: where two have their maximum in one place, the later one's value stays, as in
-    PyTorch on a CPU. Their derivatives are PyTorch's too: both take part in that of the place.
+    Values `(B, T, H, W, C)`, and the indices of `max_indices_3x3`, of the same shape ->
+    `(B, T, 2H, 2W, C)`. Windows overlap: where two have their maximum in one place, the later one's
+    value stays, as in PyTorch on a CPU. Their derivatives are PyTorch's too: both take part in that
+    of the place.
     """
     b, t, h, w, c = x.shape
     room = ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0))

@@ -14,7 +14,7 @@ RESIZE = 'resize'  # named scope of its products, which involve no parameters
 
 
 def upsample_2x(x: jax.Array) -> jax.Array:
-    """Bilinear by 2 in space, half-pixel centres, edges clamped (`align_corners=False`)."""
+    """`(B, T, H, W, C)` -> `(B, T, 2H, 2W, C)`, bilinear: `resize` to twice the size."""
     return resize(x, (2 * x.shape[2], 2 * x.shape[3]))
 
 
