@@ -16,7 +16,8 @@ init_from: weights to start from: S3D's (they fill the backbone) or the model's 
     only when the run first starts.
 kind: the model, 'stsanet' or another of stsa_jax.weights.known; each has a config in configs/.
 model: the fields of its config, of stsa_jax.stsanet.STSANetConfig for 'stsanet'.
-loss: 'kl_cc' (KL - CC), 'kl', or 'kl_of_batch' (of the batch as one distribution).
+loss: 'kl_cc' (KL - CC), 'kl', 'kl_of_batch' (of the batch as one distribution), 'kl_nss_cc'
+    (KL - 0.1 NSS - 0.1 CC, which needs fixation maps), or 'bce' (binary cross entropy).
 supervise: names of intermediate maps of the network whose losses are added to that of its output.
 data
     datasets: names of prepared datasets to train on.

@@ -30,19 +30,20 @@ class HeldOutClips:
         target: str = 'middle',
         normalisation: Normalisation | None = IMAGENET,
         resize: Resize = resize_frame,
+        step: int = 1,
     ):
         """Raises InputError if a dataset or its split is missing, or has no fixations."""
         opened = tuple(open_split(name, split, data_dir) for name in datasets)
         offset = target_offset(frames, target)
         height, width = image_size
         self._reader = ClipReader(
-            opened, (height, width), frames, offset, normalisation, target == 'all', resize
+            opened, (height, width), frames, offset, normalisation, target == 'all', resize, step
         )
         videos = [
             (d, v, targets)
             for d, dataset in enumerate(opened)
             for v, video in enumerate(dataset.videos)
-            if len(targets := usable_targets(video, frames, offset))
+            if len(targets := usable_targets(video, frames, offset, step))
         ]
         if not videos or count < 1:
             raise InputError(

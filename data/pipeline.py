@@ -50,6 +50,8 @@ def train_clips(
     normalisation: Normalisation = IMAGENET,
     flip: float = 0.0,
     resize: Resize = resize_frame,
+    step: int = 1,
+    fixations: bool = False,
 ) -> 'ClipIterator':
     """An endless iterator of training batches.
 
@@ -66,6 +68,9 @@ def train_clips(
       seed: of the order and the windows.
       flip: the share of clips whose left and right are exchanged.
       resize: makes a frame uint8 (h, w, 3) one of (H, W), in 0..255.
+      step: frames of the video from one of the clip to the next.
+      fixations: whether batches have `fixations` too, float32 of the shape of `density`, 1 where
+        somebody looked.
       process_index, process_count: of this process among the training processes.
 
     Raises InputError if a dataset is not prepared, or has no frame to learn from.
@@ -79,7 +84,7 @@ def train_clips(
         opened,
         _checked_weights(weights, opened),
         ClipReader(opened, (height, width), frames, target_offset(frames, target),
-                   normalisation if normalise else None, target == 'all', resize),
+                   normalisation if normalise else None, target == 'all', resize, step, fixations),
         batch_size=batch_size,
         seed=seed,
         process_index=process_index,
@@ -122,7 +127,10 @@ class ClipIterator(grain.DatasetIterator):
         self._clips_per_step = batch_size * process_count
         self._num_workers = num_workers
         targets = tuple(
-            [usable_targets(video, reader.frames, reader.offset) for video in dataset.videos]
+            [
+                usable_targets(video, reader.frames, reader.offset, reader.step)
+                for video in dataset.videos
+            ]
             for dataset in datasets
         )
         self.summary = [
@@ -138,7 +146,7 @@ class ClipIterator(grain.DatasetIterator):
         described = [
             [(d.name, d.split, [len(t) for t in chosen]) for d, chosen in zip(datasets, targets)],
             [float(w) for w in weights], reader.frames, reader.offset, seed,
-            *([flip] if flip else []),
+            *([flip] if flip else []), *([f'step {reader.step}'] if reader.step > 1 else []),
         ]  # fmt: skip
         self._stream_identity = hashlib.sha256(repr(described).encode()).hexdigest()[:16]
 
@@ -252,7 +260,7 @@ def _checked_weights(weights, datasets) -> list[float]:
 def _summarise(dataset: VideoDataset, targets: list[np.ndarray], reader: ClipReader) -> dict:
     left_out = 0
     for video in dataset.videos:
-        candidates = candidate_targets(video, reader.frames, reader.offset)
+        candidates = candidate_targets(video, reader.frames, reader.offset, reader.step)
         left_out += int(np.count_nonzero(~video.usable()[candidates]))
     used = [len(t) for t in targets if len(t)]
     if not used:

@@ -39,22 +39,26 @@ def target_offset(frames: int, target: str) -> int:
     return frames // 2 - 1 if target == 'middle' else frames - 1
 
 
-def window(target: int, num_frames: int, frames: int, offset: int) -> np.ndarray:
-    """int (frames,): the frames, counted from the video's first, of the window around `target`."""
-    return np.clip(np.arange(target - offset, target - offset + frames), 0, num_frames - 1)
+def window(target: int, num_frames: int, frames: int, offset: int, step: int = 1) -> np.ndarray:
+    """int (frames,): the frames, counted from the video's first, of the window around `target`.
+
+    They are `step` frames apart.
+    """
+    return np.clip(target + (np.arange(frames) - offset) * step, 0, num_frames - 1)
 
 
-def candidate_targets(video: VideoInfo, frames: int, offset: int) -> np.ndarray:
+def candidate_targets(video: VideoInfo, frames: int, offset: int, step: int = 1) -> np.ndarray:
     """int (n,): all targets whose window may be used for training, if they are usable."""
-    if video.num_frames < frames:
+    span = (frames - 1) * step + 1
+    if video.num_frames < span:
         return np.arange(video.num_frames)
-    return np.arange(offset, video.num_frames - frames + offset + 1)
+    return np.arange(offset * step, video.num_frames - span + offset * step + 1)
 
 
-def usable_targets(video: VideoInfo, frames: int, offset: int) -> np.ndarray:
+def usable_targets(video: VideoInfo, frames: int, offset: int, step: int = 1) -> np.ndarray:
     """The candidates with fixation and density; if there is none, any such frame of the video."""
     usable = video.usable()
-    candidates = candidate_targets(video, frames, offset)
+    candidates = candidate_targets(video, frames, offset, step)
     chosen = candidates[usable[candidates]]
     return chosen if len(chosen) else np.flatnonzero(usable)
 
@@ -80,6 +84,8 @@ class ClipReader:
 
     With `all_frames` the density has a map for each frame, zeros where that frame has no fixation
     or its map does not decode. `resize` makes a frame uint8 (h, w, 3) one of (H, W), in 0..255.
+    The window's frames are `step` apart in the video. With `fixations` batches have fixation maps
+    of the shape of `density`, 1 where somebody looked.
     """
 
     datasets: tuple[VideoDataset, ...]
@@ -89,6 +95,8 @@ class ClipReader:
     normalisation: Normalisation | None = IMAGENET
     all_frames: bool = False
     resize: Resize = resize_frame
+    step: int = 1
+    fixations: bool = False
 
     def __call__(self, windows: list[Window]) -> dict[str, np.ndarray]:
         """B windows -> a batch of their clips.
@@ -102,13 +110,17 @@ class ClipReader:
         clip = np.empty(shape, np.uint8 if self.normalisation is None else np.float32)
         maps = (self.frames,) if self.all_frames else ()
         density = np.zeros((len(windows), *maps, *self.image_size), np.float32)
+        fixations = np.zeros_like(density) if self.fixations else None
         names, numbers, problems = [], np.empty(len(windows), np.int64), []
         for b, wanted in enumerate(windows):
             found: list[str] = []
             for chosen in itertools.islice(self._around(wanted), MOST_WINDOWS):
-                if target := self._read(chosen, clip[b], density[b], found):
+                looked_at = None if fixations is None else fixations[b]
+                if target := self._read(chosen, clip[b], density[b], looked_at, found):
                     if wanted.mirrored:
                         clip[b], density[b] = clip[b, :, :, ::-1].copy(), density[b, ..., ::-1]
+                        if fixations is not None:
+                            fixations[b] = fixations[b, ..., ::-1].copy()
                     break
             else:
                 dataset = self.datasets[wanted.dataset]
@@ -123,6 +135,7 @@ class ClipReader:
         return {
             'clip': clip,
             'density': density,
+            **({} if fixations is None else {'fixations': fixations}),
             'video': np.array(names),
             'frame': numbers,
             'problems': np.array(problems),
@@ -134,23 +147,28 @@ class ClipReader:
         videos = self.datasets[wanted.dataset].videos
         for k in range(len(videos)):
             v = (wanted.video + k) % len(videos)
-            targets = usable_targets(videos[v], self.frames, self.offset)
+            targets = usable_targets(videos[v], self.frames, self.offset, self.step)
             distance = abs(targets - wanted.target)
             for target in targets[np.argsort(distance, kind='stable')].tolist():
                 if k or target != wanted.target:
                     yield Window(wanted.dataset, v, target)
 
     def _read(
-        self, chosen: Window, clip: np.ndarray, density: np.ndarray, problems: list[str]
+        self,
+        chosen: Window,
+        clip: np.ndarray,
+        density: np.ndarray,
+        fixations: np.ndarray | None,
+        problems: list[str],
     ) -> dict | None:
-        """Fills clip (T, H, W, 3) and density (H, W); returns the target's example, or None.
+        """Fills clip (T, H, W, 3), density and fixations; returns the target's example, or None.
 
         Adds unreadable frames to `problems`.
         """
         dataset = self.datasets[chosen.dataset]
         video = dataset.videos[chosen.video]
         numbers: dict[int, int] = {}  # by place in the video
-        maps: dict[int, bytes] = {}
+        maps: dict[int, dict] = {}
         failed: dict[int, Exception] = {}
 
         def number(place: int) -> int:
@@ -170,9 +188,11 @@ class ClipReader:
             note(chosen.target, 'its density map is damaged', error, 'another target is used')
             return None
         density[:] = 0
-        (density[-1] if self.all_frames else density)[:] = self._fitted(original)
+        if fixations is not None:
+            fixations[:] = 0
+        self._fill(density, fixations, -1, original, target)
 
-        places = window(chosen.target, video.num_frames, self.frames, self.offset)
+        places = window(chosen.target, video.num_frames, self.frames, self.offset, self.step)
         buffer = np.empty(clip.shape[1:], np.uint8)
         for t, place in enumerate(places.tolist()):
             if t and place == places[t - 1]:
@@ -182,7 +202,7 @@ class ClipReader:
                 example = dataset.example(video.first_example + place)
                 numbers[place] = example['frame_number']
                 self._read_frame(example['frame'], clip[t], buffer)
-                maps[place] = example['density']
+                maps[place] = example
             except (OSError, InputError) as error:
                 failed[place] = error
         good = sorted(set(places.tolist()) - set(failed))
@@ -198,15 +218,22 @@ class ClipReader:
             for t, place in enumerate(places[:-1].tolist()):
                 if place in maps and usable[place]:
                     try:
-                        original = images.decode_map(maps[place]).astype(np.float32)
+                        original = images.decode_map(maps[place]['density']).astype(np.float32)
                     except (OSError, InputError) as error:
                         note(place, 'its density map is damaged', error, 'it does not count')
                     else:
-                        density[t] = self._fitted(original)
+                        self._fill(density, fixations, t, original, maps[place])
         return target
 
-    def _fitted(self, density: np.ndarray) -> np.ndarray:
-        return resize_density(density / 255, self.image_size)
+    def _fill(self, density, fixations, t, original, example) -> None:
+        """The maps of the window's frame t; of the target only, if it is not `all_frames`."""
+        at = t if self.all_frames else ...
+        density[at] = resize_density(original / 255, self.image_size)
+        if fixations is not None and example['annotated']:
+            rows, columns = np.nonzero(images.decode_map(example['fixations']))
+            height, width = original.shape
+            (h, w), marks = self.image_size, fixations[at]
+            marks[rows * h // height, columns * w // width] = 1
 
     def _read_frame(self, content: bytes, out: np.ndarray, buffer: np.ndarray) -> None:
         into = out if self.normalisation is None else buffer

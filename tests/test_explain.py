@@ -29,9 +29,8 @@ def test_every_entry_has_its_place_and_moments(kind):
     found = explain.entries(arrays)
     assert {e.state for e in found} == {explain.FITS} and len(found) == len(arrays)
     for entry in found:
-        tree = (
-            model.batch_stats if 'running' in entry.name or 'num_' in entry.name else model.params
-        )
+        kept = any(mark in entry.name for mark in ('running', 'num_', 'drop_mask'))
+        tree = model.batch_stats if kept else model.params
         for part in entry.path.split('.'):
             tree = tree[part]
         assert entry.ours == tree.shape and np.prod(entry.ours) == np.prod(entry.shape)

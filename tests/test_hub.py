@@ -19,9 +19,11 @@ from stsa_jax.checkpoints import save_weights
 from stsa_jax.errors import InputError
 from stsa_jax.models import functional
 from stsa_jax.models.hd2s import HD2SConfig
+from stsa_jax.models.salema import SalEMAConfig
 from stsa_jax.models.stsanet import STSANetConfig
 from stsa_jax.models.tased import TASEDConfig
 from stsa_jax.models.tinyhd import TinyHDConfig
+from stsa_jax.models.unisal import UNISALConfig
 from stsa_jax.models.vinet import ViNetConfig
 from stsa_jax.weights import known
 from stsa_jax.weights.initial import initial_weights, random_weights
@@ -33,6 +35,8 @@ SMALL = {
     'vinet': ViNetConfig(image_size=(32, 64), width=0.125),
     'tased': TASEDConfig(image_size=(32, 64), width=0.125),
     'hd2s': HD2SConfig(image_size=(32, 64), width=0.125),
+    'unisal': UNISALConfig(image_size=(32, 64), width=0.125, frames=2, step=3),
+    'salema': SalEMAConfig(image_size=(32, 64), width=0.125, frames=2),
 }
 
 

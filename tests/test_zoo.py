@@ -18,8 +18,10 @@ from stsa_jax.distribution import sharding
 from stsa_jax.metrics import losses
 from stsa_jax.models import functional
 from stsa_jax.models.hd2s import HD2SConfig
+from stsa_jax.models.salema import SalEMAConfig
 from stsa_jax.models.tased import TASEDConfig
 from stsa_jax.models.tinyhd import TinyHDConfig
+from stsa_jax.models.unisal import UNISALConfig
 from stsa_jax.models.vinet import ViNetConfig
 from stsa_jax.ops import forms
 from stsa_jax.weights import known, port
@@ -40,6 +42,8 @@ class Case:
     frames_kept: tuple = ()  # of a map for every frame, those in the file
     long: bool = False  # another variant of the model has the short test
     loss_noise: float = 0  # of a step's loss, where float32 puts maxima of near ties elsewhere
+    training: tuple = ()  # fields of the config in training: nothing is left out at random
+    levels: float = 1  # multiplies the clip, of a model whose frames are not divided by a deviation
 
 
 CASES = (
@@ -48,6 +52,22 @@ CASES = (
     Case('hd2s', 'hd2s', HD2SConfig(image_size=SIZE), long=True),
     Case('vinet', 'vinet', ViNetConfig(image_size=SIZE), long=True),
     Case('tased', 'tased', TASEDConfig(image_size=SIZE), long=True, loss_noise=2e-4),
+    Case(
+        'unisal',
+        'unisal',
+        UNISALConfig(image_size=SIZE),
+        (0, 5, 11),
+        long=True,
+        training=(('drop_skip', 0), ('drop_state', 0)),
+    ),
+    Case(
+        'salema',
+        'salema',
+        SalEMAConfig(image_size=SIZE, frames=4),
+        long=True,
+        training=(('dropout', 0),),
+        levels=1 / 255,
+    ),
 )
 
 
@@ -83,7 +103,7 @@ def clip(case):
     height, width = case.config.image_size
     room = 32 if case.rule == 'tinyhd' else 64
     whole = zoo_rule.clip(1, 2, case.config.frames, height + room, width + room)
-    return whole[:, :, :height, :width]
+    return whole[:, :, :height, :width] * np.float32(case.levels)
 
 
 @pytest.fixture(scope='module')
@@ -103,7 +123,8 @@ def test_recognised_and_back(case, state_dict, weights):
     model = known.of_naming(naming)
     assert type(case.config) is model.config
     found = port.infer_config(state_dict, naming)
-    assert dataclasses.replace(found, image_size=case.config.image_size) == case.config
+    free = {'image_size': case.config.image_size, 'frames': case.config.frames}
+    assert dataclasses.replace(found, **free) == case.config
     again = port.to_torch(*weights)
     assert set(again) == set(state_dict)
     for name, array in state_dict.items():
@@ -138,13 +159,15 @@ def test_stages(golden, evaluated):
 
 
 @pytest.mark.long
-def test_train_mode(case, golden, graphdef, weights, clip):
+def test_train_mode(case, golden, weights, clip):
     """Loss, gradients and running statistics of a step's forward and backward pass."""
     params, batch_stats = weights
     height, width = case.config.image_size
     density = golden_rule.density(1, 2, height, width)
     steps = case.config.frames if case.config.target == 'all' else 1
     density = np.repeat(density, steps, axis=0)
+    config = dataclasses.replace(case.config, **dict(case.training))
+    graphdef, *_ = functional.abstract(known.of_config(config).module, config)
 
     @jax.jit
     def step(params, batch_stats):  # with the forms for CPUs, as training has them there
@@ -208,3 +231,18 @@ def test_vinet_at_full_size():
         saliency = np.asarray(model(zoo_rule.clip(1)))[0]
     noise = 2 * golden['float32_error'].max()
     np.testing.assert_allclose(saliency, golden['map'], atol=max(1e-5, noise), rtol=0)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(('domain', 'frames'), [('salicon', 1), ('hollywood', 12)])
+def test_other_domains_of_unisal(golden_dir, domain, frames):
+    """Pictures, which bypass the GRU, and another dataset's parts; every fourth pixel."""
+    config = UNISALConfig(image_size=SIZE, domain=domain, frames=frames)
+    shapes = json.loads((golden_dir / 'unisal_state_dict.json').read_text())
+    tensors = {n: zoo_rule.tensor(n, tuple(shape), 1, 'unisal') for n, shape in shapes.items()}
+    model = SaliencyModel(config, *port.from_torch(tensors, config))
+    clip = zoo_rule.clip(1, 2, 12, SIZE[0] + 64, SIZE[1] + 64)[:, :frames, : SIZE[0], : SIZE[1]]
+    found = np.asarray(model(clip))[:, -1, ::4, ::4]
+    golden = np.load(golden_dir / 'unisal.npz')[f'domain/{domain}']
+    assert golden.std() > 0.01
+    np.testing.assert_allclose(found, golden, atol=1e-5, rtol=0)

@@ -24,7 +24,7 @@ from stsa_jax.weights.initial import initial_weights
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 RECIPES = {'vinet': 'ViNet', 'tased_net': 'TASED-Net', 'hd2s': 'HD2S', 'tinyhd_s': 'tinyHD'}
-RECIPES |= {'tinyhd_m': 'tinyHD'}
+RECIPES |= {'tinyhd_m': 'tinyHD', 'unisal': 'UNISAL', 'salema': 'SalEMA'}
 STEPS = 2
 
 
@@ -181,7 +181,7 @@ def test_recipe_trains_on_any_layout_resumes_and_predicts(
     quick_compilation,
 ):
     fields = [
-        'model.image_size=32,64', 'model.batch_norm_momentum=0.1', 'init_from=',
+        'model.image_size=32,64', 'init_from=',
         'data.datasets=stsa_synthetic', f'data.data_dir={prepared}', 'batch_size=8',
         f'num_steps={STEPS}', 'log_every=1', 'checkpoint_every=1', 'validation.every=2',
         'validation.clips=2', 'optimizer.learning_rate=1e-3',
@@ -190,6 +190,8 @@ def test_recipe_trains_on_any_layout_resumes_and_predicts(
     config.accumulate = min(config.accumulate, 1)
     if 'width' in config.model:
         config.model.width = 0.125
+    if 'batch_norm_momentum' in config.model:
+        config.model.batch_norm_momentum = 0.1
     workdir = tmp_path / 'run'
     history = train.train(config, str(workdir))  # on eight devices
     steps = [entry for entry in history if entry['kind'] == 'train']
@@ -239,7 +241,8 @@ def one_device(config):
     )
     losses = []
     for _ in range(STEPS):
-        batch = {k: v for k, v in next(clips).items() if k in ('clip', 'density')}
+        named = ('clip', 'density', 'fixations')
+        batch = {k: v for k, v in next(clips).items() if k in named}
         state, metrics = step(state, sharding.put_batch(mesh, batch))
         losses.append(float(metrics['loss']))
     clips.close()

@@ -13,8 +13,10 @@ from jax import export
 
 from stsa_jax.models import functional
 from stsa_jax.models.hd2s import HD2SConfig
+from stsa_jax.models.salema import SalEMAConfig
 from stsa_jax.models.tased import TASEDConfig
 from stsa_jax.models.tinyhd import TinyHDConfig
+from stsa_jax.models.unisal import UNISALConfig
 from stsa_jax.models.vinet import ViNetConfig
 from stsa_jax.ops import forms
 from stsa_jax.weights import known
@@ -27,6 +29,8 @@ CONFIGS = (
     ViNetConfig(image_size=SIZE, width=0.125),
     TASEDConfig(image_size=SIZE, width=0.125),
     HD2SConfig(image_size=SIZE, width=0.125),
+    UNISALConfig(image_size=SIZE, width=0.125, frames=3),
+    SalEMAConfig(image_size=SIZE, width=0.125, frames=3),
 )
 
 

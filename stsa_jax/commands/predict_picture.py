@@ -32,6 +32,11 @@ def save_picture(kind: str, options: argparse.Namespace) -> None:
             f'{options.checkpoint}: --attention draws what STSA-Net attends to, but these weights '
             f'are of {model.kind}, which has no attention; --gradient works with every model'
         )
+    if windows.is_recurrent(model.config):
+        raise InputError(
+            f'{options.checkpoint}: --{kind} draws what one clip does to a map, but with these '
+            f'weights, of {model.kind}, a map depends on all frames before it'
+        )
     around = (
         (w.frames, target)
         for w in windows.windows_of(film.frames, model.config)

@@ -26,6 +26,7 @@ from data.held_out import HeldOutClips
 from data.windows import problem_lines
 from stsa_jax.configuration import load_config
 from stsa_jax.distribution import processes, sharding
+from stsa_jax.metrics import losses
 from stsa_jax.ops import cpu
 from stsa_jax.training import compiling, run_config
 from stsa_jax.training.run import Clips, open_run
@@ -69,7 +70,7 @@ def train(
         while not (stop or run.is_over):
             with run.meter.waiting():
                 batch = next(clips)
-            arrays = sharding.put_batch(mesh, {k: batch[k] for k in ('clip', 'density')})
+            arrays = sharding.put_batch(mesh, {k: batch[k] for k in run.batch})
             stopping.hold()
             trace.before(run.step)
             metrics = run.take_step(arrays)
@@ -107,6 +108,7 @@ def open_clips(config: ConfigDict, batch_size: int) -> tuple[Clips, HeldOut | No
         'frames': model.frames,
         'target': model.target,
         'resize': known.of_config(model).resize,
+        'step': getattr(model, 'step', 1),
     }
     clips = data.train_clips(
         config.data.datasets,
@@ -119,6 +121,7 @@ def open_clips(config: ConfigDict, batch_size: int) -> tuple[Clips, HeldOut | No
         num_workers=config.data.num_workers,
         normalise=False,  # transfers uint8, normalised on the device
         flip=config.data.flip,
+        fixations=config.loss in losses.NEED_FIXATIONS,
         **view,
     )
     if not config.validation.every:

@@ -16,7 +16,7 @@ from stsa_jax.distribution import sharding
 from stsa_jax.evaluation.selection import Dataset, Selected
 from stsa_jax.evaluation.truth import GroundTruth
 from stsa_jax.inference.identity import identity_of
-from stsa_jax.inference.windows import Window, predict_windows, windows_of
+from stsa_jax.inference.windows import Window, is_recurrent, predict_windows, windows_of
 from stsa_jax.media.preprocess import resize_density
 
 PRIOR_SIZE = (180, 320)  # fine enough for a mean over thousands of maps
@@ -65,9 +65,10 @@ class ModelMaps:
             model.preprocess(self.dataset.frame(video.first_example + i)[None])[0]
             for i in range(video.num_frames)
         )
-        chosen = _only(windows_of(frames, model.config), wanted)
-        place = self._place
-        for saliency in predict_windows(lambda clips: model(place(clips)), chosen, self.batch_size):
+        recurrent, place = is_recurrent(model.config), self._place
+        chosen = _only(windows_of(frames, model.config), wanted, keep=recurrent)
+        run = model if recurrent else lambda clips: model(place(clips))
+        for saliency in predict_windows(run, chosen, self.batch_size):
             if getattr(model, 'has_own_finish', False):
                 saliency = model.finish(saliency, (video.height, video.width))
             yield saliency
@@ -80,14 +81,14 @@ class ModelMaps:
         return f'model {identity_of(self.model)}'
 
 
-def _only(windows: Iterable[Window], wanted: set[int]) -> Iterator[Window]:
-    """The windows with maps of the `wanted` frames, with only those indices."""
+def _only(windows: Iterable[Window], wanted: set[int], keep: bool) -> Iterator[Window]:
+    """The windows with maps of the `wanted` frames, with only those indices; `keep` the others."""
     first = 0
     for window in windows:
         numbers = range(first, first + len(window.places))
         first += len(window.places)
         places = tuple(p for p, number in zip(window.places, numbers) if number in wanted)
-        if places:
+        if places or keep:
             yield Window(window.frames, places)
 
 

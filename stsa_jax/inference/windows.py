@@ -7,6 +7,9 @@ and last frames are repeated; models with `beginning` 'reversed' use frames i + 
 reverse, for frame i < T - 1. For models that predict all T ('all') the windows are consecutive, and
 the last one ends with the video.
 
+A recurrent model sees every frame once, and each clip starts from the state after the one before
+(`stsa_jax.models.clips`): no map can be predicted without all frames before it.
+
 Memory use does not depend on the length of the video, and each frame is resized and normalised
 once.
 """
@@ -36,7 +39,8 @@ class Predictor(Protocol):
 
     `config.frames` is T, `config.image_size` (H, W), `config.target` 'middle' (the default if the
     field is missing), 'last' or 'all', `config.beginning` 'repeated' (likewise the default) or
-    'reversed'.
+    'reversed'. With `config.recurrent` it also has `carry`, as `stsa_jax.SaliencyModel`, and
+    `config.step`.
     """
 
     config: Any
@@ -95,7 +99,8 @@ def predict_some(
         for window in windows_of(prepared(), model.config):
             numbered = list(enumerate(window.places, index))
             index += len(numbered)
-            if places := tuple(place for i, place in numbered if wanted(i)):
+            places = tuple(place for i, place in numbered if wanted(i))
+            if places or is_recurrent(model.config):
                 yield Window(window.frames, places)
 
     index = 0
@@ -116,6 +121,8 @@ def needed(config: Any, first: int, last: int, count: int) -> tuple[int, int]:
     """
     length = config.frames
     target = getattr(config, 'target', 'middle')
+    if is_recurrent(config):
+        return 0, last
     if target == 'all':  # whole windows, counted from the start of the video
         begin, end = first // length * length, (last // length + 1) * length
         if count - end < length:  # the last window, which ends with the video, reaches back
@@ -139,6 +146,9 @@ def predict_windows(
     if maps := getattr(model, 'maps', None):
         yield from maps(chosen)
         return
+    if is_recurrent(getattr(model, 'config', None)):
+        yield from _carried(model, chosen)
+        return
     if batch_size < 1:
         raise ValueError(f'batch_size is {batch_size}; expected 1 or more')
     chosen = iter(chosen)
@@ -157,6 +167,8 @@ def predict_windows(
 def windows_of(frames: Iterable[Frame], config: Any) -> Iterator[Window]:
     """The windows of a video's frames for a model of `config`; see the module docstring."""
     length = config.frames
+    if is_recurrent(config):
+        return blocks(frames, length * config.step)
     if getattr(config, 'target', 'middle') == 'all':
         return following(frames, length)
     target = target_index(config)
@@ -182,6 +194,16 @@ def following(frames: Iterable[Frame], length: int) -> Iterator[Window]:
         yield Window(before, tuple(range(len(more))))
         before = (before + more)[-length:]
     yield Window(before, tuple(range(length)))
+
+
+def blocks(frames: Iterable[Frame], length: int) -> Iterator[Window]:
+    """Consecutive windows; the last one is filled up with the last frame, whose maps are not used.
+
+    For recurrent models: what comes after a frame has no effect on its map.
+    """
+    frames = iter(frames)
+    while block := tuple(islice(frames, length)):
+        yield Window(block + block[-1:] * (length - len(block)), tuple(range(len(block))))
 
 
 def with_reversed_beginning(frames: Iterable[Frame], length: int) -> Iterator[Window]:
@@ -225,6 +247,33 @@ def target_index(config: Any) -> int:
     if target not in ('middle', 'last'):
         raise ValueError(f"config.target is {target!r}; expected 'middle' or 'last'")
     return config.frames // 2 - 1 if target == 'middle' else config.frames - 1
+
+
+def is_recurrent(config: Any) -> bool:
+    """Whether a model's maps depend on a state that goes on through the whole video."""
+    return getattr(config, 'recurrent', False)
+
+
+def _carried(model: Any, chosen: Iterable[Window]) -> Iterator[np.ndarray]:
+    """The maps of a recurrent model: `step` sequences side by side, as a batch."""
+    step = model.config.step
+    state: Any = None
+    running = None  # JAX computes while the next frames are read
+    for window in chosen:
+        pixels = np.stack(window.frames)  # (T step, H, W, 3)
+        clips = pixels.reshape(-1, step, *pixels.shape[1:]).swapaxes(0, 1)
+        maps, state = model.carry(np.ascontiguousarray(clips), state)
+        if running:
+            yield from _in_order(*running)
+        running = maps, window
+    if running:
+        yield from _in_order(*running)
+
+
+def _in_order(maps: Any, window: Window) -> Iterator[np.ndarray]:
+    maps = np.asarray(maps, np.float32).swapaxes(0, 1)  # (T, step, H, W)
+    maps = maps.reshape(-1, *maps.shape[2:])
+    yield from (maps[place] for place in window.places)
 
 
 def _results(maps, windows: list[Window]) -> Iterator[np.ndarray]:

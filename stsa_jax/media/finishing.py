@@ -58,6 +58,25 @@ def smoothed(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return (soft / peak * 255 if peak > 0 else soft).astype(np.uint8)
 
 
+def unisal(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The softmax of the logits resized to `size` (bilinear), its maximum 255.
+
+    `run_inference` of UNISAL's `unisal/train.py`. The logits are the map's logarithm, but for a
+    constant, which is the same at any size.
+    """
+    logits = np.log(np.maximum(np.asarray(saliency, np.float32), np.finfo(np.float32).tiny))
+    large = resample(logits, size)
+    return (np.exp(large - large.max()) * 255).astype(np.uint8)
+
+
+def min_max(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """From least to greatest into 8 bits, at the model's size.
+
+    SalEMA's `src/inference.py`, whose `save_image` adds half a level before it cuts.
+    """
+    return np.minimum(_spread(saliency) * 255 + 0.5, 255).astype(np.uint8)
+
+
 def _spread(saliency: np.ndarray) -> np.ndarray:
     """Min-max scaling to [0, 1]; a constant map becomes zero."""
     saliency = np.asarray(saliency, np.float64)

@@ -24,12 +24,19 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 KINETICS_KYLEMIN = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # [-1, 1]
 KINETICS_TORCHVISION = Normalisation((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
 
+# ImageNet's mean in levels, without a scale: as Caffe's networks were trained.
+CAFFE = Normalisation((123.68 / 255, 116.779 / 255, 103.939 / 255), (1.0, 1.0, 1.0))
 
-def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes uint8 `(h, w, 3)` or `(h, w)` to `size` = (H, W), Pillow's antialiased bilinear."""
+
+def resize_frame(
+    frame: np.ndarray,
+    size: tuple[int, int],
+    kernel: Image.Resampling = Image.Resampling.BILINEAR,
+) -> np.ndarray:
+    """Resizes uint8 `(h, w, 3)` or `(h, w)` to `size` = (H, W) with Pillow, antialiased."""
     if frame.shape[:2] == tuple(size):
         return frame
-    return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), kernel))
 
 
 def resample(image: np.ndarray, size: tuple[int, int], kernel: str = 'linear') -> np.ndarray:
@@ -48,6 +55,28 @@ def resample(image: np.ndarray, size: tuple[int, int], kernel: str = 'linear') -
         parts = (image.take(place, axis) * weight.reshape(shape) for place, weight in taps)
         image = functools.reduce(np.add, parts)
     return image
+
+
+def resample_area(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """`(h, w, 3)` to `size` = (H, W), each pixel the mean of the area that it covers, in levels.
+
+    As OpenCV's INTER_AREA resizes 8-bit frames; where it enlarges, linear.
+    """
+    if any(wanted > n for n, wanted in zip(frame.shape, size)):
+        return np.clip(np.rint(resample(frame, size)), 0, 255)
+    for axis, wanted in enumerate(size):
+        shares = _areas(frame.shape[axis], wanted)
+        frame = np.moveaxis(np.tensordot(shares, frame, (1, axis)), 0, axis)
+    return np.rint(frame)
+
+
+@functools.lru_cache(maxsize=16)
+def _areas(n: int, wanted: int) -> np.ndarray:
+    """float32 `(wanted, n)`: the share of each pixel in each of fewer, larger ones."""
+    edges = np.arange(wanted + 1) * n / wanted
+    pixels = np.arange(n)
+    covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (np.maximum(covered, 0) * wanted / n).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=16)

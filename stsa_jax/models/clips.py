@@ -4,6 +4,11 @@ A config has `frames`, `image_size` (H, W) and `target`, the frames that the out
 'middle' (frame T/2, counted from 1), 'last', or 'all', a map for each of them. A config class may
 set `beginning`, the clips of a video's first frames: 'repeated' (the default), the first frame is
 repeated, or 'reversed', the clip that starts with the frame, reversed.
+
+Recurrent models have `recurrent` set, and `step`, the frames of the video from one of the clip to
+the next. A video is then `step` sequences of clips, the k-th of frames k, k + step, ..., and each
+clip starts from the state that the one before it left (the intermediate 'state'; all zeros at the
+start).
 """
 
 from collections.abc import Mapping

@@ -45,6 +45,7 @@ def apply(
     *,
     train: bool = False,
     return_intermediates: bool | Sequence[str] = False,
+    state: Any = None,
 ) -> Any:
     """Runs the model. Returns its output, and updated statistics and intermediates if requested.
 
@@ -54,14 +55,18 @@ def apply(
         train: normalise with the batch's statistics; also returns the updated `batch_stats`.
         return_intermediates: also returns `{name: array}` of stage features and attention matrices
             (STSA-Net only), or of those with these names; InputError for an unknown one.
+        state: of a recurrent model, the intermediate 'state' of the clip before; None if there is
+            none.
 
     Returns:
         output, or (output, batch_stats), (output, taps), (output, batch_stats, taps).
     """
     model = nnx.merge(graphdef, params, batch_stats)
     kept: dict[str, jax.Array] = {}
-    taps = {'taps': Taps(kept)} if return_intermediates else {}
-    results = [model(clip, train=train, **taps)]
+    options = {'taps': Taps(kept)} if return_intermediates else {}
+    if state is not None:
+        options['state'] = state
+    results = [model(clip, train=train, **options)]
     if train:
         results.append(nnx.to_pure_dict(nnx.state(model, BatchStat)))
     if return_intermediates:

@@ -1,9 +1,11 @@
-"""MobileNetV2's block in three dimensions (Sandler et al., CVPR 2018), as inflated in tinyHD.
+"""MobileNetV2's block (Sandler et al., CVPR 2018), in three dimensions as inflated in tinyHD.
 
 An inverted residual expands its channels with a 1x1x1 convolution, applies a depthwise convolution,
 and projects them again; the projection is linear. Every convolution is bias-free and followed by
-BatchNorm.
+BatchNorm. With a kernel of one time step it is the block in two dimensions.
 """
+
+from collections.abc import Callable
 
 import jax
 from flax import nnx
@@ -27,20 +29,22 @@ class InvertedResidual(nnx.Module):
         time: tuple[int, int] = (3, 1),
         space_stride: int = 1,
         residual: bool = False,
+        unit: Callable[..., nnx.Module] = ConvBN,
         **options,
     ):
         """`time` is the depthwise kernel and stride in time; in space it is 3x3.
 
-        `options` are those of `ConvBN`: `rngs`, `eps` and `momentum`.
+        `unit` is a convolution with its norm, and `options` are its: `rngs`, `eps` and `momentum`
+        of `ConvBN`.
         """
         kernel, stride = time
         hidden = expansion * features_in
         self.expand = (
-            ConvBN(features_in, hidden, (1, 1, 1), activation=relu6, **options)
+            unit(features_in, hidden, (1, 1, 1), activation=relu6, **options)
             if expansion > 1
             else None
         )
-        self.filter = ConvBN(
+        self.filter = unit(
             hidden,
             hidden,
             (kernel, 3, 3),
@@ -49,7 +53,7 @@ class InvertedResidual(nnx.Module):
             activation=relu6,
             **options,
         )
-        self.project = ConvBN(hidden, features_out, (1, 1, 1), activation=None, **options)
+        self.project = unit(hidden, features_out, (1, 1, 1), activation=None, **options)
         self.residual = residual
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:

@@ -35,6 +35,8 @@ class OptimizerConfig:
             decay, if it is not 1.
         backbone_factor: multiplies the rate of the backbone.
         backbone_drops: whether the backbone's rate follows the schedule, or stays as it starts.
+        backbone_decay_factor: multiplies `weight_decay` in the backbone.
+        backbone_frozen_epochs: number of epochs before the backbone begins to learn.
         schedule: 'constant', 'step', 'milestones', 'cosine' (to 0 at the end) or 'plateau'.
         milestones: when the rate drops, for 'milestones', as fractions of the run.
         warmup_steps: number of steps over which the rate rises linearly.
@@ -56,6 +58,8 @@ class OptimizerConfig:
     bias_factor: float = 1.0
     backbone_factor: float = 1.0
     backbone_drops: bool = True
+    backbone_decay_factor: float = 1.0
+    backbone_frozen_epochs: int = 0
     schedule: str = 'step'
     milestones: tuple[float, ...] = ()
     warmup_steps: int = 0
@@ -78,6 +82,8 @@ class OptimizerConfig:
             'weight_decay': (self.weight_decay >= 0, 'a positive number, or 0 for none'),
             'bias_factor': (self.bias_factor > 0, 'a positive number'),
             'backbone_factor': (self.backbone_factor > 0, 'a positive number'),
+            'backbone_decay_factor': (self.backbone_decay_factor >= 0, 'a positive number, or 0'),
+            'backbone_frozen_epochs': (self.backbone_frozen_epochs >= 0, 'a number of epochs'),
             'milestones': (
                 all(0 < x < 1 for x in self.milestones)
                 and list(self.milestones) == sorted(self.milestones),
@@ -128,15 +134,16 @@ def backbone_learning_rate(
     config: OptimizerConfig, steps_per_epoch: int, num_steps: int
 ) -> Callable | None:
     """`learning_rate` of the backbone; None if it is that of the rest."""
-    factor = config.backbone_factor
-    if config.backbone_drops and factor == 1:
+    factor, frozen = config.backbone_factor, config.backbone_frozen_epochs * steps_per_epoch
+    if config.backbone_drops and factor == 1 and not frozen:
         return None
     own = dataclasses.replace(
         config,
         learning_rate=factor * config.learning_rate,
         schedule=config.schedule if config.backbone_drops else 'constant',
     )
-    return learning_rate(own, steps_per_epoch, num_steps)
+    rate = learning_rate(own, steps_per_epoch, num_steps)
+    return (lambda step: jnp.where(step < frozen, 0, rate(step))) if frozen else rate
 
 
 def optimizer(
@@ -148,10 +155,17 @@ def optimizer(
     `update` needs the loss as `value`.
     """
     o = config
-    steps = [optax.clip_by_global_norm(o.clip_norm)] if o.clip_norm else []
+    steps = []
+    if frozen := o.backbone_frozen_epochs * steps_per_epoch:  # nor does it count when clipping
+        learns = lambda step: jnp.where(step < frozen, 0.0, 1.0)  # noqa: E731
+        steps.append(optax.masked(optax.scale_by_schedule(learns), _backbone))
+    if o.clip_norm:
+        steps.append(optax.clip_by_global_norm(o.clip_norm))
     if o.weight_decay:
         decays = _not_biases if o.bias_factor != 1 else None
         steps.append(optax.add_decayed_weights(o.weight_decay, decays))
+        if (excess := o.backbone_decay_factor - 1) != 0:
+            steps.append(optax.add_decayed_weights(excess * o.weight_decay, _backbone))
     if o.algorithm == 'sgd':
         steps.append(optax.trace(decay=o.momentum))
     else:
@@ -175,6 +189,11 @@ def plateau_scale(opt_state: optax.OptState) -> jax.Array | float:
     is_plateau = lambda x: isinstance(x, contrib.ReduceLROnPlateauState)  # noqa: E731
     found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_plateau) if is_plateau(x)]
     return found[0].scale if found else 1.0
+
+
+def _backbone(params: optax.Params) -> optax.Params:
+    """True for each array of the backbone."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == 'backbone', params)
 
 
 def _biases(params: optax.Params) -> optax.Params:

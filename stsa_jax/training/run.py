@@ -251,8 +251,8 @@ def open_run(
         if place:
             clips.set_state(place['clips'])
             best.value, best.since = place['best']
-        batch = abstract_batch(mesh, config.batch_size, model)
         options = StepOptions.of(config)
+        batch = abstract_batch(mesh, config.batch_size, model, options.also_needs)
         train_step = make_train_step(
             graphdef, tx, rate, mesh, options, normalisation, backbone_rate
         )

@@ -43,6 +43,8 @@ ADDED = {
     'optimizer.bias_factor': 1.0,
     'optimizer.backbone_factor': 1.0,
     'optimizer.backbone_drops': True,
+    'optimizer.backbone_decay_factor': 1.0,
+    'optimizer.backbone_frozen_epochs': 0,
     'optimizer.milestones': [],
 }
 

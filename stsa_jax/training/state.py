@@ -1,6 +1,7 @@
 """The state of a training run: parameters, statistics, the optimizer's arrays and counters."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -56,13 +57,18 @@ def abstract_state(
     )
 
 
-def abstract_batch(mesh: Mesh, batch_size: int, config: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """A global batch of uint8 clips for a model of `config`, as shapes and shardings."""
+def abstract_batch(
+    mesh: Mesh, batch_size: int, config: Any, also: Sequence[str] = ()
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """A global batch of uint8 clips for a model of `config`, as shapes and shardings.
+
+    `also` names further arrays of the shape of `density`.
+    """
     place, size = sharding.batch_sharding(mesh), config.image_size
     maps = (config.frames,) if config.target == 'all' else ()
     shapes = {
         'clip': ((batch_size, config.frames, *size, 3), jnp.uint8),
-        'density': ((batch_size, *maps, *size), jnp.float32),
+        **dict.fromkeys(('density', *also), ((batch_size, *maps, *size), jnp.float32)),
     }
     return {
         name: jax.ShapeDtypeStruct(shape, kind, sharding=place)

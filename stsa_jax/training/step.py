@@ -5,8 +5,8 @@
 
 A batch is `clip` (B, T, H, W, 3), float32 normalised or uint8, normalised here (a quarter of the
 bytes to transfer to the device), and `density` (B, H, W) float32, or (B, T, H, W) for a model of a
-map for every frame. The loss of an example, by default KL - CC (paper, equation 12), is averaged
-over the global batch.
+map for every frame; also `fixations`, of the same shape, for a loss that needs them. The loss of an
+example, by default KL - CC (paper, equation 12), is averaged over the global batch.
 """
 
 import dataclasses
@@ -72,6 +72,11 @@ class StepOptions:
         """The rematerialisation policy, from either field."""
         return 'blocks' if self.remat else self.keep_for_gradient
 
+    @property
+    def also_needs(self) -> tuple[str, ...]:
+        """What batches need besides clip and density."""
+        return ('fixations',) if self.loss in losses.NEED_FIXATIONS else ()
+
     @classmethod
     def of(cls, config: Mapping) -> 'StepOptions':
         """The options of a training config."""
@@ -107,9 +112,10 @@ def make_train_step(
         maps = _maps(rest.pop(), saliency) if options.supervise else []
         batch_stats, density = rest.pop() if train else batch_stats, batch['density']
         scores = _scores(saliency, density)
-        scores['losses'] = losses.over_frames(losses.NAMED[options.loss], saliency, density)
+        truth = [density] + [batch[name] for name in options.also_needs]
+        scores['losses'] = losses.over_frames(losses.NAMED[options.loss], saliency, *truth)
         for extra in maps:
-            scores['losses'] += losses.over_frames(losses.NAMED[options.loss], extra, density)
+            scores['losses'] += losses.over_frames(losses.NAMED[options.loss], extra, *truth)
         return scores['losses'].mean(), (batch_stats, scores)
 
     def gradient(params, batch_stats, batch):

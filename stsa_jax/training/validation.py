@@ -127,6 +127,7 @@ class Validation:
 
     def compile(self, state: TrainState, batch: dict[str, jax.ShapeDtypeStruct]) -> None:
         """Compiles the eval step for a state and batches of these shapes."""
+        batch = {name: batch[name] for name in ('clip', 'density')}
         lowered = self._eval_step.lower(*weights_to_validate(state), batch)
         self._eval_step = compiling.compiled(lowered)
 

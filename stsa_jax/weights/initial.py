@@ -17,6 +17,7 @@ from flax import traverse_util
 
 from stsa_jax.errors import InputError
 from stsa_jax.models import functional
+from stsa_jax.models.unisal import INITIAL
 from stsa_jax.remote import local
 from stsa_jax.weights import known
 
@@ -62,6 +63,8 @@ def random_weights(params: dict, batch_stats: dict, seed: int = 0) -> tuple[dict
 
 
 def _draw(path: tuple, shape: tuple, shapes: dict, seed: int) -> np.ndarray:
+    if path[-1] in INITIAL:
+        return INITIAL[path[-1]]
     normalised = (*path[:-1], 'scale') in shapes  # the bias then belongs to the normalisation
     if path[-1] == 'kernel' or (path[-1] == 'bias' and not normalised):
         kernel = shapes[(*path[:-1], 'kernel')].shape  # (kt, kh, kw, in, out)

@@ -16,23 +16,28 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
+from PIL import Image
 
 from stsa_jax.errors import InputError
 from stsa_jax.media import finishing
 from stsa_jax.media.preprocess import (
+    CAFFE,
     IMAGENET,
     KINETICS_KYLEMIN,
     KINETICS_TORCHVISION,
     Normalisation,
     resample,
+    resample_area,
     resize_frame,
 )
 from stsa_jax.models.hd2s import HD2S, HD2SConfig
 from stsa_jax.models.s3d import S3D, S3DConfig
+from stsa_jax.models.salema import SalEMA, SalEMAConfig
 from stsa_jax.models.stsa import STEPS
 from stsa_jax.models.stsanet import STSANet, STSANetConfig
 from stsa_jax.models.tased import TASED, TASEDConfig
 from stsa_jax.models.tinyhd import TinyHD, TinyHDConfig
+from stsa_jax.models.unisal import DOMAINS, UNISAL, UNISALConfig
 from stsa_jax.models.vinet import ViNet, ViNetConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -109,6 +114,18 @@ def _tinyhd(shapes: Shapes, naming: str) -> TinyHDConfig:
     return TinyHDConfig(
         target='last' if last_only else 'all', reduction=32 // channels if 32 % channels == 0 else 0
     )
+
+
+def _unisal(shapes: Shapes, naming: str) -> UNISALConfig:
+    domains = tuple(d for d in DOMAINS if f'coarse_gaussians_{d}' in shapes)
+    width = shapes.get('cnn.features.0.0.weight', (32,))[0] / 32
+    domains = domains or DOMAINS
+    return UNISALConfig(domains=domains, domain=domains[0], width=width)
+
+
+def _salema(shapes: Shapes, naming: str) -> SalEMAConfig:
+    width = shapes.get('salgan.0.weight', (64,))[0] / 64
+    return SalEMAConfig(width=width, alpha=None if 'alpha' in shapes else 0.1)
 
 
 def _width(shapes: Shapes, stem: str) -> float:
@@ -197,6 +214,33 @@ KNOWN = (
         resize=functools.partial(_in_8_bits, kernel='cubic'),
         finish=finishing.smoothed,
         finished=_SMOOTHED,
+    ),
+    Known(
+        kind='unisal',
+        title='UNISAL',
+        module=UNISAL,
+        config=UNISALConfig,
+        part='unisal_input',
+        normalisations={'unisal': IMAGENET},
+        infer=_unisal,
+        on_s3d=False,
+        resize=functools.partial(resize_frame, kernel=Image.Resampling.LANCZOS),
+        finish=finishing.unisal,
+        finished='resized to the size of the video (its logarithm, bilinear), each scaled to a '
+        'maximum of 255',
+    ),
+    Known(
+        kind='salema',
+        title='SalEMA',
+        module=SalEMA,
+        config=SalEMAConfig,
+        part='salema_map',
+        normalisations={'salema': CAFFE},
+        infer=_salema,
+        on_s3d=False,
+        resize=resample_area,
+        finish=finishing.min_max,
+        finished="at the model's size, each from its least value to its greatest in 8 bits",
     ),
 )
 

@@ -66,13 +66,15 @@ _MARKS = {
     'vinet': r'decoder\.convtsp1\.0\.weight$',
     'tased': r'convtsp1\.0\.weight$',
     'hd2s': r'featureExtractor\.block1\.0\.conv_s\.weight$',
+    'unisal': r'post_cnn\.inv_res\.conv\.0\.weight$',
+    'salema': r'salgan\.60\.weight$',
     'stsanet': r'base1\.\d',
     's3d_kinetics': r'base\.0\.conv_s\.weight$',
     's3d_torchvision': r'features\.0\.0\.0\.weight$',
 }
 _FIRST = {naming: re.compile(r'((?:[^.]+\.)*?)' + mark) for naming, mark in _MARKS.items()}
 # These are checked first: they may contain S3D's backbone.
-_OWN = ('tinyhd', 'vinet', 'tased', 'hd2s')
+_OWN = ('tinyhd', 'vinet', 'tased', 'hd2s', 'unisal', 'salema')
 COMPILED = '_orig_mod.'  # from torch.compile, before any component of a name
 
 

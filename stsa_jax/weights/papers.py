@@ -68,4 +68,21 @@ PAPERS = {
         2021,
         'https://github.com/perceivelab/hd2s',
     ),
+    'unisal': Paper(
+        'droste2020unified',
+        'Unified Image and Video Saliency Modeling',
+        'Droste, R. and Jiao, J. and Noble, J. A.',
+        'European Conference on Computer Vision',
+        2020,
+        'https://github.com/rdroste/unisal',
+    ),
+    'salema': Paper(
+        'linardos2019simple',
+        'Simple vs complex temporal recurrences for video saliency prediction',
+        "Linardos, P. and Mohedano, E. and Nieto, J. J. and O'Connor, N. E. and Giro-i-Nieto, X. "
+        'and McGuinness, K.',
+        'British Machine Vision Conference',
+        2019,
+        'https://github.com/Linardos/SalEMA',
+    ),
 }

@@ -134,7 +134,7 @@ def from_torch(
         initial = traverse_util.flatten_dict({'params': model[1], 'batch_stats': model[2]})
         found = {path: np.asarray(initial[path]) for path in rest} | found
     tree = traverse_util.unflatten_dict(found)
-    return tree['params'], tree['batch_stats']
+    return tree['params'], tree.get('batch_stats', {})
 
 
 def to_torch(params: dict, batch_stats: dict | None = None, *, naming: str | None = None) -> dict:

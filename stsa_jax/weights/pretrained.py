@@ -69,6 +69,7 @@ class SaliencyModel:
         self._explain = jax.jit(
             functools.partial(functional.apply, self.graphdef, return_intermediates=True)
         )
+        self._carry = jax.jit(self._with_state)
 
     def __call__(self, clip: ArrayLike, *, return_intermediates: bool = False) -> Any:
         """`(B, T, H, W, 3)` normalised float32 -> saliency `(B, H, W)` float32 in [0, 1].
@@ -81,6 +82,24 @@ class SaliencyModel:
         _check_range(clip)
         run = self._explain if return_intermediates else self._run
         return run(self.params, self.batch_stats, clip)
+
+    def carry(self, clip: ArrayLike, state: Any = None) -> tuple[jax.Array, Any]:
+        """The maps of a recurrent model's clip, and the state with which the next clip goes on.
+
+        `state` is None at the start of a video. Clips as of `__call__`, which always starts anew.
+        """
+        _check_range(clip)
+        weights = self.params, self.batch_stats
+        if state is None:
+            shapes = jax.eval_shape(self._with_state, *weights, clip)[1]
+            state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+        return self._carry(*weights, clip, state)
+
+    def _with_state(self, params, batch_stats, clip, state=None):
+        maps, taps = functional.apply(
+            self.graphdef, params, batch_stats, clip, return_intermediates=('state',), state=state
+        )
+        return maps, taps['state']
 
     def preprocess(self, frames: np.ndarray) -> np.ndarray:
         """uint8 RGB frames `(T, h, w, 3)` -> `(T, H, W, 3)` float32, resized and normalised."""

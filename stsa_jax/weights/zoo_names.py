@@ -4,6 +4,8 @@ Like `names`: a path in our nested dicts -> PyTorch's name and the order of our 
 """
 
 from stsa_jax.models.hd2s import DECODERS, HALVINGS
+from stsa_jax.models.salema import DECODER, ENCODER
+from stsa_jax.models.unisal import BLOCKS
 from stsa_jax.weights import names
 from stsa_jax.weights.names import Path, unit_leaf
 
@@ -108,13 +110,125 @@ def hd2s(path: Path) -> tuple[str, tuple[int, ...]]:
     return _in_plane(f'{prefix}.conv_{letter}', f'{prefix}.bn_{letter}', leaf)
 
 
+_DOMAINS = {
+    'dhf1k': 'DHF1K', 'hollywood': 'Hollywood', 'ucfsports': 'UCFSports', 'salicon': 'SALICON',
+}  # fmt: skip
+_UNISAL = {
+    'gru_output': ('post_rnn.0', 'post_rnn.1'),
+    'skip2_wide': ('skip_2x.expansion.0', 'skip_2x.expansion.1'),
+    'skip2': ('skip_2x.reduction.0', 'skip_2x.reduction.1'),
+    'skip4_wide': ('skip_4x.expansion.0', 'skip_4x.expansion.1'),
+    'skip4': ('skip_4x.reduction.0', 'skip_4x.reduction.1'),
+}
+_MIXED = {
+    'unisal_input': 'post_cnn.inv_res.conv',
+    'mix2': 'upsampling_2.inv_res.conv',
+    'mix4': 'post_upsampling_2.inv_res.conv',
+}
+_GATES = {'reset': 'r', 'update': 'z', 'candidate': 'h'}
+_SIDES = {'input': ('w', 'x'), 'state': ('u', 'h')}
+_CHANNELS = (2, 0, 1)  # (1, 1, C) -> (C, 1, 1)
+
+
+def unisal(path: Path) -> tuple[str, tuple[int, ...]]:
+    """rdroste/unisal: `cnn.features.<block>`, and the decoder with `bn_<domain>` in its units."""
+    first, *rest, leaf = path
+    if first in _DOMAINS:
+        if leaf == 'priors':
+            return f'coarse_gaussians_{first}', (0, 1, 2)
+        if leaf == 'smoothing':
+            return f'smoothing_{first}.weight', (3, 2, 0, 1)
+        return _in_plane(f'adaptation_{first}.0', '', leaf)
+    if first == 'backbone':
+        block, *parts = rest
+        if block in ('first', 'last'):
+            place = f'cnn.features.{0 if block == "first" else len(BLOCKS) + 1}'
+            return _in_plane(f'{place}.0', f'{place}.1', leaf)
+        number = int(block.removeprefix('block'))
+        return _in_plane(*_inverted(f'cnn.features.{number}.conv', parts[0], number > 1), leaf)
+    if first == 'gru':
+        return _gru(rest, leaf)
+    part, *norm = rest if first in _MIXED else ('', *rest)
+    if first in _MIXED:
+        convolution, place = _inverted(_MIXED[first], part, first != 'unisal_input')
+    else:
+        convolution, place = _UNISAL[first]
+    return _in_plane(convolution, _of_domain(place, norm), leaf)
+
+
+def _gru(rest: list[str], leaf: str) -> tuple[str, tuple[int, ...]]:
+    cell = 'rnn.cell_list.0'
+    if not rest:
+        if leaf == 'drop_mask':
+            return f'{cell}.drop_mask_1', (0, 1)
+        return f'{cell}.b_{_GATES[leaf.removesuffix("_shift")]}', _CHANNELS
+    gate, side = rest[0].split('_')
+    weight, of = _SIDES[side]
+    if leaf == 'scale' and len(rest) == 1:
+        return f'{cell}.a_{_GATES[gate]}_{of}', _CHANNELS
+    suffix = '' if gate == 'candidate' else f'_{_GATES[gate]}'
+    place = f'{cell}.{weight}{suffix}'
+    if rest[1] == 'depth':
+        convolution, norm = f'{place}.conv_dw', f'{place}.sep_bn'
+    else:
+        normed = 'out' if gate == 'candidate' else _GATES[gate]
+        convolution, norm = f'{place}.conv_sep', f'{cell}.norm_{normed}_{of}'
+    return _in_plane(convolution, _of_domain(norm, rest[2:]), leaf)
+
+
+def _inverted(prefix: str, part: str, widens: bool) -> tuple[str, str]:
+    """Convolution and norm of a part of MobileNetV2's block, which is one list of layers."""
+    first = 3 * (tuple(_PLACES).index(part) - (not widens))
+    return f'{prefix}.{first}', f'{prefix}.{first + 1}'
+
+
+def _of_domain(norm: str, rest: list[str]) -> str:
+    """`rest` is ['norm', domain], ['norm'], or [] for the convolution."""
+    return f'{norm}.bn_{_DOMAINS[rest[1]]}' if len(rest) > 1 else norm
+
+
 def _in_plane(convolution: str, norm: str, leaf: str) -> tuple[str, tuple[int, ...]]:
-    """`unit_leaf` of a convolution in two dimensions, whose kernel has one step in time here."""
+    """`unit_leaf` of a convolution in two dimensions, whose kernel has one step in time here.
+
+    'offset' is the bias of a convolution in front of a norm.
+    """
+    if leaf == 'offset':
+        return f'{convolution}.bias', names.VECTOR
     name, axes = unit_leaf(convolution, norm, leaf)
     return name, _IN_PLANE if leaf == 'kernel' else axes
 
 
-_RULES = {'tinyhd': tinyhd, 'vinet': vinet, 'tased': tased, 'hd2s': hd2s}
+def _salema_places() -> dict[str, int]:
+    """The released network is one list of layers: convolution, ReLU, ..., pool or upsampling."""
+    places, number = {}, 0
+    for name, levels in (('encoder', ENCODER), ('decoder', DECODER)):
+        for level, widths in enumerate(levels):
+            for i in range(len(widths)):
+                places[f'{name}{level}_{i}'] = number
+                number += 2
+            number += (name, level) != ('encoder', len(ENCODER) - 1)  # no pool there
+    places['salema_map'] = number - 1  # no upsampling before it
+    return places
+
+
+_SALEMA = _salema_places()
+
+
+def salema(path: Path) -> tuple[str, tuple[int, ...]]:
+    """Linardos/SalEMA: `salgan.<layer>`, and `alpha` if it was learnt."""
+    if path == ('alpha',):
+        return 'alpha', names.VECTOR
+    return _in_plane(f'salgan.{_SALEMA[path[0]]}', '', path[-1])
+
+
+_RULES = {
+    'tinyhd': tinyhd,
+    'vinet': vinet,
+    'tased': tased,
+    'hd2s': hd2s,
+    'unisal': unisal,
+    'salema': salema,
+}
 
 
 def torch_name(path: Path, naming: str) -> tuple[str, tuple[int, ...]]:
