@@ -80,7 +80,8 @@ def test_a_video_in_clips_is_one_sequence(kind):
     padded = np.concatenate([frames, frames[-1:].repeat(length * step - 8, 0)])
     clips = small.preprocess(padded).reshape(length, step, 32, 64, 3).swapaxes(0, 1)
     expected = np.asarray(whole(clips)).swapaxes(0, 1).reshape(-1, 32, 64)[:8]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # Another program, whose float32 rounds otherwise; UNISAL's has an error of 4e-5.
+    np.testing.assert_allclose(found, expected, atol=5e-5)
     assert np.ptp(found[:, 5, 5]) > 1e-3
 
 

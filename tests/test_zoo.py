@@ -243,6 +243,7 @@ def test_other_domains_of_unisal(golden_dir, domain, frames):
     model = SaliencyModel(config, *port.from_torch(tensors, config))
     clip = zoo_rule.clip(1, 2, 12, SIZE[0] + 64, SIZE[1] + 64)[:, :frames, : SIZE[0], : SIZE[1]]
     found = np.asarray(model(clip))[:, -1, ::4, ::4]
-    golden = np.load(golden_dir / 'unisal.npz')[f'domain/{domain}']
-    assert golden.std() > 0.01
-    np.testing.assert_allclose(found, golden, atol=1e-5, rtol=0)
+    golden = np.load(golden_dir / 'unisal.npz')
+    expected, noise = golden[f'domain/{domain}'], float(golden['float32_error'])
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(found, expected, atol=max(1e-5, 2 * noise), rtol=0)

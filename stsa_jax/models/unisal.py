@@ -21,7 +21,7 @@ the video (bilinear), and each map is scaled to a maximum of 255
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +138,7 @@ class Backbone(nnx.Module):
     """MobileNetV2 of each frame; its BatchNorms keep their statistics in training too."""
 
     def __init__(self, config: UNISALConfig, *, rngs: nnx.Rngs | None):
-        options = {'eps': BATCH_NORM_EPS, 'rngs': rngs}
+        options: dict[str, Any] = {'eps': BATCH_NORM_EPS, 'rngs': rngs}
         channels = scale_width(FIRST, config.width)
         self.first = ConvBN(3, channels, (1, 3, 3), stride=(1, 2, 2), activation=relu6, **options)
         for i, (out, expansion, halves) in enumerate(BLOCKS, 1):
@@ -194,8 +194,8 @@ class UNISAL(nnx.Module):
     def __init__(self, config: UNISALConfig = UNISALConfig(), *, rngs: nnx.Rngs | None):
         self.config = config
         width = lambda channels: scale_width(channels, config.width)  # noqa: E731
-        options = {'momentum': config.batch_norm_momentum, 'rngs': rngs}
-        own = {**options, 'domains': config.domains, 'domain': config.domain}
+        options: dict[str, Any] = {'momentum': config.batch_norm_momentum, 'rngs': rngs}
+        own: dict[str, Any] = {**options, 'domains': config.domains, 'domain': config.domain}
         features, f2, f4 = width(RECURRENT), width(MIXED_2), width(MIXED_4)
         c2, c4 = width(BLOCKS[BLOCK_X2 - 1][0]), width(BLOCKS[BLOCK_X4 - 1][0])
 
