@@ -92,7 +92,8 @@ class Unit(nnx.Module):
             kernel, inputs, features_out, bias=biased, rngs=rngs
         )
         self.norm = norms(features_out, momentum, domains, rngs)
-        self.stride, self.padding = stride, ((kernel[0] - 1) // 2, (kernel[1] - 1) // 2, (kernel[2] - 1) // 2)
+        t, h, w = kernel
+        self.stride, self.padding = stride, ((t - 1) // 2, (h - 1) // 2, (w - 1) // 2)
         self.depthwise, self.activation, self.domain = depthwise, activation, domain
 
     @property
