@@ -46,6 +46,9 @@ class Wheel(bdist_wheel):
 
     def finalize_options(self) -> None:
         """Tells `build_py` and the metadata where packages lie."""
+        if 'editable_wheel' in self.distribution.commands:  # the checkout as it is
+            super().finalize_options()
+            return
         packages = self.distribution.packages
         for i, package in enumerate(packages):
             first, dot, rest = package.partition('.')

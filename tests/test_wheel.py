@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from setuptools import Distribution
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
@@ -72,3 +73,14 @@ def test_the_wheel_names_the_command_instead_of_scripts(build):
     assert build.moved('from database import x\nmy_data = data\n', 'a.py').startswith('from datab')
     with pytest.raises(ValueError, match=r'a\.py:1'):
         build.moved('import data.windows', 'a.py')
+
+
+@pytest.mark.parametrize(
+    'command, expected',
+    [('editable_wheel', ['data', 'configs']), ('bdist_wheel', ['stsa_jax.data', 'stsa_jax.configs'])],
+)
+def test_an_editable_installation_is_the_checkout_itself(build, command, expected):
+    distribution = Distribution({'name': 'a', 'version': '1', 'packages': ['data', 'configs']})
+    distribution.commands = [command]
+    build.Wheel(distribution).ensure_finalized()
+    assert distribution.packages == expected

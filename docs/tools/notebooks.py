@@ -30,17 +30,21 @@ ENVIRONMENT = {
     'TF_CPP_MIN_LOG_LEVEL': '2',
     'PYTHONPATH': str(ROOT),
 }
+# Without it the language of most blocks counts as the notebook's, and that may be bash.
+HEADER = """---
+jupyter:
+  kernelspec:
+    display_name: Python 3
+    language: python
+    name: python3
+---
+
+"""
 
 
 def read(source: Path) -> nbformat.NotebookNode:
     """The notebook of a tutorial, not run."""
-    notebook = jupytext.read(source, fmt='md')
-    notebook.metadata['kernelspec'] = {
-        'name': 'python3',
-        'display_name': 'Python 3',
-        'language': 'python',
-    }
-    return notebook
+    return jupytext.reads(HEADER + source.read_text('utf-8'), fmt='md')
 
 
 def run(source: Path, target: Path) -> None:
