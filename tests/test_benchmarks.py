@@ -36,6 +36,7 @@ from benchmarks import (
     train_step,
     training,
 )
+from benchmarks import onnx as onnx_benchmark
 from benchmarks.hlo import parse
 from benchmarks.processes import in_own_process
 from data.copies.sources import Report
@@ -136,6 +137,11 @@ def test_inference(run, config_file, reference):  # noqa: F811
     options = ('--repeats=1', '--matrix_size=64', reference)
     printed = run(inference.main, f'--config={config_file}', *options)
     assert 'ratio to the matrix-product floor' in printed and '(limit 0.55: ' in printed
+
+
+def test_onnx(run, config_file):  # noqa: F811
+    printed = run(onnx_benchmark.main, f'--config={config_file}', '--repeats=1')
+    assert 'ratio of onnxruntime to ours: ' in printed
 
 
 @pytest.mark.long

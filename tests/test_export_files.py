@@ -72,10 +72,10 @@ def test_wrong_targets(folder, tmp_path, monkeypatch):
     for arguments, words in cases:
         with pytest.raises(InputError, match=words):
             command.main(arguments)
-    monkeypatch.setitem(sys.modules, 'jax2onnx', None)
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     monkeypatch.delitem(sys.modules, 'stsa_jax.inference.onnx_file', raising=False)
     monkeypatch.delattr('stsa_jax.inference.onnx_file', raising=False)
-    with pytest.raises(InputError, match=r"jax2onnx is needed.*pip install 'stsa-jax\[onnx\]'"):
+    with pytest.raises(InputError, match=r"onnxruntime is needed.*pip install 'stsa-jax\[onnx\]'"):
         command.main([weights, str(tmp_path / 'a.onnx'), '--format=onnx'])
     assert not list(tmp_path.iterdir())
 
