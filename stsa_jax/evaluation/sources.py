@@ -15,6 +15,7 @@ from stsa_jax import inference
 from stsa_jax.distribution import sharding
 from stsa_jax.evaluation.selection import Dataset, Selected
 from stsa_jax.evaluation.truth import GroundTruth
+from stsa_jax.inference import sharing
 from stsa_jax.inference.identity import identity_of
 from stsa_jax.inference.windows import Window, is_recurrent, predict_windows, windows_of
 from stsa_jax.media.preprocess import resize_density
@@ -65,16 +66,19 @@ class ModelMaps:
             model.preprocess(self.dataset.frame(video.first_example + i)[None])[0]
             for i in range(video.num_frames)
         )
-        recurrent, place = is_recurrent(model.config), self._place
+        recurrent = is_recurrent(model.config)
         chosen = _only(windows_of(frames, model.config), wanted, keep=recurrent)
-        run = model if recurrent else lambda clips: model(place(clips))
-        for saliency in predict_windows(run, chosen, self.batch_size):
+        predictor: Any = model if recurrent else self._on_devices
+        if self._sharding is None and (np.diff(video.positions) == 1).all():  # in a row
+            predictor = sharing.for_windows(model, len(wanted))
+        for saliency in predict_windows(predictor, chosen, self.batch_size):
             if getattr(model, 'has_own_finish', False):
                 saliency = model.finish(saliency, (video.height, video.width))
             yield saliency
 
-    def _place(self, clips):
-        return clips if self._sharding is None else jax.device_put(clips, self._sharding)
+    def _on_devices(self, clips):
+        placed = clips if self._sharding is None else jax.device_put(clips, self._sharding)
+        return self.model(placed)
 
     def identity(self) -> str:
         """A digest of config and weights."""

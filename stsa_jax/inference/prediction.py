@@ -124,8 +124,8 @@ def predict(
     film = dataclasses.replace(film, sound=sound_of(film, part))
     kept = _kept(folder, settings, model.config, resumable)
     left = part.count - (kept.count if kept else 0)
-    if settings.every == 1 and sharing.shares(model, left):
-        model = sharing.sharing(model)
+    if settings.every == 1:
+        model = sharing.for_windows(model, left)
     resumed, count, between = kept.count if kept else 0, 0, 0
     with ExitStack() as stack:
         writers: list[Callable[[films.Predicted], None]] = []

@@ -70,6 +70,11 @@ class SharingModel:
             yield np.asarray(saliency, np.float32)
 
 
+def for_windows(model: Any, count: int) -> Any:
+    """The model, or its `SharingModel` if that is worth it for `count` windows in a row."""
+    return sharing(model) if shares(model, count) else model
+
+
 def sharing(model: Any) -> SharingModel:
     """The `SharingModel` of a model; the same one each time, so that it is compiled once."""
     kept = vars(model)

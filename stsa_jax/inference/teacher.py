@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from stsa_jax.errors import InputError
 from stsa_jax.files import staged_folder, write_atomic
-from stsa_jax.inference import films
+from stsa_jax.inference import films, sharing
 from stsa_jax.inference.identity import identity_of
 from stsa_jax.inference.windows import Predictor
 from stsa_jax.media import video
@@ -47,8 +47,9 @@ def write_maps(
             film = video.open_video(path, folder_fps=fps, allow_truncated=True)
             with staged_folder(folder / name, (MAPS, RECORD), overwrite=True) as staging:
                 (staging / MAPS).mkdir()
-                frames = films.predict_film(model, film.frames, batch_size)
                 total = film.info.num_frames
+                predictor = sharing.for_windows(model, total)
+                frames = films.predict_film(predictor, film.frames, batch_size)
                 for frame in tqdm(frames, f'{name}: maps', total, unit='frame', disable=None):
                     films.write_map(staging / MAPS, frame)
                 write_atomic(staging / RECORD, json.dumps(made_by))
