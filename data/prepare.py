@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 
 from absl import logging
 
+from stsa_jax import mirror
 from stsa_jax.errors import InputError, command, exit_cleanly
+from stsa_jax.remote import is_remote
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -63,11 +65,23 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command."""
+    options = parse(arguments)
+    logging.set_verbosity(logging.ERROR)  # the builder would repeat these messages
+    if not (options.data_dir and is_remote(options.data_dir)):
+        prepare(options)
+        return
+    address = f'{options.data_dir.rstrip("/")}/{options.name or options.dataset}'
+    with mirror.folder(address) as here:
+        options.data_dir = str(here.parent)
+        prepare(options)
+    print(f'copied to {address}')
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Prepares a dataset, and reports what was found."""
     from data.copies.sources import Report
     from data.preparation.registry import load_builder, prepare_dataset
 
-    options = parse(arguments)
-    logging.set_verbosity(logging.ERROR)  # the builder would repeat these messages
     settings = {
         'size': size_of(options.size),
         'encoding': 'png' if options.lossless else 'jpeg',

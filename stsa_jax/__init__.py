@@ -8,7 +8,7 @@ Importing the package is cheap: names are loaded on first use.
 The packages, bottom up; each imports only from those above it in this list. `make lint` checks
 this, and docs/architecture.md lists the packages of the whole project.
 
-    errors, lock, files, remote, configuration   the basis of all others
+    errors, lock, files, remote, mirror, configuration   the basis of all others
     ops            operations in plain JAX that match PyTorch's numbers; ops.cpu, their CPU forms
     models         the networks, as pure functions of parameters
     metrics        saliency scores, and the training loss

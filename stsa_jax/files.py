@@ -17,11 +17,11 @@ _WORK = '.work.json'
 
 
 def refuse_remote(path: str | os.PathLike) -> None:
-    """Raises InputError for an output in object storage, from which the commands only read."""
+    """Raises InputError for an address in object storage, where only a folder can be written."""
     if re.match(r'[a-z][a-z0-9+.-]+:/', str(path)):  # pathlib makes one slash of two
         raise InputError(
-            f'{path}: results are written to a folder of this machine, not to object storage; give '
-            'a folder, and copy it afterwards'
+            f'{path}: this is written to a folder of this machine, not to object storage; give a '
+            'folder, and copy it afterwards (docs/sharing.md says what can be written there)'
         )
 
 

@@ -2,13 +2,14 @@
 
 By fsspec, which needs the library of a storage: gcsfs for gs://, s3fs for s3://. The copies lie in
 ~/.cache/stsa-jax, or in the folder that the environment variable STSA_JAX_CACHE names; each use
-copies what has changed since.
+copies what has changed since. Writing is `stsa_jax.mirror`'s.
 """
 
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from stsa_jax.files import atomic_path, write_atomic
 
 CACHE = 'STSA_JAX_CACHE'
 _KEYS = '.keys.json'  # path in a copied folder -> what identified its content
+_STEP = re.compile(r'((?:.*/)?checkpoints/\d+)/')
+_RECORD = re.compile(r'((?:.*/)?checkpoints/\d+)/meta/metadata$')
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -36,35 +39,56 @@ def local(path: str | os.PathLike, without: Sequence[str] = ()) -> str | os.Path
     if not is_remote(path):
         return path
     address = str(path).rstrip('/')
-    try:
-        storage, inside = fsspec.url_to_fs(address)
+    with errors_of(address, 'read'):
+        storage, inside = opened(address)
         if storage.isfile(inside):
             found = {'': storage.info(inside)}
         else:
             listed = storage.find(inside, detail=True)
-            found = {name[len(inside) :].lstrip('/'): info for name, info in listed.items()}
+            found = {name[len(inside) :].lstrip('/'): listed[name] for name in whole(listed)}
         wanted = {n: info for n, info in found.items() if not {*n.split('/')} & {*without}}
         if not wanted:
             raise FileNotFoundError(address)
         return _copied(storage, inside, address, wanted)
+
+
+def opened(address: str) -> tuple[Any, str]:
+    """The storage of an address, and the path in it; raises what fsspec does."""
+    options = {'auto_mkdir': True} if address.startswith(('file:', 'local:')) else {}
+    return fsspec.url_to_fs(address, **options)
+
+
+@contextmanager
+def errors_of(address: str, done: str) -> Iterator[None]:
+    """Turns what a storage raises into an InputError: the address cannot be `done`."""
+    try:
+        yield
     except (ImportError, ValueError) as error:
         reason = str(error).strip().partition('\n')[0]
-        raise InputError(f'{address}: cannot be read: {reason}') from error
+        raise InputError(f'{address}: cannot be {done}: {reason}') from error
     except FileNotFoundError as error:
         raise InputError(f'{address}: there is no such file or folder; check the path') from error
     except OSError as error:
-        if error.filename and str(_cache()) in str(error.filename):
+        if error.filename and str(cache()) in str(error.filename):
             raise  # of the local disk
         raise InputError(
-            f'{address}: cannot be read ({error}); check the path, the connection and the '
+            f'{address}: cannot be {done} ({error}); check the path, the connection and the '
             'credentials of this storage'
         ) from error
+
+
+def whole(names: Iterable[str]) -> list[str]:
+    """The paths without those of checkpoints that lack their record, which is written last."""
+    names = list(names)
+    complete = {match[1] for name in names if (match := _RECORD.search(name))}
+    steps = [(name, _STEP.match(name)) for name in names]
+    return [name for name, step in steps if step is None or step[1] in complete]
 
 
 def _copied(storage: Any, inside: str, address: str, wanted: dict[str, dict]) -> Path:
     """Copies what is new or has changed, and removes what is gone; returns the copy."""
     name = address.rsplit('/', 1)[-1]
-    folder = _cache() / sha256(address.encode()).hexdigest()[:16]
+    folder = cache() / sha256(address.encode()).hexdigest()[:16]
     target, record = folder / name, folder / _KEYS
     keys = json.loads(record.read_text()) if record.is_file() else {}
     for path in wanted:
@@ -89,5 +113,6 @@ def _key(storage: Any, path: str, info: dict) -> str:
     return f'{info.get("size")} {info.get("created", "")}'
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """The folder of all copies."""
     return Path(os.environ.get(CACHE) or Path.home() / '.cache' / 'stsa-jax')

@@ -3,7 +3,8 @@
     python tests/forked.py < attempts.json > results.json
 
 An attempt is {"arguments": of train.py, "signal": a number, "place": a name in PLACES, "count": the
-occurrence of that place}; without a place it runs to its end. A result is {"code": the exit code,
+occurrence of that place}; without a place it runs to its end. "cache": the folder of copies from
+object storage, which are made all the time. A result is {"code": the exit code,
 minus the signal's number if that ended it, "seconds": from the signal to the end, "told": standard
 error, "left": the names in checkpoints/ afterwards}. Python imports everything once: each attempt
 is a fork from before JAX starts its threads, which takes a second instead of many.
@@ -28,6 +29,8 @@ import small_network
 import train
 from data.held_out import HeldOutClips
 from data.pipeline import ClipIterator
+from stsa_jax import mirror
+from stsa_jax.remote import CACHE
 from stsa_jax.training.meter import Meter
 
 
@@ -88,6 +91,8 @@ def run(attempt: dict, sent: int) -> int:
 
     if attempt.get('place'):
         PLACES[attempt['place']](here)
+    if attempt.get('cache'):
+        os.environ[CACHE], mirror.EVERY = attempt['cache'], 0.02
     small_network.train_it()
     sys.argv[1:] = attempt['arguments']
     return train.main() or 0

@@ -16,6 +16,7 @@ from test_train_script import ROOT, config_file, prepared  # noqa: F401 (fixture
 
 from stsa_jax import checkpoints
 from stsa_jax.checkpoints import meta as checkpoint_meta
+from stsa_jax.remote import CACHE, local
 from stsa_jax.training.reporting import read_log
 
 FIELDS = {
@@ -47,11 +48,11 @@ STOPPED = [
 ]
 
 
-def attempt(plan: dict[str, list[dict]], num_steps: int, config: Path, folder: Path) -> dict:
+def attempt(plan: dict[str, list[dict]], num_steps: int, config: Path, folder: Path | str) -> dict:
     """The results of the attempts at each run of the plan, in `folder`."""
     attempts = []
     for name, parts in plan.items():
-        arguments = [f'--config={config}', f'--workdir={folder / name}']
+        arguments = [f'--config={config}', f'--workdir={folder}/{name}']
         fields = FIELDS | {'num_steps': num_steps}
         arguments += [f'--config.{field}={value}' for field, value in fields.items()]
         attempts += [part | {'arguments': arguments, 'run': name} for part in parts]
@@ -130,3 +131,33 @@ def test_stopped_anywhere_it_exits_at_once_and_resumes_exactly(config_file, tmp_
     assert_same_end(tmp_path / 'whole', tmp_path / 'stopped')
     validated = [e['step'] for e in read_log(tmp_path / 'stopped') if e['kind'] == 'validation']
     assert validated == [4, 8, 12]
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_in_object_storage_it_resumes_on_another_machine(
+    config_file,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    """Which has no copy: each attempt has a cache of its own. The storage is fsspec's of files."""
+    places = [('step', 9), ('saving', 15), ('validation', 4), (None, 0)]
+    stored = [
+        {'place': place, 'count': count, 'signal': 9, 'cache': str(tmp_path / f'machine{i}')}
+        for i, (place, count) in enumerate(places)
+    ]
+    whole = attempt({'whole': [{}]}, 16, config_file, tmp_path)
+    results = attempt({'run': stored}, 16, config_file, f'file://{tmp_path}/bucket')
+    told = [r['told'] for r in results['run']]
+    assert [r['code'] for r in results['run']] == [-signal.SIGKILL] * 3 + [0], told
+    assert any('continuing at step' in text for text in told), told
+    monkeypatch.setenv(CACHE, str(tmp_path / 'machine4'))
+    run = Path(local(f'file://{tmp_path}/bucket/run'))
+    assert_same_end(tmp_path / 'whole', run)
+    stored = {p.relative_to(run.parent) for p in run.rglob('*') if p.is_file()}
+    left = (tmp_path / 'bucket').rglob('*')
+    assert stored == {p.relative_to(tmp_path / 'bucket') for p in left if p.is_file()}
+    assert Path('run/config.json') in stored
+    steps = {p.name for p in (run / 'checkpoints').iterdir()}
+    assert steps == {p.name for p in (tmp_path / 'whole' / 'checkpoints').iterdir()}
+    assert whole['whole'][0]['code'] == 0

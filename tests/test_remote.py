@@ -13,7 +13,6 @@ from stsa_jax.configuration import load_config
 from stsa_jax.errors import InputError
 from stsa_jax.files import output_folder, write_atomic
 from stsa_jax.remote import CACHE, local
-from stsa_jax.weights.files import save
 from stsa_jax.weights.initial import initial_weights
 from tests import data_copies as copies
 
@@ -95,7 +94,6 @@ def test_wrong_addresses(storage, tmp_path, monkeypatch):
     for write in (
         lambda: output_folder('gs://bucket/run'),
         lambda: write_atomic('gs://bucket/a.json', '{}'),
-        lambda: save('gs://bucket/weights', None),
     ):
         with pytest.raises(InputError, match=r'gs:/+bucket/.*not to object storage'):
             write()

@@ -34,7 +34,7 @@ from data.own import viewers
 from data.own.options import how_of
 from data.own.truth import FolderTruth
 from data.preparation.registry import BUILDERS
-from stsa_jax import evaluation, files
+from stsa_jax import evaluation, files, mirror
 from stsa_jax.commands.evaluate_options import parser
 from stsa_jax.configuration import load_config, parse_size
 from stsa_jax.errors import InputError, ranges
@@ -66,10 +66,8 @@ def main() -> None:
         split, data_dir = options.split, None
     else:
         names, split, data_dir = what(options, config)
-    output = Path(
-        options.output
-        or (Path(_named(options.workdir[0])[1]) if options.workdir else Path()) / 'evaluation'
-    )
+    parts = [_named(options.workdir[0])[1].rstrip('/')] if options.workdir else []
+    output = options.output or '/'.join([*parts, 'evaluation'])
     if options.submission:
         submit(models, names, split, data_dir, options)
         return
@@ -78,24 +76,25 @@ def main() -> None:
         datasets = [folder_truth(options)]
     else:
         datasets = [data.open_split(name, split, data_dir) for name in names]
-    files.output_folder(output)
-    results = evaluation.evaluate(
-        datasets,
-        models,
-        protocol=options.protocol,
-        training=lambda dataset: (
-            None if options.truth else training_split(dataset, config, data_dir)
-        ),
-        viewers=lambda dataset: viewers_of(dataset, options),
-        sigma=viewers.sigma_of(how_of(options)),
-        every=options.every,
-        seed=options.seed,
-        references=not options.no_references,
-        folder=output / 'scored',
-        workers=options.workers,
-    )
-    print(evaluation.text(results, per_video=len(results.rows[0].videos) <= 30), end='')
-    evaluation.write_results(results, output)
+    with mirror.folder(output, every=mirror.EVERY) as here:
+        files.output_folder(here)
+        results = evaluation.evaluate(
+            datasets,
+            models,
+            protocol=options.protocol,
+            training=lambda dataset: (
+                None if options.truth else training_split(dataset, config, data_dir)
+            ),
+            viewers=lambda dataset: viewers_of(dataset, options),
+            sigma=viewers.sigma_of(how_of(options)),
+            every=options.every,
+            seed=options.seed,
+            references=not options.no_references,
+            folder=here / 'scored',
+            workers=options.workers,
+        )
+        print(evaluation.text(results, per_video=len(results.rows[0].videos) <= 30), end='')
+        evaluation.write_results(results, here)
     print(f'written to {output}')
 
 

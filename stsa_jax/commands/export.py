@@ -5,13 +5,14 @@
 
 The input of the file are uint8 RGB frames (B, T, H, W, 3), resized to the model's size, the output
 maps (B, H, W) from 0 to 1. B may be any size. StableHLO runs with JAX alone, on CPUs, NVIDIA GPUs
-and TPUs; docs/export.md shows how. ONNX runs with onnxruntime and others; after writing it, the
+and TPUs; docs/sharing.md shows how. ONNX runs with onnxruntime and others; after writing it, the
 command compares its maps with ours.
 """
 
 import sys
 from pathlib import Path
 
+from stsa_jax import mirror
 from stsa_jax.commands.flags import Parser, add_switch
 from stsa_jax.configuration import parse_size
 from stsa_jax.errors import InputError, command
@@ -34,8 +35,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument('--clip_frames', type=int, metavar='N', help='and for clips of N frames')
     add_switch(parser, 'check', True, "compare an ONNX file's maps with ours; takes minutes")
     options = parser.parse_args(arguments)
-    out = Path(options.out)
-    if out.is_dir():
+    out = options.out
+    if Path(out).is_dir():
         raise InputError(f'{out}: is a folder, but a file name was expected; choose another name')
     if options.format == 'onnx':
         from stsa_jax.inference import onnx_file  # before loading: its extra may be missing
@@ -49,13 +50,15 @@ def main(arguments: list[str]) -> None:
         image_size=parse_size(options.image_size) if options.image_size else None,
         frames=options.clip_frames,
     )
-    if options.format == 'onnx':
-        told = onnx_file.save(model, out, check=options.check)
-    else:
-        export.save_stablehlo(model, out)
-        told = f'for {", ".join(export.PLATFORMS)}'
+    with mirror.file(out) as here:
+        if options.format == 'onnx':
+            told = onnx_file.save(model, here, check=options.check)
+        else:
+            export.save_stablehlo(model, here)
+            told = f'for {", ".join(export.PLATFORMS)}'
+        size = here.stat().st_size
     frames, (height, width) = model.config.frames, model.config.image_size
     print(
-        f'{out}: {model.kind}, {out.stat().st_size / 1e6:.1f} MB, {told}\n'
+        f'{out}: {model.kind}, {size / 1e6:.1f} MB, {told}\n'
         f'  uint8 frames (B, {frames}, {height}, {width}, 3) -> maps in [0, 1]'
     )

@@ -50,6 +50,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from stsa_jax import mirror
 from stsa_jax.commands.predict_options import load_model, open_video, parse
 from stsa_jax.errors import InputError, ranges
 from stsa_jax.files import check_free, output_folder, staged_folder, write_atomic
@@ -86,8 +87,11 @@ def main(arguments: list[str]) -> None:
 
 def save_predictions(options: argparse.Namespace) -> None:
     """Checks what can be checked early, and predicts video by video."""
-    with standard_input(options.video) as piped:
-        jobs = plan(options.video, Path(options.output), piped)
+    with (
+        standard_input(options.video) as piped,
+        mirror.folder(options.output, every=mirror.EVERY) as output,
+    ):
+        jobs = plan(options.video, output, piped)
         for path, folder in jobs:  # check all before starting on the first
             if not options.overwrite and not (options.resume and record_of(folder)):
                 check_free(folder, OUTPUTS)

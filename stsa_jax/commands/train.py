@@ -9,12 +9,15 @@ configs/default.py documents the fields of a config. Writes to `workdir`
     checkpoints/<step>/     the last few checkpoints
     log.jsonl               metrics, one line every `log_every` steps
     events.out.tfevents.*   the same for TensorBoard: tensorboard --logdir=runs
+
+It may be in object storage, such as gs://bucket/runs/dhf1k: docs/sharing.md.
 """
 
 import argparse
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -24,10 +27,13 @@ from ml_collections import ConfigDict
 import data
 from data.held_out import HeldOutClips
 from data.windows import problem_lines
+from stsa_jax import mirror
 from stsa_jax.configuration import load_config
 from stsa_jax.distribution import processes, sharding
+from stsa_jax.errors import InputError
 from stsa_jax.metrics import losses
 from stsa_jax.ops import cpu
+from stsa_jax.remote import is_remote
 from stsa_jax.training import compiling, run_config
 from stsa_jax.training.run import Clips, open_run
 from stsa_jax.training.trace import Trace
@@ -48,15 +54,16 @@ def train(
     kl, cc, ... Raises InputError if the config, the data or the workdir cannot be used, and if the
     last checkpoint cannot be written.
     """
-    run_config.check(config, workdir)
     stopping = stopping or processes.StopSignal()
     history: list[dict] = []
     with contextlib.ExitStack() as stack:
+        here = stack.enter_context(_folder(workdir))
+        run_config.check(config, here)
         stack.enter_context(stopping)
         mesh = sharding.make_mesh(**config.mesh)
         share = sharding.local_batch_size(mesh, config.batch_size, config.accumulate)
         clips, held_out = open_clips(config, share)
-        run = stack.enter_context(open_run(config, workdir, mesh, clips, held_out))
+        run = stack.enter_context(open_run(config, here, mesh, clips, held_out))
         report, history = run.report, run.report.history
         if run.is_over and not run.unvalidated:
             report.say(f'{workdir}: is already trained, {run.step} of {run.num_steps} steps')
@@ -97,6 +104,18 @@ def train(
         if not stop and run.step < run.num_steps:
             report.say(f'stopped early at step {run.step}: {run.best.metric} no longer improves')
     return history
+
+
+@contextlib.contextmanager
+def _folder(workdir: str) -> Iterator[str]:
+    """The workdir, or the folder of this machine that is copied to it in object storage."""
+    if is_remote(workdir) and jax.process_count() > 1:
+        raise InputError(
+            f'{workdir}: several processes need a folder that all of them share; mount the bucket '
+            'as one (gcsfuse, mountpoint-s3), and give that as --workdir'
+        )
+    with mirror.folder(workdir, every=mirror.EVERY) as here:
+        yield str(here)
 
 
 def open_clips(config: ConfigDict, batch_size: int) -> tuple[Clips, HeldOut | None]:

@@ -60,8 +60,7 @@ def nodes(graph: Graph, equation: core.JaxprEqn, given: Sequence) -> list:
         return [_cast(graph, given[0], params['new_dtype'])]
     given = [graph.whole(x, v.aval.shape) for x, v in zip(given, equation.invars)]
     if name in REDUCTIONS:
-        axes = np.array(params['axes'], np.int64)
-        return [graph.add(REDUCTIONS[name], [*given, axes], shape, {'keepdims': 0})]
+        return [_reduced(graph, REDUCTIONS[name], given[0], params['axes'])]
     if name == 'split':
         ends = np.cumsum(params['sizes'])
         axis = params['axis']
@@ -103,6 +102,14 @@ def stacked(graph: Graph, parts: Sequence, shape: Sequence, axis: int) -> Value:
     """Equal parts along a new axis; `shape` is the result's."""
     one = [*shape[:axis], 1, *shape[axis + 1 :]]
     return graph.add('Concat', [graph.reshape(x, one) for x in parts], shape, {'axis': axis})
+
+
+def _reduced(graph: Graph, operation: str, x: Any, axes: Sequence[int]) -> Any:
+    """One axis after the other: runtimes add up millions of numbers in a row with large errors."""
+    for axis in sorted(axes, reverse=True):
+        shape = (*x.shape[:axis], *x.shape[axis + 1 :])
+        x = graph.add(operation, [x, np.array([axis], np.int64)], shape, {'keepdims': 0})
+    return x
 
 
 def _cast(graph: Graph, x: Any, dtype: np.dtype) -> Any:

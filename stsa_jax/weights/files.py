@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from stsa_jax import checkpoints
+from stsa_jax import checkpoints, mirror
 from stsa_jax.checkpoints.weights import Weights
 from stsa_jax.errors import InputError
-from stsa_jax.files import atomic_path, refuse_remote, writer_errors
+from stsa_jax.files import atomic_path, writer_errors
 from stsa_jax.media.preprocess import KINETICS_TORCHVISION, Normalisation
-from stsa_jax.remote import local
+from stsa_jax.remote import is_remote, local
 from stsa_jax.weights import formats, known, port, shared_folder, wrappers
 
 UNREAD = ('optimizer',)  # of a run, which weights do without
@@ -193,7 +193,11 @@ def save(path: str | os.PathLike, weights: Weights, naming: str | None = None) -
     `naming` applies to S3D in a file; by default that of the implementation the weights came from.
     Raises InputError, and leaves nothing behind, if the path or the disk does not allow it.
     """
-    refuse_remote(path)
+    if is_remote(path):
+        in_file = Path(path).suffix in (*_TORCH, _SAFETENSORS)
+        with (mirror.file if in_file else mirror.folder)(path) as here:
+            save(here, weights, naming)
+        return
     path = Path(path)
     if path.suffix not in (*_TORCH, _SAFETENSORS):
         if path.suffix and not path.is_dir():

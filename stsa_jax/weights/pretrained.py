@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from stsa_jax import checkpoints
+from stsa_jax import checkpoints, mirror
 from stsa_jax.checkpoints.meta import read_meta
 from stsa_jax.errors import InputError
 from stsa_jax.media import finishing
@@ -134,12 +134,13 @@ class SaliencyModel:
 
         `stated` are the fields of `stsa_jax.weights.hub.About`: `training_data`, `scores`,
         `license`, and `max_shard_size` of a weight file ('5GB'). `load` and `from_pretrained` read
-        the folder. Needs huggingface_hub (the extra `hub`). Raises InputError if the disk or the
-        path does not allow it.
+        the folder, which may be in object storage (`stsa_jax.mirror`). Needs huggingface_hub (the
+        extra `hub`). Raises InputError if the disk or the path does not allow it.
         """
         from stsa_jax.weights import hub
 
-        hub.save(self, Path(folder), hub.about(self.source, **stated))
+        with mirror.folder(folder) as here:
+            hub.save(self, here, hub.about(self.source, **stated))
 
     @classmethod
     def from_pretrained(

@@ -1,0 +1,197 @@
+"""What commands write to object storage: whole, or not at all. Here fsspec's storage in memory."""
+
+import json
+import os
+import time
+
+import numpy as np
+import pytest
+import test_hub
+from fsspec.implementations.memory import MemoryFileSystem
+from test_remote import storage  # noqa: F401 (a fixture)
+
+import data.prepare
+import stsa_jax
+from stsa_jax import mirror
+from stsa_jax.errors import InputError
+from stsa_jax.remote import local
+from stsa_jax.weights.files import read_weights, save
+from tests import data_copies as copies
+
+RUN = 'memory://bucket/run'
+
+
+class Killed(BaseException):
+    """The end of a process."""
+
+
+def write(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+
+def checkpoint(step, content):
+    return {
+        f'checkpoints/{step}/meta/metadata': json.dumps(content),
+        f'checkpoints/{step}/params/_METADATA': content,
+        f'checkpoints/{step}/params/d/0': content * 100,
+    }
+
+
+def content_of(address):
+    root = local(address)
+    return {p.relative_to(root).as_posix(): p.read_text() for p in root.rglob('*') if p.is_file()}
+
+
+def test_a_folder_is_copied_both_ways(storage):  # noqa: F811
+    files = {'log.jsonl': 'a', 'events': 'b', **checkpoint(1, 'one')}
+    with mirror.folder(RUN) as here:
+        assert not list(here.iterdir())
+        hidden = {'.part/x': 'x', '.lock': 'x', 'checkpoints/2.orbax-checkpoint-tmp-9/x': 'x'}
+        write(here, files | hidden)
+    assert content_of(RUN) == files
+    assert not here.exists() and not mirror.place(RUN).exists()
+    with mirror.folder(RUN) as here:
+        found = {p.relative_to(here).as_posix() for p in here.rglob('*') if p.is_file()}
+        assert found == {*files}
+        (here / 'log.jsonl').write_text('aa')
+        (here / 'events').unlink()
+    assert content_of(RUN) == {'log.jsonl': 'aa', **checkpoint(1, 'one')}
+    with pytest.raises(ZeroDivisionError), mirror.folder(RUN) as here:
+        (here / 'log.jsonl').write_text('aaa')
+        1 / 0  # noqa: B018
+    assert content_of(RUN)['log.jsonl'] == 'aaa'
+
+
+def test_a_process_killed_at_any_operation_leaves_whole_checkpoints(
+    storage,  # noqa: F811
+    monkeypatch,
+):
+    """Step 1 is replaced by step 2; the log is at least as new as the checkpoint."""
+    before = {'log.jsonl': '1', **checkpoint(1, 'one')}
+    after = {'log.jsonl': '12', **checkpoint(2, 'two')}
+    left, seen = [0], []
+    for name in ('put_file', 'rm_file'):
+        real = getattr(MemoryFileSystem, name)
+
+        def counted(self, *args, real=real, **kwargs):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return real(self, *args, **kwargs)
+
+        monkeypatch.setattr(MemoryFileSystem, name, counted)
+    for operations in range(9):
+        storage.store.clear()
+        left[0] = 1000
+        with mirror.folder(RUN) as here:
+            write(here, before)
+        left[0] = operations
+        try:
+            with mirror.folder(RUN) as here:
+                for path in here.rglob('*'):
+                    if path.is_file():
+                        path.unlink()
+                write(here, after)
+        except Killed:
+            pass
+        found = content_of(RUN)
+        steps = {name.split('/')[1] for name in found if name.startswith('checkpoints')}
+        for step in steps:
+            whole = checkpoint(int(step), {'1': 'one', '2': 'two'}[step])
+            assert whole.items() <= found.items(), (operations, step)
+        assert steps, operations
+        assert '2' not in steps or found['log.jsonl'] == '12'
+        seen.append(sorted(steps))
+        left[0] = 1000  # the next command removes the rest
+        with mirror.folder(RUN) as here:
+            assert len(list(here.glob('checkpoints/*/meta'))) == len(steps)
+        assert set(storage.find('/bucket/run')) == {f'/bucket/run/{name}' for name in found}
+    assert seen[0] == ['1'] and seen[-1] == ['2'] and ['1', '2'] in seen
+
+
+def test_copies_meanwhile_and_failures(storage, monkeypatch, capsys):  # noqa: F811
+    real, broken = MemoryFileSystem.put_file, [True]
+
+    def put_file(self, *args, **kwargs):
+        if broken[0]:
+            raise OSError('the connection was lost')
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(MemoryFileSystem, 'put_file', put_file)
+    with mirror.folder(RUN, every=0.01) as here:
+        (here / 'log').write_text('a')
+        wait_for(lambda: 'not copied yet: the connection was lost' in capsys.readouterr().err)
+        broken[0] = False
+        wait_for(lambda: storage.exists('/bucket/run/log'))
+    broken[0] = True
+    for_run = pytest.raises(InputError, match='bucket/run: cannot be written')
+    with for_run, mirror.folder(RUN) as here:
+        (here / 'log').write_text('b')
+    with pytest.raises(ZeroDivisionError), mirror.folder(RUN) as here:
+        (here / 'log').write_text('b')
+        1 / 0  # noqa: B018
+    assert 'warning: memory://bucket/run: cannot be written' in capsys.readouterr().err
+    of_file = pytest.raises(InputError, match='bucket/a: cannot be written')
+    with of_file, mirror.file('memory://bucket/a') as path:
+        path.write_text('b')
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_errors_name_the_address_and_one_command_writes_at_a_time(storage):  # noqa: F811
+    bad = pytest.raises(InputError, match=r'^memory://bucket/run/log: is bad')
+    with bad, mirror.folder(RUN) as here:
+        raise InputError(f'{here}/log: is bad')
+    with mirror.folder(RUN), pytest.raises(InputError, match='another process is writing'):
+        fork_into(RUN)
+
+
+def fork_into(address):
+    """Opens the address in another process; raises what that raised."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            with mirror.folder(address):
+                os.write(writer, b'opened')
+        except InputError as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader) as told:
+        raise InputError(told.read())
+
+
+def test_models_and_weight_files(storage, tmp_path):  # noqa: F811
+    model = test_hub.small_model('vinet')
+    model.save_pretrained('memory://bucket/shared')
+    test_hub.assert_same(stsa_jax.load('memory://bucket/shared'), model)
+    assert storage.exists('/bucket/shared/README.md')
+    model.save_pretrained(tmp_path / 'shared')
+    weights = read_weights(tmp_path / 'shared')
+    for name in ('weights.safetensors', 'folder'):
+        save(f'memory://bucket/{name}', weights)
+        test_hub.assert_same(stsa_jax.load(f'memory://bucket/{name}'), model)
+
+
+def test_a_dataset_is_prepared_there(storage, tmp_path, capsys):  # noqa: F811
+    copies.dhf1k(tmp_path / 'copy', {1: 3, 2: 2}, 'annotation')
+    prepare = ['dhf1k', f'--source={tmp_path / "copy"}', '--num_workers=1', '--size=32x64']
+    data.prepare.main([*prepare, f'--data_dir={tmp_path / "here"}'])
+    data.prepare.main([*prepare, '--data_dir=memory://bucket/data'])
+    assert 'copied to memory://bucket/data/dhf1k' in capsys.readouterr().out
+    there = data.open_split('dhf1k', 'train', 'memory://bucket/data')
+    here = data.open_split('dhf1k', 'train', tmp_path / 'here')
+    assert [v.name for v in there.videos] == [v.name for v in here.videos]
+    np.testing.assert_array_equal(there.frame(1), here.frame(1))
+    data.prepare.main([*prepare, '--data_dir=memory://bucket/data'])
+    assert 'is prepared already' in capsys.readouterr().out
