@@ -77,7 +77,10 @@ def test_the_wheel_names_the_command_instead_of_scripts(build):
 
 @pytest.mark.parametrize(
     'command, expected',
-    [('editable_wheel', ['data', 'configs']), ('bdist_wheel', ['stsa_jax.data', 'stsa_jax.configs'])],
+    [
+        ('editable_wheel', ['data', 'configs']),
+        ('bdist_wheel', ['stsa_jax.data', 'stsa_jax.configs']),
+    ],
 )
 def test_an_editable_installation_is_the_checkout_itself(build, command, expected):
     distribution = Distribution({'name': 'a', 'version': '1', 'packages': ['data', 'configs']})
