@@ -9,7 +9,8 @@ import pytest
 import test_hub
 from flax import nnx
 
-from stsa_jax import SaliencyModel
+import stsa_jax
+from stsa_jax import SaliencyModel, checkpoints
 from stsa_jax.errors import InputError
 from stsa_jax.inference.windows import needed, predict_frames, predict_some
 from stsa_jax.media import finishing, preprocess
@@ -208,3 +209,15 @@ def test_cross_entropy_is_pytorchs():
     for i in range(3):
         expected = torch.nn.BCELoss()(torch.from_numpy(s[i]), torch.from_numpy(g[i]))
         assert float(losses.bce(s, g)[i]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_model_without_batch_norm_has_checkpoints(tmp_path):
+    model = test_hub.small_model('salema')
+    assert not model.batch_stats
+    model_config = dataclasses.asdict(model.config)
+    checkpoints.save_weights(
+        tmp_path / 'a', model.kind, model_config, model.params, {}, model.normalisation
+    )
+    loaded = stsa_jax.load(tmp_path / 'a')
+    assert loaded.config == model.config and loaded.batch_stats == {}
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, model.params)

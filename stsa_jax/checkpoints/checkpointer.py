@@ -123,7 +123,7 @@ class Checkpointer:
             step,
             args=ocp.args.Composite(
                 meta=ocp.args.JsonSave(meta),
-                **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+                **{name: ocp.args.StandardSave(tree) for name, tree in _filled(items).items()},
             ),
         )
 
@@ -195,10 +195,10 @@ class Checkpointer:
         items = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                **{name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
+                **{name: ocp.args.StandardRestore(tree) for name, tree in _filled(abstract).items()}
             ),
         )
-        items = {name: items[name] for name in like}
+        items = {name: items[name] if name in _filled(like) else {} for name in like}
         return Checkpoint(step, items, _own(meta['data']), meta['metrics'])
 
     def _set_aside(self, steps: list[int]) -> None:
@@ -223,6 +223,11 @@ class _TheBest:
         steps = [checkpoint.step for checkpoint in checkpoints]
         best = best_step({step: self.metas[step] for step in steps if step in self.metas})
         return [step == best for step in steps]
+
+
+def _filled(items: Mapping[str, Any]) -> dict[str, Any]:
+    """The items that hold an array: Orbax does not save others (a model without BatchNorm)."""
+    return {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
 
 
 def _not_written(error: Exception | str) -> InputError:

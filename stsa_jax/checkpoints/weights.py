@@ -84,7 +84,10 @@ def load_weights(path: str | os.PathLike, step: int | str | None = None) -> Weig
     folder = step_folder(Path(path), step)
     meta = read_meta(folder)
     read = {}
-    for item in ('ema' if (folder / 'ema').is_dir() else 'params', 'batch_stats'):
+    items = ['ema' if (folder / 'ema').is_dir() else 'params', 'batch_stats']
+    if not any(name.startswith('batch_stats/') for name in meta['checksums']):
+        items.remove('batch_stats')  # a model without BatchNorm
+    for item in items:
         try:
             read[item] = _read_arrays(folder / item, meta)
         except Exception as error:  # Orbax and TensorStore raise many types
@@ -93,7 +96,8 @@ def load_weights(path: str | os.PathLike, step: int | str | None = None) -> Weig
         raise InputError(problem)
     normalisation = Normalisation(*(tuple(meta['normalisation'][k]) for k in Normalisation._fields))
     params = read['ema'] if 'ema' in read else read['params']
-    return Weights(meta['kind'], meta['model'], params, read['batch_stats'], normalisation)
+    statistics = read.get('batch_stats', {})
+    return Weights(meta['kind'], meta['model'], params, statistics, normalisation)
 
 
 def step_folder(path: Path, step: int | str | None = None) -> Path:
