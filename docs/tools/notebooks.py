@@ -7,7 +7,6 @@ its output. `make docs` runs all tutorials whose text or code is new; `docs/tool
 pages of the notebooks.
 """
 
-import contextlib
 import os
 import shutil
 import sys
@@ -64,8 +63,9 @@ def run(source: Path, target: Path) -> None:
             client.execute(cwd=str(folder))
         except CellExecutionError as error:
             sys.exit(f'{source}: a cell failed\n{error}')
-    with contextlib.suppress(ChildProcessError):
-        os.wait()  # for the kernel, whose time then counts
+        finally:
+            if kernel.has_kernel:
+                kernel.shutdown_kernel()
     used = sum(os.times()[2:4]) - sum(before[2:4])
     temporary = target.with_suffix('.part')
     nbformat.write(notebook, temporary)
