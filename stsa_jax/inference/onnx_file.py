@@ -20,6 +20,8 @@ from stsa_jax.inference.export import frames_of, from_frames
 from stsa_jax.ops import forms
 from stsa_jax.weights.pretrained import SaliencyModel
 
+# Unasked, onnxruntime sends Microsoft how it is used, and leaves a file in the temporary folder.
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
 try:
     import onnx
     import onnxruntime

@@ -91,12 +91,17 @@ class Graph:
             return np.array([n if _is_fixed(n) else free for n in shape], np.int64)
         axis, unit = next((i, n) for i, n in enumerate(self.input.shape) if not _is_fixed(n))
         size = self.add('Shape', [self.input], (1,), {'start': axis, 'end': axis + 1})
-        parts: list[Any] = [
-            np.array([n], np.int64)
-            if _is_fixed(n)
-            else self.add('Mul', [size, np.array([n // unit], np.int64)], (1,))
-            for n in shape
-        ]
+        parts: list[Any] = []
+        for n in shape:
+            # A size is a multiple of the free one, more or less a number.
+            times = (
+                0 if _is_fixed(n) else next(k for k in range(1, 2**16) if _is_fixed(n - k * unit))
+            )
+            part: Any = np.array([int(n - times * unit)], np.int64)
+            if times:
+                multiple = self.add('Mul', [size, np.array([times], np.int64)], (1,))
+                part = self.add('Add', [multiple, part], (1,)) if part.any() else multiple
+            parts.append(part)
         return self.add('Concat', parts, (len(shape),), {'axis': 0})
 
     def _name_of(self, x: Any) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from jax.extend import core
 from onnx import helper
 
-from stsa_jax.inference.onnx_graph import Graph, Value
+from stsa_jax.inference.onnx_graph import Graph, Value, is_fixed
 
 # JAX's names of operations -> ONNX's, of those that are the same on each element.
 ELEMENTWISE = {
@@ -92,10 +92,10 @@ def cut(graph: Graph, x: Any, ranges: dict[int, tuple[int, int, int]]) -> Any:
         return x
     shape = list(x.shape)
     for axis, (start, stop, step) in ranges.items():
-        shape[axis] = len(range(start, stop, step))
-    starts, stops, steps = (np.array(n, np.int64) for n in zip(*ranges.values()))
-    axes = np.array(list(ranges), np.int64)
-    return graph.add('Slice', [x, starts, stops, axes, steps], shape)
+        shape[axis] = len(range(start, stop, step)) if is_fixed((start, stop)) else stop - start
+    starts, stops, steps = zip(*ranges.values())
+    bounds = [graph.sizes(n) for n in (starts, stops, [*ranges], steps)]
+    return graph.add('Slice', [x, *bounds], shape)
 
 
 def stacked(graph: Graph, parts: Sequence, shape: Sequence, axis: int) -> Value:
@@ -126,7 +126,9 @@ def _transpose(graph: Graph, shape, params, x):
 
 
 def _concatenate(graph: Graph, shape, params, *parts):
-    return graph.add('Concat', parts, shape, {'axis': params['dimension']})
+    axis = params['dimension']
+    some = [x for x in parts if not (is_fixed(x.shape[axis : axis + 1]) and x.shape[axis] == 0)]
+    return graph.add('Concat', some, shape, {'axis': axis})
 
 
 def _stack(graph: Graph, shape, params, *parts):

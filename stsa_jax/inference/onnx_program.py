@@ -48,6 +48,8 @@ def _evaluated(graph: Graph, jaxpr: core.Jaxpr, consts: Sequence, *inputs: Any) 
         elif called is not None:
             body = getattr(called, 'jaxpr', called)
             results = _evaluated(graph, body, getattr(called, 'consts', ()), *given)
+        elif any(is_fixed(v.aval.shape) and 0 in v.aval.shape for v in equation.outvars):
+            results = [np.zeros(v.aval.shape, v.aval.dtype) for v in equation.outvars]
         elif _is_known(equation, given):
             results = _computed(equation, given)
         else:

@@ -127,7 +127,7 @@ class SalEMA(nnx.Module):
         alpha = jnp.asarray(self.config.alpha) if self.config.alpha is not None else self.alpha[0]
         weight = sigmoid(alpha).astype(y.dtype)
         if state is None:
-            state = {'average': jnp.zeros_like(y[:, 0]), 'seen': jnp.zeros(len(y), y.dtype)}
+            state = {'average': jnp.zeros_like(y[:, 0]), 'seen': jnp.zeros(y.shape[0], y.dtype)}
 
         def step(state, y):
             share = jnp.where(state['seen'] > 0, weight, 1)[:, None, None, None]

@@ -241,7 +241,7 @@ class UNISAL(nnx.Module):
         x = jnp.concatenate([x, jnp.broadcast_to(priors, (*x.shape[:4], len(PRIORS)))], -1)
         taps['input'] = x = self.unisal_input(x, train=train)  # T, H/32, W/32, 256
         if config.still:
-            taps['state'] = jnp.zeros((len(x), 0))
+            taps['state'] = jnp.zeros((x.shape[0], 0))
         else:
             states, last = self.gru(x, state, train=train, mask=keep_state)
             taps['gru'], taps['state'] = states, last
