@@ -26,7 +26,7 @@ ENVIRONMENT = {
     # The tutorials, like the tests, compile the same small networks again and again.
     'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.jax_cache'),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
-    'TF_CPP_MIN_LOG_LEVEL': '2',
+    'TF_CPP_MIN_LOG_LEVEL': '3',  # no lines of XLA on slow compilation
     'PYTHONPATH': str(ROOT),
 }
 # Without it the language of most blocks counts as the notebook's, and that may be bash.
