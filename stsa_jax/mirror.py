@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -53,6 +53,7 @@ def folder(path: str | os.PathLike, *, every: float = 0) -> Iterator[Path]:
     here = place(path)
     here.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        stack.callback(_remove_empty, here.parent)
         stack.enter_context(locked_folder(here.parent))
         shutil.rmtree(here, ignore_errors=True)  # the storage is the truth
         here.mkdir()
@@ -165,6 +166,11 @@ class _Copy:
             if not failing:
                 raise
             print(f'warning: {error}', file=sys.stderr)
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # another command has begun
+        folder.rmdir()
 
 
 def _files(here: Path) -> list[str]:
