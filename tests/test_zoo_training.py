@@ -167,12 +167,12 @@ def quick_compilation():
     jax.config.update('jax_disable_most_optimizations', False)
 
 
-# XLA's CPU backend takes over four minutes to compile tinyHD's step for eight devices, even at this
-# size; its train mode is compared with the released code's in tests/test_zoo.py. On one device, with
-# few optimisations, the step takes 69 s of processor time and has 129,000 instructions (the gradient
-# alone, which recomputes nothing, 37 s; the encoder's 10 s, with D1 15 s): no one operation is to
-# blame, there are 160 convolutions with BatchNorm. Loops over the depthwise kernels' time steps made
-# it 62 s and 111,000.
+# XLA's CPU backend took over four minutes to compile tinyHD's step, even at this size; its train
+# mode is compared with the released code's in tests/test_zoo.py. On one device and with few
+# optimisations the step takes 69 s of processor time and has 129,000 instructions. The gradient
+# alone, which recomputes nothing, takes 37 s, the encoder's 10 s, and with D1 15 s. No one
+# operation is to blame: there are 160 convolutions with BatchNorm. Loops over the depthwise
+# kernels' time steps only made it 62 s and 111,000. On eight devices it was not measured.
 SOON_COMPILED = [name for name in RECIPES if not name.startswith('tinyhd')]
 
 
