@@ -8,7 +8,9 @@ TORCH ?= torch==2.13.0
 # of tests/conftest.py; by default files with the fewest tests, which take longest, would come last.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# uv installs several times as fast as pip, and finds packages where pip is told to.
+# uv installs several times as fast as pip, and finds packages where pip is told to. Each of the many
+# processes of the tests would compile what it imports if Python may not write (PYTHONDONTWRITEBYTECODE).
+export UV_COMPILE_BYTECODE := 1
 INSTALL := $(BIN)/python -m uv pip install --python $(BIN)/python
 ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
