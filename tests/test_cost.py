@@ -81,6 +81,7 @@ def test_variants(row):
         assert parts['branch0.stsa.layer_1'].attention == (4 * 8 * 12) ** 2 * (12 + 24)
 
 
+@pytest.mark.long
 def test_command():
     done = run('--config=configs/dhf1k.py')
     assert done.returncode == 0, done.stderr

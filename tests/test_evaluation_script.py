@@ -116,7 +116,7 @@ def test_a_full_disk(prepared, tmp_path, monkeypatch, capsys, limit):
             json.loads(path.read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_progress_is_shown_only_in_a_terminal(prepared, tmp_path):
     command = [sys.executable, 'evaluate.py', f'--data_dir={prepared[0]}', '--dataset=dhf1k']
     command += ['--split=validation', f'--predictions=maps={prepared[1] / "6"}']

@@ -198,6 +198,7 @@ for wanted in (
 """
 
 
+@pytest.mark.long
 def test_pushed_and_fetched_by_name_and_revision(tmp_path):
     """In its own process: the library reads its environment when it is imported."""
     server, repositories = local_hub.start()

@@ -259,7 +259,7 @@ def test_initial_weights_are_pytorchs_defaults_for_every_layer_of_the_model():
     assert not np.array_equal(other['readout']['map']['kernel'], flat['readout', 'map', 'kernel'])
 
 
-@pytest.mark.parametrize('dtype', ['mixed', 'bfloat16'])
+@pytest.mark.parametrize('dtype', ['mixed', pytest.param('bfloat16', marks=pytest.mark.long)])
 def test_dtypes_are_of_activations_and_products_and_the_state_stays_float32(dtype):
     """The step of a network with every kind of part, traced: nothing is compiled."""
     parts = {'levels': (3,), 'stsa_levels': (3,), 'amsf_weighting': False}
