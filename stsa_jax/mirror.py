@@ -34,9 +34,15 @@ _UNFINISHED = '.orbax-checkpoint-tmp'
 
 
 def place(address: str | os.PathLike) -> Path:
-    """The folder of this machine in which the folder at `address` is made."""
+    """The folder of this machine in which the folder at `address` is made.
+
+    Raises InputError if the address ends in `.` or `..`, which would lead out of the cache.
+    """
     text = str(address).rstrip('/')
-    return cache() / 'written' / sha256(text.encode()).hexdigest()[:16] / text.rsplit('/', 1)[-1]
+    name = text.rsplit('/', 1)[-1]
+    if name in ('.', '..'):
+        raise InputError(f'{address}: give the address of the folder itself, without {name}')
+    return cache() / 'written' / sha256(text.encode()).hexdigest()[:16] / name
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import data.prepare
 import stsa_jax
 from stsa_jax import mirror
 from stsa_jax.errors import InputError
-from stsa_jax.remote import local
+from stsa_jax.remote import cache, local
 from stsa_jax.weights.files import read_weights, save
 from tests import data_copies as copies
 
@@ -156,6 +156,14 @@ def test_errors_name_the_address_and_one_command_writes_at_a_time(storage):  # n
         command = [sys.executable, '-c', OPEN, RUN]
         other = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert 'another process is writing' in other.stderr
+
+
+@pytest.mark.parametrize('end', ['..', '.', '../'])
+def test_an_address_does_not_lead_out_of_the_cache(storage, end):  # noqa: F811
+    (cache() / 'written' / 'kept').mkdir(parents=True)
+    with pytest.raises(InputError, match='the folder itself'), mirror.folder(f'{RUN}/{end}'):
+        pass
+    assert (cache() / 'written' / 'kept').exists()
 
 
 OPEN = 'import sys; from stsa_jax import mirror\nwith mirror.folder(sys.argv[1]): pass'
