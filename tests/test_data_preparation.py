@@ -59,6 +59,17 @@ def test_ctrl_c_while_workers_start_is_not_lost():
         os.kill(os.getpid(), signal.SIGINT)
 
 
+def children_of(pid: int) -> list[str]:
+    return Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
+
+
+def is_running(pid: str) -> bool:
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path('/proc').exists(), reason='needs Linux to see when workers start')
 def test_preparation_stopped_by_ctrl_c_and_killed_is_taken_up_by_the_command(tmp_path):
@@ -82,13 +93,20 @@ def test_preparation_stopped_by_ctrl_c_and_killed_is_taken_up_by_the_command(tmp
             if sent == signal.SIGKILL:
                 return len(list(tmp_path.glob(pattern))) > before
             # The workers are starting, and multiprocessing's tracker beside them.
-            return len(Path(f'/proc/{pid}/task/{pid}/children').read_text().split()) == 3
+            return len(children_of(pid)) == 3
 
         while not is_ready():
             assert started.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
         time.sleep(0.3 if sent == signal.SIGINT else 0)
-        os.killpg(started.pid, sent)  # to all of its processes, as a terminal does
+        children = children_of(started.pid)
+        if sent == signal.SIGKILL:
+            started.kill()  # alone
+            while any(map(is_running, children)):
+                assert time.monotonic() < deadline, 'the workers end too'
+                time.sleep(0.02)
+        else:
+            os.killpg(started.pid, sent)  # to all of its processes, as a terminal does
         told = started.communicate(timeout=60)[1]
         assert started.returncode == code, told
         assert sent == signal.SIGKILL or ('interrupted' in told and 'Traceback' not in told)

@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from pathlib import Path
 
@@ -218,10 +219,20 @@ def _ctrl_c_held() -> Iterator[None]:
 
 
 def _start_worker(written) -> None:
-    """Ignores Ctrl-C, which the parent handles, so that shards in progress are finished."""
+    """Ignores Ctrl-C, which the parent handles, so that shards in progress are finished.
+
+    If the parent is killed, its workers end too; they would wait for it for ever.
+    """
     global _written
     _written = written
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _write_counted(task: ShardTask, i: int) -> dict:
