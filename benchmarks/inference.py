@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.limits import Limits
-from benchmarks.processes import on_demand, serve, timed
+from benchmarks.processes import alternating, on_demand, serve
 from benchmarks.released import released_network
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
@@ -102,13 +102,7 @@ def compare(config, clip: np.ndarray, released, options) -> int:
     runs = {'ours': lambda: model(clip).block_until_ready(), 'matrix product': product}
     if released:
         runs['released'] = released
-    for run in runs.values():
-        run()  # compiles, warms up
-    times: dict[str, list] = {name: [] for name in runs}
-    for _ in range(options.repeats):  # alternating, so that all meet the same load
-        for name, run in runs.items():
-            times[name].append(timed(run))
-    best = {name: min(t) for name, t in times.items()}
+    best = alternating(runs, options.repeats)
     floor = options.batch_size * multiply_adds(config) / (product_adds / best['matrix product'])
     dtype = getattr(config, 'dtype', 'float32')
     print(f'device: {jax.devices()[0].device_kind}, {dtype}, batch {options.batch_size}')

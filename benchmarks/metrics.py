@@ -11,7 +11,6 @@ is extrapolated, with the peak memory after increasing numbers of frames.
 """
 
 import argparse
-import importlib.util
 import os
 import resource
 import sys
@@ -25,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.limits import Limits
+from benchmarks.released import module_of
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.evaluation import PredictionFolder, get_protocol
 from stsa_jax.evaluation.runner import score_source
@@ -141,10 +141,7 @@ def released(checkout: str, given: list[Given]):
         sys.modules['cv2'] = types.ModuleType('cv2')
     if not hasattr(np, 'trapz'):
         setattr(np, 'trapz', np.trapezoid)  # noqa: B010 - NumPy renamed it
-    spec = importlib.util.spec_from_file_location('released', Path(checkout) / 'metrics.py')
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_of(Path(checkout) / 'metrics.py')
 
     def run(i):
         p, g, f, o = (torch.from_numpy(np.asarray(x, np.float32))[None] for x in given[i])

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 import stsa_jax
-from benchmarks.processes import timed
+from benchmarks.processes import alternating, timed
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.inference import onnx_file
@@ -53,12 +53,8 @@ def main() -> int:
         'ours': lambda: np.asarray(ours(frames)),
         'onnxruntime': lambda: session.run(None, {'frames': frames})[0],
     }
-    maps = {name: run() for name, run in runs.items()}  # compiles, warms up
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(options.repeats):  # alternating, so that both meet the same load
-        for name, run in runs.items():
-            times[name].append(timed(run))
-    best = {name: min(taken) for name, taken in times.items()}
+    maps = {name: run() for name, run in runs.items()}
+    best = alternating(runs, options.repeats)
     print(f'device: {jax.devices()[0].device_kind}, {model.kind}, frames {shape}')
     print(f'file: {size / 1e6:.1f} MB, written in {seconds:.1f} s')
     for name, taken in best.items():

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 
 def timed(run) -> float:
@@ -13,6 +14,20 @@ def timed(run) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
+
+
+def alternating(runs: dict[str, Callable], repeats: int) -> dict[str, float]:
+    """The least of `repeats` times of each run, after one that compiles and warms up.
+
+    They alternate, so that all meet the same load.
+    """
+    for run in runs.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            times[name].append(timed(run))
+    return {name: min(taken) for name, taken in times.items()}
 
 
 def peak_memory() -> int:

@@ -23,7 +23,7 @@ FRAMES, IMAGE_SIZE = 32, (224, 384)  # the only ones it supports
 
 def released_model(checkout: str):
     """The released STSA-Net from its checkout, in eval mode."""
-    return _module(Path(checkout) / 'STSA_model.py').STSANet().eval()
+    return module_of(Path(checkout) / 'STSA_model.py').STSANet().eval()
 
 
 def released_network(checkout: str, kind: str, target: str):
@@ -39,11 +39,11 @@ def released_network(checkout: str, kind: str, target: str):
             unused = types.ModuleType('block')
             setattr(unused, 'fusions', None)  # noqa: B010 - no attribute of every module
             sys.modules.setdefault('block', unused)
-            network = _module(Path(checkout) / 'model.py').VideoSaliencyModel()
+            network = module_of(Path(checkout) / 'model.py').VideoSaliencyModel()
         elif kind == 'tased':
-            network = _module(Path(checkout) / 'model.py').TASED_v2()
+            network = module_of(Path(checkout) / 'model.py').TASED_v2()
         elif kind == 'hd2s':
-            network = _module(Path(checkout) / 'models' / 'HD2S.py', checkout).HD2S()
+            network = module_of(Path(checkout) / 'models' / 'HD2S.py', checkout).HD2S()
         else:
             network = _tinyhd(Path(checkout) / 'src', target)
     return network.eval()
@@ -66,7 +66,7 @@ def _tinyhd(source: Path, target: str):
     return FastSalA(4, ['d1', 'd2', 'd3'], [True, last, last], n_output=1 if last else 16)
 
 
-def _module(path: Path, root: str | Path = ''):
+def module_of(path: Path, root: str | Path = ''):
     """The module in `path`, which imports others from `root`, by default its folder."""
     sys.path.insert(0, str(root or path.parent))
     spec = importlib.util.spec_from_file_location(f'released_{path.stem}', path)

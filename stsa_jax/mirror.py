@@ -20,9 +20,9 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from hashlib import sha256
 from pathlib import Path
 
+from stsa_jax import remote
 from stsa_jax.errors import InputError
 from stsa_jax.lock import locked_folder
 from stsa_jax.remote import cache, errors_of, is_remote, opened, whole
@@ -34,15 +34,8 @@ _UNFINISHED = '.orbax-checkpoint-tmp'
 
 
 def place(address: str | os.PathLike) -> Path:
-    """The folder of this machine in which the folder at `address` is made.
-
-    Raises InputError if the address ends in `.` or `..`, which would lead out of the cache.
-    """
-    text = str(address).rstrip('/')
-    name = text.rsplit('/', 1)[-1]
-    if name in ('.', '..'):
-        raise InputError(f'{address}: give the address of the folder itself, without {name}')
-    return cache() / 'written' / sha256(text.encode()).hexdigest()[:16] / name
+    """The folder of this machine in which the folder at `address` is made."""
+    return remote.place(str(address).rstrip('/'), 'written')
 
 
 @contextmanager

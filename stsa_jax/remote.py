@@ -39,6 +39,7 @@ def local(path: str | os.PathLike, without: Sequence[str] = ()) -> str | os.Path
     if not is_remote(path):
         return path
     address = str(path).rstrip('/')
+    target = place(address)
     with errors_of(address, 'read'):
         storage, inside = opened(address)
         if storage.isfile(inside):
@@ -49,7 +50,7 @@ def local(path: str | os.PathLike, without: Sequence[str] = ()) -> str | os.Path
         wanted = {n: info for n, info in found.items() if not {*n.split('/')} & {*without}}
         if not wanted:
             raise FileNotFoundError(address)
-        return _copied(storage, inside, address, wanted)
+        return _copied(storage, inside, target, wanted)
 
 
 def opened(address: str) -> tuple[Any, str]:
@@ -85,11 +86,9 @@ def whole(names: Iterable[str]) -> list[str]:
     return [name for name, step in steps if step is None or step[1] in complete]
 
 
-def _copied(storage: Any, inside: str, address: str, wanted: dict[str, dict]) -> Path:
+def _copied(storage: Any, inside: str, target: Path, wanted: dict[str, dict]) -> Path:
     """Copies what is new or has changed, and removes what is gone; returns the copy."""
-    name = address.rsplit('/', 1)[-1]
-    folder = cache() / sha256(address.encode()).hexdigest()[:16]
-    target, record = folder / name, folder / _KEYS
+    record = target.parent / _KEYS
     keys = json.loads(record.read_text()) if record.is_file() else {}
     for path in wanted:
         key = _key(storage, f'{inside}/{path}' if path else inside, wanted[path])
@@ -111,6 +110,18 @@ def _key(storage: Any, path: str, info: dict) -> str:
         if info.get(field):
             return f'{info.get("size")} {info[field]}'
     return f'{info.get("size")} {info.get("created", "")}'
+
+
+def place(address: str, within: str = '') -> Path:
+    """Where the copy of what is at an address lies, under the same name, in a folder of its own.
+
+    `within`: the folder of the cache. Raises InputError if the address ends in `.` or `..`, which
+    would lead out of it.
+    """
+    name = address.rsplit('/', 1)[-1]
+    if name in ('.', '..'):
+        raise InputError(f'{address}: give the address of the folder itself, without {name}')
+    return cache() / within / sha256(address.encode()).hexdigest()[:16] / name
 
 
 def cache() -> Path:

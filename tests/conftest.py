@@ -73,6 +73,16 @@ def plain_operations():
     forms.set_default('plain')
 
 
+@pytest.fixture
+def quick_compilation():
+    """Programs that compile fast, and run slowly."""
+    import jax  # not above: see plain_operations
+
+    jax.config.update('jax_disable_most_optimizations', True)
+    yield
+    jax.config.update('jax_disable_most_optimizations', False)
+
+
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
     """A test that connects to another machine fails, even if the code handles the error."""

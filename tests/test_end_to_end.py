@@ -37,13 +37,6 @@ OVERRIDES = [
 ]
 
 
-@pytest.fixture
-def quick_compilation():
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', False)
-
-
 @pytest.mark.long
 def test_from_training_to_maps_and_on(tmp_path, monkeypatch, capsys, quick_compilation):
     monkeypatch.setattr(synthetic.StsaSynthetic, 'COUNTS', {'train': 1, 'validation': 1, 'test': 1})

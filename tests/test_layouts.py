@@ -31,13 +31,6 @@ OPTIMIZER = optimizer.OptimizerConfig(learning_rate=1e-6, schedule='constant')
 STEPS = 8
 
 
-@pytest.fixture
-def quick_compilation():
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', False)
-
-
 def run(data, fsdp):
     """(losses, gradient norms, BatchNorm's statistics) of STEPS steps on one batch of four."""
     mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])

@@ -163,6 +163,8 @@ def test_an_address_does_not_lead_out_of_the_cache(storage, end):  # noqa: F811
     (cache() / 'written' / 'kept').mkdir(parents=True)
     with pytest.raises(InputError, match='the folder itself'), mirror.folder(f'{RUN}/{end}'):
         pass
+    with pytest.raises(InputError, match='the folder itself'):
+        local(f'{RUN}/{end}')
     assert (cache() / 'written' / 'kept').exists()
 
 

@@ -160,13 +160,6 @@ def test_s3ds_weights_fill_the_backbone(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.fixture
-def quick_compilation():
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', False)
-
-
 # XLA's CPU backend took over four minutes to compile tinyHD's step, even at this size; its train
 # mode is compared with the released code's in tests/test_zoo.py. On one device and with few
 # optimisations the step takes 69 s of processor time and has 129,000 instructions. The gradient

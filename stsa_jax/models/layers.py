@@ -120,10 +120,7 @@ class ConvBN(nnx.Module):
             eps=self.eps,
             activation=self.activation,
         )
-        # PyTorch normalises with the biased variance but stores the unbiased one.
-        count = y.size // mean.size
-        unbiased = var * (count / max(count - 1, 1))
-        for running, latest in ((self.mean, mean), (self.var, unbiased)):
+        for running, latest in ((self.mean, mean), (self.var, unbiased(var, y))):
             step = self.momentum * (lax.stop_gradient(latest) - running[...])
             running.set_value(running[...] + step)
         self.count.set_value(self.count[...] + 1)
@@ -133,6 +130,15 @@ class ConvBN(nnx.Module):
         if self.depthwise:
             return depthwise_conv3d(x, self.kernel[...], self.stride, self.padding)
         return conv3d(x, self.kernel[...], self.stride, self.padding, self.precision)
+
+
+def unbiased(var: jax.Array, y: jax.Array) -> jax.Array:
+    """The variance `(C,)` of a batch `(..., C)` as BatchNorm stores it.
+
+    PyTorch normalises with the biased variance but stores the unbiased one.
+    """
+    count = y.size // var.size
+    return var * (count / max(count - 1, 1))
 
 
 class ConvBNReLU(ConvBN):

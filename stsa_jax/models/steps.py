@@ -12,7 +12,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.nn import relu6, sigmoid, tanh
 
-from stsa_jax.models.layers import BatchStat, uniform_conv_weights
+from stsa_jax.models.layers import BatchStat, unbiased, uniform_conv_weights
 from stsa_jax.ops.convolution import Triple, conv3d, depthwise_conv3d
 from stsa_jax.ops.names import PRODUCT
 from stsa_jax.ops.normalisation import batch_norm, scale_shift
@@ -41,7 +41,7 @@ class StepNorm(nnx.Module):
 
     def of_step(self, y: jax.Array, activation) -> tuple[jax.Array, Moments]:
         """One time step `(B, H, W, C)` -> the same normalised, and its mean and variance `(C,)`."""
-        out, *moments = batch_norm(
+        out, mean, var = batch_norm(
             y,
             self.scale[...],
             self.bias[...],
@@ -49,10 +49,7 @@ class StepNorm(nnx.Module):
             eps=EPS,
             activation=activation,
         )
-        mean, var = moments
-        # PyTorch normalises with the biased variance but stores the unbiased one.
-        count = y.size // mean.size
-        return out, (mean, var * (count / max(count - 1, 1)))
+        return out, (mean, unbiased(var, y))
 
     def remember(self, moments: Moments) -> None:
         """Moves the running statistics towards those of each step, `(T, C)`, one after another."""

@@ -125,7 +125,11 @@ conv2d.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _plain(x, kernel, stride, padding):
-    pads, numbers = [(p, p) for p in padding], ('NHWC', 'HWIO', 'NHWC')
+    return _with_pads(x, kernel, stride, [(p, p) for p in padding])
+
+
+def _with_pads(x, kernel, stride, pads):
+    numbers = ('NHWC', 'HWIO', 'NHWC')
     return lax.conv_general_dilated(x, kernel, stride, pads, dimension_numbers=numbers)
 
 
@@ -197,8 +201,7 @@ def _input_gradient_of_strided(x, backwards, dy, stride, padding):
         last = (row + padding) // stride  # the row of `dy` that the last of these taps multiplies
         room = ((len(taps) - 1 - last, rows + last - dy.shape[1]), (0, 0))
         if len(taps):
-            numbers = ('NHWC', 'HWIO', 'NHWC')
-            part = lax.conv_general_dilated(dy, taps, (1, 1), room, dimension_numbers=numbers)
+            part = _with_pads(dy, taps, (1, 1), room)
         else:
             part = jnp.zeros((len(dy), rows, *x.shape[2:]), dy.dtype)
         parts.append(part)
