@@ -79,8 +79,14 @@ def errors_of(address: str, done: str) -> Iterator[None]:
 
 
 def whole(names: Iterable[str]) -> list[str]:
-    """The paths without those of checkpoints that lack their record, which is written last."""
+    """The paths without those of checkpoints that lack their record, which is written last.
+
+    Raises InputError if a name, which a storage may give as it likes, leads out of its folder.
+    """
     names = list(names)
+    for name in names:
+        if '..' in name.split('/'):
+            raise InputError(f'{name} leads out of the folder; delete or rename that object')
     complete = {match[1] for name in names if (match := _RECORD.search(name))}
     steps = [(name, _STEP.match(name)) for name in names]
     return [name for name, step in steps if step is None or step[1] in complete]

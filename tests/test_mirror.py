@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import test_hub
-from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from test_remote import storage  # noqa: F401 (a fixture)
 
 import data.prepare
@@ -166,6 +166,14 @@ def test_an_address_does_not_lead_out_of_the_cache(storage, end):  # noqa: F811
     with pytest.raises(InputError, match='the folder itself'):
         local(f'{RUN}/{end}')
     assert (cache() / 'written' / 'kept').exists()
+
+
+def test_a_name_in_the_storage_does_not_lead_out_of_the_folder(storage):  # noqa: F811
+    storage.store['/bucket/run/../../../outside'] = MemoryFile(path='/bucket/run/x', data=b'x')
+    for read in (lambda: local(RUN), lambda: mirror.folder(RUN).__enter__()):
+        with pytest.raises(InputError, match='outside leads out of the folder'):
+            read()
+    assert not [path for path in cache().rglob('*') if path.name == 'outside']
 
 
 OPEN = 'import sys; from stsa_jax import mirror\nwith mirror.folder(sys.argv[1]): pass'
