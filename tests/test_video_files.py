@@ -1,6 +1,7 @@
 """Unusual but valid video files, and the usable part of damaged ones; made here with PyAV."""
 
 import itertools
+import re
 import shutil
 import struct
 import subprocess
@@ -33,7 +34,9 @@ def write(path, frames, codec='libx264', rate=25, times=None, sound=0.0, change=
     """Frames at `times` (1/rate s, by default 0, 1, ...), and `sound` seconds of silence."""
     rate = Fraction(rate)
     with av.open(str(path), 'w', options=options) as file:
-        stream = file.add_stream(codec, rate=rate, options={'g': '10'})
+        # x264's macroblock tree reads memory that nobody set: with it, files differ by chance.
+        own = {'mbtree': '0'} if codec == 'libx264' else {}
+        stream = file.add_stream(codec, rate=rate, options={'g': '10'} | own)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = 'yuv420p'
         stream.bit_rate = 8_000_000
@@ -342,14 +345,22 @@ def test_one_damaged_packet_costs_its_own_frames(tmp_path, caplog, codec, how):
     noise = [rng.integers(0, 256, (48, 96, 3)).astype(np.uint8) for _ in range(40)]
     path = write(tmp_path / 'a.ts', noise, codec)
     whole = list(video.read_frames(path)[1])
-    content = bytearray(path.read_bytes())
+    content = path.read_bytes()
     carried = packets_of(content)
-    at = 188 * carried[len(carried) // 2]
-    content[at : at + 188] = b'' if how == 'lost' else content[at : at + 30] + b'\xff' * 158
-    path.write_bytes(content)
+    # FFmpeg reports the damage of about 19 packets in 20. Which ones depends on the encoder.
+    for packet in range(len(carried) // 2, len(carried) // 2 + 60, 10):
+        at = 188 * carried[packet]
+        rest = b'' if how == 'lost' else content[at : at + 30] + b'\xff' * 158
+        path.write_bytes(content[:at] + rest + content[at + 188 :])
+        try:
+            list(video.read_frames(path)[1])
+        except InputError as error:
+            found = str(error)
+            break
+    else:
+        pytest.fail('six damaged packets, and none was reported')
     message = r'(the data after frame \d+ does not decode|1 of its frames are damaged).*--allow_tr'
-    with pytest.raises(InputError, match=message):
-        list(video.read_frames(path)[1])
+    assert re.search(message, found)
     opened = video.open_video(path, allow_truncated=True)
     frames = list(opened.frames)
     assert 0 < len(opened.left_out) <= 10 and len(frames) == 40 - len(opened.left_out)
