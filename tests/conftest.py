@@ -7,6 +7,7 @@ import signal
 import socket
 from pathlib import Path
 
+import hypothesis
 import pytest
 from absl import logging
 
@@ -20,6 +21,12 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
 # A shell that starts these tests in the background makes them and their children ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples in every run, however slow the machine is: a change is not refused because of
+# what was there before. To look for more: pytest --hypothesis-profile=explore
+hypothesis.settings.register_profile('explore', deadline=None)
+hypothesis.settings.register_profile('fixed', deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile('fixed')
 
 DATA = Path(__file__).parent / 'data'
 SHARED = Path(__file__).parents[2] / 'shared'
@@ -73,9 +80,9 @@ def plain_operations():
     forms.set_default('plain')
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def quick_compilation():
-    """Programs that compile fast, and run slowly."""
+    """Programs that compile fast, and run slowly: for tests that run each once or twice."""
     import jax  # not above: see plain_operations
 
     jax.config.update('jax_disable_most_optimizations', True)

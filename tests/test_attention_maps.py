@@ -17,6 +17,8 @@ from stsa_jax.models import functional, stsa
 from stsa_jax.models.layers import Conv, Taps
 from stsa_jax.weights import initial
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 SIZE = (64, 96)
 GRIDS = {0: (8, 12), 1: (8, 12), 2: (4, 6), 3: (2, 3)}
 

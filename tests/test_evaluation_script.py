@@ -10,7 +10,6 @@ import tempfile
 import types
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from full_disk import file_size_limit
@@ -272,11 +271,19 @@ def test_submission_of_a_copy_without_all_videos(prepared, run, tmp_path):
         (['--predictions=x', '--dataset=d', '--protocol=mine'], "no protocol 'mine'"),
     ],
 )
-def test_script_ends_with_a_message(arguments, words):
-    result = subprocess.run(
-        [sys.executable, 'evaluate.py', *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+def test_the_command_ends_with_a_message(arguments, words, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, 'argv', ['evaluate.py', *arguments])
+    with pytest.raises(SystemExit) as ended:
+        exit_cleanly(evaluate.main)
+    found = capsys.readouterr()
+    assert ended.value.code == 2 and not found.out
+    assert words in found.err and 'Traceback' not in found.err
+
+
+def test_the_script_ends_with_a_message():
+    command = [sys.executable, 'evaluate.py']
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2, result.stderr
-    assert words in result.stderr
-    assert 'Traceback' not in result.stderr
-    assert jax.__name__ not in result.stdout
+    assert result.stderr.startswith('error: nothing to evaluate: give --workdir')
+    assert not result.stdout

@@ -9,6 +9,8 @@ from stsa_jax.errors import InputError
 from stsa_jax.weights import compare, explain, known, port
 from stsa_jax.weights.port_command import main
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 
 @pytest.fixture(scope='module')
 def model():

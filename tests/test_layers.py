@@ -17,6 +17,8 @@ from stsa_jax.models import functional, layers, s3d
 from stsa_jax.ops import convolution, forms, normalisation, pooling, upsampled, upsampling
 from stsa_jax.ops.cpu import convolution as conv2d
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 EXACT = jax.lax.Precision.HIGHEST
 
 

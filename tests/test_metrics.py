@@ -13,6 +13,8 @@ from scipy import stats
 from stsa_jax import metrics
 from stsa_jax.errors import InputError
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 RNG = np.random.default_rng
 
 

@@ -85,6 +85,18 @@ def run_script(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parent, **options)
 
 
+@pytest.fixture
+def called(capsys):
+    """As `run_script`, in this process."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        code = run_main(*arguments)
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return run
+
+
 def tree(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob('*'))
 
@@ -265,40 +277,40 @@ def flags_for(tmp_path, film, **changed):
     return [f'--{name}={value}' for name, value in (flags | changed).items()]
 
 
-def test_wrong_flags(tmp_path, film):
+def test_wrong_flags(tmp_path, film, called):
     done = run_script(*flags_for(tmp_path, film), '--batchsize=3')
     assert_refused(done, "Unknown command line flag 'batchsize'", '--help')
-    assert_refused(run_script('--video=a.mp4'), '--checkpoint and --output missing')
-    assert_refused(run_script(*flags_for(tmp_path, film), 'film.mp4'), '--video=film.mp4')
-    done = run_script(*flags_for(tmp_path, film), '--batch_size=0')
+    assert_refused(called('--video=a.mp4'), '--checkpoint and --output missing')
+    assert_refused(called(*flags_for(tmp_path, film), 'film.mp4'), '--video=film.mp4')
+    done = called(*flags_for(tmp_path, film), '--batch_size=0')
     assert_refused(done, 'batch_size', 'positive integer')
 
 
-def test_wrong_videos(tmp_path, film):
+def test_wrong_videos(tmp_path, film, called):
     missing, junk, empty = tmp_path / 'missing.mp4', tmp_path / 'junk.mp4', tmp_path / 'empty'
     junk.write_bytes(film.read_bytes()[:900])
     empty.mkdir()
-    done = run_script(*flags_for(tmp_path, missing))
+    done = called(*flags_for(tmp_path, missing))
     assert_refused(done, missing, 'no such video')
-    assert_refused(run_script(*flags_for(tmp_path, junk)), junk, 'check', 'complete')
-    assert_refused(run_script(*flags_for(tmp_path, empty)), empty, 'without frames')
+    assert_refused(called(*flags_for(tmp_path, junk)), junk, 'check', 'complete')
+    assert_refused(called(*flags_for(tmp_path, empty)), empty, 'without frames')
     for number, frame in enumerate(moving_square(2)):
         Image.fromarray(frame[: 40 + number]).save(empty / f'{number}.png')
-    done = run_script(*flags_for(tmp_path, empty))
+    done = called(*flags_for(tmp_path, empty))
     assert_refused(done, empty / '1.png', '81x41', '81x40')
     twice = [*flags_for(tmp_path, film), f'--video={tmp_path / "film.mkv"}']
-    assert_refused(run_script(*twice), 'film.mp4', 'film.mkv', 'two runs')
+    assert_refused(called(*twice), 'film.mp4', 'film.mkv', 'two runs')
     assert not (tmp_path / 'out').exists()
 
 
-def test_wrong_outputs(tmp_path, film):
+def test_wrong_outputs(tmp_path, film, called):
     file = tmp_path / 'file'
     file.write_text('mine')
-    assert_refused(run_script(*flags_for(tmp_path, film, output=file)), file, 'is a file')
+    assert_refused(called(*flags_for(tmp_path, film, output=file)), file, 'is a file')
     assert file.read_text() == 'mine'
 
 
-def test_wrong_checkpoints(tmp_path, film):
+def test_wrong_checkpoints(tmp_path, film, called):
     from safetensors.numpy import save_file
 
     missing, foreign, cut = (tmp_path / f'{n}.safetensors' for n in ('missing', 'foreign', 'cut'))
@@ -311,7 +323,7 @@ def test_wrong_checkpoints(tmp_path, film):
         cut: 'incomplete safetensors file',
         tmp_path / 'folder': 'holds no checkpoint',
     }.items():
-        assert_refused(run_script(*flags_for(tmp_path, film, checkpoint=path)), path, words)
+        assert_refused(called(*flags_for(tmp_path, film, checkpoint=path)), path, words)
     assert not (tmp_path / 'out').exists()
 
 

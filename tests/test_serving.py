@@ -4,6 +4,7 @@ import http.client
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from test_predict import moving_square
 
 from stsa_jax.inference.concentration import describe
 from stsa_jax.media import video
+from stsa_jax.serving.jobs import Jobs
 from stsa_jax.serving.settings import Limits
 
 SCRIPT = Path(__file__).parent / 'serving_app.py'
@@ -56,7 +58,7 @@ class Client:
         )
 
     def wait(self, job, state='done'):
-        for _ in range(600):
+        for _ in range(2400):
             found = self.json('GET', f'/videos/{job["id"]}')
             if found['state'] in (state, 'failed', 'done'):
                 assert found['state'] == state, found
@@ -297,6 +299,26 @@ def test_deleting_a_running_and_a_waiting_job(tmp_path, film):
             assert client.ask('DELETE', f'/videos/{job["id"]}')[0] == 204
         client.wait(third)
         assert [p.name for p in (tmp_path / 'jobs').iterdir()] == [third['id']]
+
+
+def test_the_disk_is_measured_while_folders_come_and_go(tmp_path):
+    jobs, stop = Jobs(tmp_path), threading.Event()
+    (tmp_path / 'kept').write_bytes(bytes(100))
+
+    def come_and_go():
+        while not stop.is_set():
+            (tmp_path / 'a' / 'b').mkdir(parents=True)
+            (tmp_path / 'a' / 'b' / 'c').write_bytes(bytes(50))
+            shutil.rmtree(tmp_path / 'a')
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        found = {jobs.used_bytes() for _ in range(2000)}
+    finally:
+        stop.set()
+        other.join()
+    assert found <= {100, 150}
 
 
 def test_limits_on_jobs_and_disk(tmp_path, film):

@@ -19,6 +19,8 @@ from stsa_jax.models import functional, layers, stsa, stsanet
 from stsa_jax.ops import attention, forms
 from stsa_jax.ops.pooling import max_pool_2x2_with_indices, max_unpool_2x2
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 TINY = STSANetConfig(image_size=(32, 64), frames=16, width=0.125)
 
 

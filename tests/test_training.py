@@ -25,6 +25,8 @@ from stsa_jax.training.meter import Meter
 from stsa_jax.training.optimizer import OptimizerConfig
 from stsa_jax.weights.initial import random_weights
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 CONSTANT = OptimizerConfig(schedule='constant', learning_rate=1e-2)
 
 

@@ -25,6 +25,8 @@ from stsa_jax.weights import port
 from stsa_jax.weights.names import torch_name
 from stsa_jax.weights.pretrained import initialise
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 ROOT = Path(__file__).parents[1]
 TINY = {'image_size': (32, 64), 'frames': 16, 'width': 0.125}
 FULL = STSANetConfig()

@@ -12,6 +12,8 @@ from stsa_jax.distribution import sharding
 from stsa_jax.ops.cpu import convolution as conv2d
 from stsa_jax.ops.cpu import winograd
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 FORMS = [(2, 3), (4, 3), (2, 5), (4, 5)]
 
 

@@ -9,9 +9,11 @@ the same jobs: finished ones as they are, unfinished ones back in the queue, in 
 go on where they were interrupted.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
+import os
 import re
 import secrets
 import shutil
@@ -119,11 +121,10 @@ class Jobs:
     def used_bytes(self) -> int:
         """What all files of all jobs take."""
         total = 0
-        for path in self._folder.rglob('*'):
-            try:
-                total += path.lstat().st_size
-            except OSError:
-                continue  # removed meanwhile
+        for folder, _, names in os.walk(self._folder):  # leaves out what is removed meanwhile
+            for name in names:
+                with contextlib.suppress(OSError):
+                    total += os.lstat(os.path.join(folder, name)).st_size
         return total
 
     def new_folder(self) -> Path:
