@@ -5,12 +5,13 @@
 
     python -m benchmarks.inference --config=configs/vinet.py --reference=CHECKOUT
 
-CHECKOUT is a checkout of WZq975/STSANet, or of the repository of the config's model (tinyHD's needs
-torchvision); with it (and PyTorch) the two alternate, each in its own process and ours with the
-memory settings of predict.py, on the same clip and threads, and the ratio of their best times is
-printed. Otherwise the ratio is to the time of the multiply-adds at this machine's matrix-product
-rate, measured in the same run. Weights are random, which does not affect the time. The released
-networks support only the full size.
+CHECKOUT is a checkout of WZq975/STSANet, or of the repository of the config's model (tinyHD's and
+SalEMA's need torchvision); with it (and PyTorch) the two alternate, each in its own process and
+ours with the memory settings of predict.py, on the same clip and threads. The ratio of their best
+times is printed, and that of their processor seconds, which is steadier on a busy machine;
+`taskset -c 0` in front gives both one core. Without CHECKOUT the ratio is to the time of the
+multiply-adds at this machine's matrix-product rate, measured in the same run. Weights are random,
+which does not affect the time. STSANet supports only the full size.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import numpy as np
 
 from benchmarks.limits import Limits
 from benchmarks.processes import alternating, on_demand, serve
-from benchmarks.released import released_network
+from benchmarks.released import released_map, released_network
 from stsa_jax.configuration import load_config
 from stsa_jax.errors import exit_cleanly
 from stsa_jax.inference import cost
@@ -56,7 +57,7 @@ def released_run(checkout: str, kind: str, config, clip: np.ndarray):
 
     def run():
         with torch.inference_mode():
-            reference(tensor)
+            released_map(reference, kind, tensor)
 
     return run
 
@@ -103,17 +104,23 @@ def compare(config, clip: np.ndarray, released, options) -> int:
     if released:
         runs['released'] = released
     best = alternating(runs, options.repeats)
-    floor = options.batch_size * multiply_adds(config) / (product_adds / best['matrix product'])
+    ours, adds = best['ours'], options.batch_size * multiply_adds(config)
+    floor = adds / (product_adds / best['matrix product'].time)
     dtype = getattr(config, 'dtype', 'float32')
     print(f'device: {jax.devices()[0].device_kind}, {dtype}, batch {options.batch_size}')
-    print(f'ours: {best["ours"]:.2f} s a batch, {options.batch_size / best["ours"]:.3f} clips/s')
-    print(f'ratio to the matrix-product floor ({floor:.2f} s): {best["ours"] / floor:.2f}')
+    print(f'ours: {ours.time:.2f} s a batch, {options.batch_size / ours.time:.3f} clips/s')
+    print(f'ratio to the matrix-product floor ({floor:.2f} s): {ours.time / floor:.2f}')
     limits = Limits()
     if released:
-        print(f'released code, PyTorch eager: {best["released"]:.2f} s')
-        ratio = best['ours'] / best['released']
+        theirs = best['released']
+        print(f'released code, PyTorch eager: {theirs.time:.2f} s')
+        ratio = ours.time / theirs.time
         limit = LIMIT if model.kind == 'stsanet' else ZOO_LIMIT
         print(f'ratio to it: {ratio:.2f} ({limits.check(f"limit {limit}", ratio <= limit)})')
+        print(
+            f'processor seconds: {ours.processor:.2f}, released code {theirs.processor:.2f}, ratio '
+            f'{ours.processor / theirs.processor:.2f}'
+        )
     return limits.exit_code
 
 

@@ -44,6 +44,12 @@ def released_network(checkout: str, kind: str, target: str):
             network = module_of(Path(checkout) / 'model.py').TASED_v2()
         elif kind == 'hd2s':
             network = module_of(Path(checkout) / 'models' / 'HD2S.py', checkout).HD2S()
+        elif kind == 'unisal':
+            network = _unisal(Path(checkout) / 'unisal')
+        elif kind == 'salema':
+            network = module_of(Path(checkout) / 'src' / 'model' / 'SalEMA.py').SalEMA(
+                alpha=0.1, ema_loc=30, residual=False, dropout=False, use_gpu=False
+            )
         else:
             network = _tinyhd(Path(checkout) / 'src', target)
     return network.eval()
@@ -64,6 +70,29 @@ def _tinyhd(source: Path, target: str):
 
     last = target == 'last'
     return FastSalA(4, ['d1', 'd2', 'd3'], [True, last, last], n_output=1 if last else 16)
+
+
+def _unisal(package: Path):
+    """UNISAL; ImageNet's weights are not read."""
+    # The package's own __init__ imports its training, which needs OpenCV and tensorboardX.
+    alone = types.ModuleType('unisal')
+    alone.__path__ = [str(package)]
+    sys.modules['unisal'] = alone
+    model = importlib.import_module('unisal.model')
+    return model.UNISAL(cnn_cfg={'pretrained': False})
+
+
+def released_map(network, kind: str, clip):
+    """The released network's output for a clip, a tensor `(B, 3, T, H, W)`."""
+    if kind == 'unisal':
+        return network(clip.transpose(1, 2), static=False)
+    if kind == 'salema':  # takes a frame and the state before
+        state, maps = None, []
+        for frame in clip.unbind(2):
+            state, saliency = network(frame, state)
+            maps.append(saliency)
+        return maps
+    return network(clip)
 
 
 def module_of(path: Path, root: str | Path = ''):

@@ -137,6 +137,7 @@ def test_inference(run, config_file, reference):  # noqa: F811
     options = ('--repeats=1', '--matrix_size=64', reference)
     printed = run(inference.main, f'--config={config_file}', *options)
     assert 'ratio to the matrix-product floor' in printed and '(limit 0.55: ' in printed
+    assert 'processor seconds: ' in printed
 
 
 def test_onnx(run, config_file):  # noqa: F811
