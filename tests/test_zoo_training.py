@@ -89,58 +89,98 @@ def test_frames_without_density_do_not_count():
     assert np.isfinite(gradient).all() and not gradient[0, 1].any() and gradient[0, 0].any()
 
 
-def test_sgd_is_pytorchs():
-    """With momentum, weight decay, other rates for biases and the backbone, and milestones."""
+PARTS, ARRAYS = ('backbone', 'map'), ('kernel', 'bias')
+
+
+def assert_pytorchs(config, per_epoch, options, before_step):
+    """Eight steps of SGD on random gradients are those of torch.optim.
+
+    `options(part, array)` are PyTorch's for an array; `before_step(step, sgd, theirs)` may change
+    them and the gradients, which are those of ours at first.
+    """
     torch = pytest.importorskip('torch')
-    config = optimizer.OptimizerConfig(
-        algorithm='sgd', learning_rate=0.1, weight_decay=1e-2, bias_factor=2, backbone_factor=0.5,
-        backbone_drops=False, schedule='milestones', milestones=(0.5, 0.75),
-    )  # fmt: skip
     rng = np.random.default_rng(0)
-    parts, arrays = ('backbone', 'map'), ('kernel', 'bias')
-    shapes = {(part, array): 3 for part in parts for array in arrays}
+    shapes = {(part, array): 3 for part in PARTS for array in ARRAYS}
     start = {path: rng.normal(size=n).astype(np.float32) for path, n in shapes.items()}
     theirs = {path: torch.nn.Parameter(torch.tensor(array)) for path, array in start.items()}
-    groups = [
-        {
-            'params': [theirs[path]],
-            'lr': 0.1 * (0.5 if path[0] == 'backbone' else 1) * (2 if path[1] == 'bias' else 1),
-            'weight_decay': 0 if path[1] == 'bias' else 1e-2,
-        }
-        for path in shapes
-    ]
+    groups = [{'params': [theirs[path]], **options(*path)} for path in shapes]
     sgd = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
 
     def nested(flat):
-        return {part: {array: flat[part, array] for array in arrays} for part in parts}
+        return {part: {array: flat[part, array] for array in ARRAYS} for part in PARTS}
 
-    params, tx = nested(start), optimizer.optimizer(config, 10)
+    params, tx = nested(start), optimizer.optimizer(config, per_epoch)
     state = tx.init(params)
     rates = {
-        'backbone': optimizer.backbone_learning_rate(config, 10, 8),
-        'map': optimizer.learning_rate(config, 10, 8),
+        'backbone': optimizer.backbone_learning_rate(config, per_epoch, 8),
+        'map': optimizer.learning_rate(config, per_epoch, 8),
     }
 
     @jax.jit
     def update(params, state, gradient, step):
         updates, state = tx.update(gradient, state, params, value=0.0)
-        for part in parts:
-            rate = dict.fromkeys(arrays, rates[part](step))
+        for part in PARTS:
+            rate = dict.fromkeys(ARRAYS, rates[part](step))
             moved = jax.tree.map(lambda p, u, r: p - r * u, params[part], updates[part], rate)
             params = params | {part: moved}
         return params, state
 
     for step in range(8):
-        if step in (4, 6):
-            for path, group in zip(shapes, sgd.param_groups):
-                group['lr'] *= 0.1 if path[0] == 'map' else 1
         gradient = {path: rng.normal(size=n).astype(np.float32) for path, n in shapes.items()}
         for path, array in gradient.items():
             theirs[path].grad = torch.tensor(array)
+        before_step(step, sgd, theirs)
         sgd.step()
         params, state = update(params, state, nested(gradient), step)
         for (a, b), tensor in theirs.items():
             np.testing.assert_allclose(params[a][b], tensor.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_sgd_is_pytorchs():
+    """With momentum, weight decay, other rates for biases and the backbone, and milestones."""
+    config = optimizer.OptimizerConfig(
+        algorithm='sgd', learning_rate=0.1, weight_decay=1e-2, bias_factor=2, backbone_factor=0.5,
+        backbone_drops=False, schedule='milestones', milestones=(0.5, 0.75),
+    )  # fmt: skip
+
+    def options(part, array):
+        rate = 0.1 * (0.5 if part == 'backbone' else 1) * (2 if array == 'bias' else 1)
+        return {'lr': rate, 'weight_decay': 0 if array == 'bias' else 1e-2}
+
+    def drops(step, sgd, theirs):
+        if step in (4, 6):
+            for (part, _), group in zip(theirs, sgd.param_groups):
+                group['lr'] *= 0.1 if part == 'map' else 1
+
+    assert_pytorchs(config, 10, options, drops)
+
+
+def test_a_backbone_that_learns_later_and_decays_less_is_pytorchs():
+    """As UNISAL's: without gradients for two epochs, a smaller rate and decay, clipping, drops."""
+    torch = pytest.importorskip('torch')
+    config = optimizer.OptimizerConfig(
+        algorithm='sgd', learning_rate=0.1, weight_decay=0.5, clip_norm=0.5, backbone_factor=0.2,
+        backbone_decay_factor=0.3, backbone_frozen_epochs=2, drop_factor=0.8,
+        first_drop_epochs=1, drop_every_epochs=1,
+    )  # fmt: skip
+
+    def options(part, _):
+        return (
+            {'lr': 0.02, 'weight_decay': 0.15}
+            if part == 'backbone'
+            else {'lr': 0.1, 'weight_decay': 0.5}
+        )
+
+    def before_step(step, sgd, theirs):
+        if step < 4:  # two epochs of two steps
+            for array in ARRAYS:
+                theirs['backbone', array].grad = None
+        torch.nn.utils.clip_grad_norm_(theirs.values(), 0.5)
+        if step and step % 2 == 0:
+            for group in sgd.param_groups:
+                group['lr'] *= 0.8
+
+    assert_pytorchs(config, 2, options, before_step)
 
 
 def test_s3ds_weights_fill_the_backbone(tmp_path):

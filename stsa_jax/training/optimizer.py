@@ -156,9 +156,11 @@ def optimizer(
     """
     o = config
     steps = []
-    if frozen := o.backbone_frozen_epochs * steps_per_epoch:  # nor does it count when clipping
-        learns = lambda step: jnp.where(step < frozen, 0.0, 1.0)  # noqa: E731
-        steps.append(optax.masked(optax.scale_by_schedule(learns), _backbone))
+    frozen = o.backbone_frozen_epochs * steps_per_epoch
+    learns = lambda step: jnp.where(step < frozen, 0.0, 1.0)  # noqa: E731
+    freeze = optax.masked(optax.scale_by_schedule(learns), _backbone)
+    if frozen:  # before clipping: the frozen part does not count
+        steps.append(freeze)
     if o.clip_norm:
         steps.append(optax.clip_by_global_norm(o.clip_norm))
     if o.weight_decay:
@@ -166,6 +168,8 @@ def optimizer(
         steps.append(optax.add_decayed_weights(o.weight_decay, decays))
         if (excess := o.backbone_decay_factor - 1) != 0:
             steps.append(optax.add_decayed_weights(excess * o.weight_decay, _backbone))
+    if frozen and o.weight_decay:  # nor does the momentum collect its decay
+        steps.append(freeze)
     if o.algorithm == 'sgd':
         steps.append(optax.trace(decay=o.momentum))
     else:
