@@ -70,6 +70,32 @@ def test_a_density_for_every_frame(prepared):
             assert all(copies.number_in(density[t]) == copies.number_in(clip[t]) for t in seen)
 
 
+def test_every_third_frame_with_its_fixations(prepared):
+    """A frame, its density and its fixations belong together; mirrored, they are so together."""
+    options = {'frames': 6, 'step': 3, 'target': 'all', 'fixations': True, 'flip': 0.5}
+    turned = 0
+    for batch in take(clips(prepared, **options), 8):
+        assert batch['fixations'].shape == batch['density'].shape == (2, 6, 32, 64)
+        for clip, density, marks, video, number in zip(
+            *(batch[k] for k in ('clip', 'density', 'fixations', 'video', 'frame'))
+        ):
+            last = code_of(str(video), int(number))
+            if copies.number_in(clip[-1]) != last:
+                clip, density, marks = (x[:, :, ::-1] for x in (clip, density, marks))
+                turned += 1
+            for t in range(6):
+                code = code_of(str(video), max(int(number) - 3 * (5 - t), 1))
+                assert copies.number_in(clip[t]) == copies.number_in(density[t]) == code
+                expected = np.zeros((32, 64))
+                for row, column in np.argwhere(copies.fixations_of(code)):
+                    expected[row * 32 // copies.HEIGHT, column * 64 // copies.WIDTH] = 1
+                np.testing.assert_array_equal(marks[t], expected)
+    assert 3 <= turned <= 13
+    state = clips(prepared).get_state()
+    with pytest.raises(InputError, match='another stream'):
+        clips(prepared, step=3).set_state(state)
+
+
 def test_some_clips_are_mirrored_with_their_densities(prepared):
     mirrored = 0
     for batch in take(clips(prepared, flip=0.5), 8):
@@ -323,23 +349,25 @@ def test_middle_of_a_window_is_the_target_of_the_network():
 
 @given(
     st.integers(1, 80), st.sampled_from([8, 16, 32]), st.sampled_from(['middle', 'last']),
-    st.sets(st.integers(0, 79)),
+    st.sets(st.integers(0, 79)), st.sampled_from([1, 2, 5]),
 )  # fmt: skip
-def test_windows_pad_by_repetition_and_targets_have_fixations(length, frames, target, empty):
+def test_windows_pad_by_repetition_and_targets_have_fixations(length, frames, target, empty, step):
     offset = windows.target_offset(frames, target)
     unusable = tuple((i, i + 1) for i in sorted(empty) if i < length)
     video = VideoInfo('v', 0, length, 10, 10, unusable=unusable)
-    targets = windows.usable_targets(video, frames, offset)
+    targets = windows.usable_targets(video, frames, offset, step)
     # A video is left out only if none of its frames has a fixation.
     assert (len(targets) == 0) == (len(unusable) == length)
     assert not set(targets) & {i for i, _ in unusable}
     for chosen in targets:
-        found = windows.window(chosen, length, frames, offset)
+        found = windows.window(chosen, length, frames, offset, step)
         assert len(found) == frames and found[offset] == chosen
         assert found.min() >= 0 and found.max() < length
         steps = np.diff(found)
-        assert set(steps) <= {0, 1}  # in order, and repeated only at the two ends
+        assert set(steps) <= set(range(step + 1))  # in order, and repeated only at the two ends
         inner = (found > 0) & (found < length - 1)
-        assert (steps[inner[:-1]] == 1).all()
-    if length >= frames and not unusable:
-        assert len(targets) == length - frames + 1
+        assert (steps[inner[:-1] & inner[1:]] == step).all()
+        assert (steps[inner[:-1]] > 0).all()
+    span = (frames - 1) * step + 1
+    if length >= span and not unusable:
+        assert len(targets) == length - span + 1
