@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import test_hub
 from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import stsa_jax
 from stsa_jax import SaliencyModel, checkpoints
+from stsa_jax.commands import evaluate, predict_options
 from stsa_jax.errors import InputError
 from stsa_jax.inference.windows import needed, predict_frames, predict_some
 from stsa_jax.media import finishing, preprocess
@@ -93,6 +96,37 @@ def test_domains(small):
     with pytest.raises(InputError, match=r'model\.domains is .*expected some of dhf1k'):
         UNISALConfig(**{**fields, 'domains': ('mit',)})
     assert UNISALConfig(domain='salicon').still
+
+
+def test_another_domain_of_a_file(small, tmp_path):
+    small.save_pretrained(tmp_path / 'unisal')
+    found = stsa_jax.load(tmp_path / 'unisal', domain='hollywood').config
+    assert (found.domain, found.step, found.image_size) == ('hollywood', 4, (224, 416))
+    assert dataclasses.replace(found, domain='dhf1k', step=3, image_size=(32, 64)) == small.config
+    sized = stsa_jax.load(tmp_path / 'unisal', domain='ucfsports', image_size=(32, 32)).config
+    assert (sized.domain, sized.image_size) == ('ucfsports', (32, 32))
+    assert small.config.of_domain('salicon').still
+    with pytest.raises(InputError, match=r"unisal: no domain 'mit': holds dhf1k, hollywood, "):
+        stsa_jax.load(tmp_path / 'unisal', domain='mit')
+
+
+def test_domain_on_the_command_line(tmp_path, small, monkeypatch):
+    small.save_pretrained(tmp_path / 'unisal')
+    test_hub.small_model('hd2s').save_pretrained(tmp_path / 'hd2s')
+    flags = ['--video=film.mp4', f'--output={tmp_path / "out"}', '--domain=ucfsports']
+    options = predict_options.parse([f'--checkpoint={tmp_path / "unisal"}', *flags], '')
+    assert predict_options.load_model(options).config.domain == 'ucfsports'
+    loaded = []
+    monkeypatch.setattr(
+        evaluate.evaluation, 'ModelMaps', lambda model, *_: loaded.append(model.config.domain)
+    )
+    given = [f'--checkpoint=a={tmp_path / "unisal"}', '--domain=hollywood']
+    models = evaluate.collect_models(evaluate.parser().parse_args(given))
+    models['a'](SimpleNamespace(enlarged=lambda size: ''), None)
+    assert loaded == ['hollywood']
+    options = predict_options.parse([f'--checkpoint={tmp_path / "hd2s"}', *flags], '')
+    with pytest.raises(InputError, match="no domain 'ucfsports': holds HD2S, which has no"):
+        predict_options.load_model(options)
 
 
 def test_norms_of_each_step_are_pytorchs():
@@ -198,6 +232,23 @@ def test_resizing_by_areas():
     halves = noise.reshape(18, 2, 32, 2, 3).mean((1, 3))
     np.testing.assert_array_equal(preprocess.resample_area(noise, (18, 32)), np.rint(halves))
     assert preprocess.resample_area(noise, (72, 32)).shape == (72, 32, 3)
+
+
+@settings(max_examples=50)
+@given(
+    st.tuples(*[st.integers(1, 20)] * 2), st.tuples(*[st.integers(1, 20)] * 2), st.integers(0, 9)
+)
+def test_areas_are_box_integrals(size, other, seed):
+    """Each pixel is the mean of the `n` by `m` equal parts of the frame's pixels below it."""
+    (h, w), (height, width) = (tuple(f(a, b) for a, b in zip(size, other)) for f in (max, min))
+    frame = np.random.default_rng(seed).integers(0, 256, (h, w, 3), np.uint8)
+    # A pixel of the frame in `height` equal rows, of the result in `h`: exact in whole numbers.
+    parts = frame.repeat(height, 0).repeat(width, 1).astype(np.int64)
+    sums = parts.reshape(height, h, width, w, 3).sum((1, 3))
+    found = preprocess.resample_area(frame, (height, width))
+    assert found.shape == (height, width, 3)
+    # Whole levels, the nearest ones; of two that are equally near, either.
+    assert np.abs(found - sums / (h * w)).max() <= 0.5 + 1e-4 and (found == np.rint(found)).all()
 
 
 def test_cross_entropy_is_pytorchs():

@@ -110,6 +110,7 @@ def collect_models(options) -> dict:
     how = {
         'image_size': options.image_size and parse_size(options.image_size),
         'frames': options.clip_frames,
+        'domain': options.domain,
         'allow_nonfinite': options.allow_nonfinite,
     }
     how = {name: value for name, value in how.items() if value}

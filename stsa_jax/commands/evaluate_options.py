@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         '--clip_frames', type=int, help="resample the models' weights for clips of this many frames"
     )
+    add('--domain', help="of UNISAL: the dataset whose parts are used (default: DHF1K's)")
     add('--batch_size', type=natural, default=0, help='windows at once, over all devices')
     add('--workers', type=natural, default=0, help='scoring threads; 0 for one per core')
     add(

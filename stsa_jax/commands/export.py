@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument('--format', choices=FORMATS, default='stablehlo', help='of the file')
     parser.add_argument('--image_size', metavar='H,W', help='resample the weights for this size')
     parser.add_argument('--clip_frames', type=int, metavar='N', help='and for clips of N frames')
+    parser.add_argument('--domain', help='of UNISAL: the dataset whose parts are used')
     add_switch(parser, 'check', True, "compare an ONNX file's maps with ours; takes minutes")
     options = parser.parse_args(arguments)
     out = options.out
@@ -49,6 +50,7 @@ def main(arguments: list[str]) -> None:
         options.model,
         image_size=parse_size(options.image_size) if options.image_size else None,
         frames=options.clip_frames,
+        domain=options.domain,
     )
     with mirror.file(out) as here:
         if options.format == 'onnx':

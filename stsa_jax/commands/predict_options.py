@@ -41,6 +41,7 @@ def parse(arguments: list[str], description: str | None) -> argparse.Namespace:
         metavar='N',
         help='resample the weights for clips of this many frames',
     )
+    add('--domain', help="of UNISAL: the dataset whose parts are used; default: DHF1K's")
     add('--batch_size', type=positive, default=1, help='frames predicted at once by each device')
     add(
         '--devices',
@@ -118,6 +119,8 @@ def load_model(options: argparse.Namespace) -> 'stsa_jax.SaliencyModel':
     how = {'frames': options.clip_frames} if options.clip_frames else {}
     if options.image_size:
         how['image_size'] = parse_size(options.image_size)
+    if options.domain:
+        how['domain'] = options.domain
     if options.allow_nonfinite:
         how['allow_nonfinite'] = True
     return stsa_jax.load(options.checkpoint, **how)

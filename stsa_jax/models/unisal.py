@@ -20,6 +20,7 @@ the video (bilinear), and each map is scaled to a maximum of 255
 (`stsa_jax.media.finishing.unisal`).
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -38,7 +39,14 @@ from stsa_jax.models.steps import GATES, STILLS, ConvGRU, Unit
 from stsa_jax.ops.convolution import conv3d
 from stsa_jax.ops.upsampling import upsample_2x
 
-DOMAINS = ('dhf1k', 'hollywood', 'ucfsports', STILLS)
+# Each domain's size of the frames, and step from one frame of a clip to the next.
+AS_RELEASED = {
+    'dhf1k': ((224, 384), 5),
+    'hollywood': ((224, 416), 4),
+    'ucfsports': ((256, 384), 4),
+    STILLS: ((288, 384), 1),
+}
+DOMAINS = tuple(AS_RELEASED)
 # MobileNetV2's blocks: output channels, expansion, whether every second row and column is left out
 # after the block (the original's stride of 2 is before it).
 BLOCKS = (
@@ -127,6 +135,11 @@ class UNISALConfig:
             'batch_norm_momentum': (0 < self.batch_norm_momentum <= 1, 'a number in (0, 1]'),
         }
         refuse_bad_fields(self, checks)
+
+    def of_domain(self, domain: str) -> 'UNISALConfig':
+        """The same network with the parts of `domain`, at its size of the frames and its step."""
+        size, step = AS_RELEASED[domain]
+        return dataclasses.replace(self, domain=domain, image_size=size, step=step)
 
     @property
     def still(self) -> bool:

@@ -208,6 +208,7 @@ def load(
     *,
     image_size: tuple[int, int] | None = None,
     frames: int | None = None,
+    domain: str | None = None,
     allow_nonfinite: bool = False,
 ) -> SaliencyModel:
     """A model from a training or converted checkpoint directory, a PyTorch or safetensors file.
@@ -218,8 +219,10 @@ def load(
     The names in it determine the model: STSA-Net or another of `stsa_jax.weights.known`. `step`
     selects a checkpoint of a directory, or 'best'; by default the latest. If `image_size` (H, W) or
     `frames` differ from those of STSA-Net's weights, these are resampled
-    (`stsa_jax.weights.resample`), and a line on standard error reports it. Raises InputError that
-    names the file for anything else, and for weights with NaN or infinity unless `allow_nonfinite`.
+    (`stsa_jax.weights.resample`), and a line on standard error reports it. `domain` is for UNISAL,
+    see `stsa_jax.models.unisal`: 'hollywood', with the frames' size that goes with it, and so on.
+    Raises InputError that names the file for anything else, and for weights with NaN or infinity
+    unless `allow_nonfinite`.
     """
     path = local(path, UNREAD)
     weights = read_weights(path, step, allow_nonfinite=allow_nonfinite)
@@ -229,6 +232,8 @@ def load(
             'weights, or train from these with train.py --config.init_from'
         )
     own = known.of_kind(weights.kind, path).config(**weights.model_config)
+    if domain:
+        own = _of_domain(own, domain, str(path))
     wanted = dataclasses.replace(
         own, image_size=image_size or own.image_size, frames=frames or own.frames
     )
@@ -238,6 +243,16 @@ def load(
     model = SaliencyModel(wanted, *trees, weights.normalisation)
     model.source = Path(path)
     return model
+
+
+def _of_domain(config: Any, domain: str, path: str) -> Any:
+    """The config with another domain; InputError if the weights have no parts for it."""
+    domains = getattr(config, 'domains', ())
+    if domain not in domains:
+        title = known.of_config(config).title
+        found = f'{", ".join(domains)} of {title}' if domains else f'{title}, which has no domains'
+        raise InputError(f'{path}: no domain {domain!r}: holds {found}; choose another or none')
+    return config.of_domain(domain)
 
 
 def _fitted(
