@@ -15,7 +15,7 @@ init_from: weights to start from: S3D's (they fill the backbone) or the model's 
     the best checkpoint by validation, or the latest if there was none; a line reports which. Read
     only when the run first starts.
 kind: the model, 'stsanet' or another of stsa_jax.weights.known; each has a config in configs/.
-model: the fields of its config, of stsa_jax.stsanet.STSANetConfig for 'stsanet'.
+model: the fields of its config, of stsa_jax.models.stsanet.STSANetConfig for 'stsanet'.
 loss: 'kl_cc' (KL - CC), 'kl', 'kl_of_batch' (of the batch as one distribution), 'kl_nss_cc'
     (KL - 0.1 NSS - 0.1 CC, which needs fixation maps), or 'bce' (binary cross entropy).
 supervise: names of intermediate maps of the network whose losses are added to that of its output.
@@ -27,7 +27,7 @@ data
     eval_datasets: to validate and evaluate on; () for the ones trained on.
     flip: share of the training clips whose left and right are exchanged.
     num_workers: worker processes that read clips; 0 for threads of the training process.
-optimizer: the fields of stsa_jax.optimizer.OptimizerConfig.
+optimizer: the fields of stsa_jax.training.optimizer.OptimizerConfig.
 accumulate: number of micro-batches per step, to save memory; BatchNorm then sees one at a time.
 ema_decay: of averaged parameters, which are then used for validation and loading; 0 for none.
 freeze_backbone: do not update S3D's weights and statistics.

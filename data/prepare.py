@@ -39,7 +39,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         prog=command('python -m data.prepare'), description=__doc__.splitlines()[0]
     )
     parser.add_argument('dataset', choices=[*sorted(BUILDERS), FOLDER, VIDEOS])
-    parser.add_argument('--source', help='folder of your copy (none for stsa_synthetic)')
+    parser.add_argument('--source', help='folder of your copy (none for stsa_...)')
     parser.add_argument('--name', help=f'name of the dataset, for {FOLDER} or {VIDEOS}')
     parser.add_argument(
         '--split', default='', metavar='FILE|SHARES',

@@ -113,8 +113,8 @@ class VideoDataset:
         size = f'{image_size[0]}x{image_size[1]}'
         return (
             f'{self.name}: its frames are stored at {stored[0]} and enlarged to {size}; for sharp '
-            f'ones, {prepare_command(self.name).removesuffix(" --source=...")} --size={size} '
-            f'--source=..., and then name the dataset {self.name}/{size}'
+            f'ones, {prepare_command(self.name, f"--size={size}")}, and then name the dataset '
+            f'{self.name}/{size}'
         )
 
     def frame_number(self, i: int) -> int:
@@ -222,7 +222,7 @@ def prepared_builder(
         there = sorted({path.parts[-4] for path in root.glob('*/*/*/dataset_info.json')})
         raise InputError(
             f'{root}: dataset {name!r} is not prepared here (found: {", ".join(there) or "none"}); '
-            f'prepare it with: {prepare_command(dataset)} --data_dir={root}'
+            f'prepare it with: {prepare_command(dataset, f"--data_dir={root}")}'
         )
     folder = found[-1]
     if len({path.parent.name for path in found}) > 1:

@@ -79,6 +79,23 @@ def run_console(monkeypatch, *arguments):
     return ended.value.code
 
 
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        ['serve', 'a.pth', '--folder=gs://bucket/it'],
+        ['evaluate', '--checkpoint=a.pth', '--dataset=dhf1k', '--submission=gs://bucket/it'],
+        ['train', '--config=configs/tiny.py', '--workdir=run', '--profile=gs://bucket/it'],
+    ],
+)
+def test_what_needs_a_folder_refuses_storage_at_once(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = run_console(monkeypatch, *arguments)
+    told = capsys.readouterr().err
+    assert code == 2
+    assert told.startswith('error: gs://bucket/it: this is written to a folder'), told
+    assert not list(tmp_path.iterdir())  # no folder gs: either
+
+
 @pytest.mark.parametrize('command', COMMANDS_OF_CONSOLE)
 def test_the_console_command_runs_each_of_them(command, monkeypatch, capsys):
     """Their help names the command as it was typed."""

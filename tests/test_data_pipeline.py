@@ -311,6 +311,10 @@ def test_state_of_another_stream_is_refused(prepared):
 def test_bad_requests_are_named(prepared):
     with pytest.raises(InputError, match=r"'hollywood9' is not prepared here.*dhf1k"):
         train_clips(['hollywood9'], data_dir=prepared, batch_size=1)
+    with pytest.raises(InputError, match=r'data\.prepare diem --data_dir=\S+ --source=\.\.\.$'):
+        data.open_split('diem', 'test', prepared)
+    with pytest.raises(InputError, match=r'data\.prepare stsa_synthetic --data_dir=\S+$'):
+        data.open_split('stsa_synthetic', 'test', prepared)
     with pytest.raises(InputError, match="no split 'test'; it has train"):
         data.open_split('dhf1k', 'test', prepared)
     with pytest.raises(InputError, match='weights'):

@@ -77,11 +77,11 @@ def check_name(name: str) -> None:
         raise InputError(f'--name={name}: is the name of a known dataset; take another')
 
 
-def prepare_command(name: str) -> str:
-    """What prepares the dataset of this name."""
-    if name in BUILDERS:
-        return f'python -m data.prepare {name}'
-    return f'python -m data.prepare folder --name={name} --source=...'
+def prepare_command(name: str, *options: str) -> str:
+    """What prepares the dataset of this name, with these options."""
+    dataset = [name] if name in BUILDERS else ['folder', f'--name={name}']
+    source = [] if name in EMBEDDED else ['--source=...']
+    return ' '.join(['python -m data.prepare', *dataset, *options, *source])
 
 
 def prepare_dataset(

@@ -57,6 +57,8 @@ def main() -> None:
     logging.set_verbosity(logging.ERROR)
     if overrides and not options.config:
         raise InputError(f'{overrides[0]}: not an option; config fields need --config=FILE')
+    if options.submission:
+        files.refuse_remote(options.submission)
     config = load_config(options.config, overrides) if options.config else None
     models = collect_models(options)
     if not models:

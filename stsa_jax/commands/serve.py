@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stsa_jax.commands.flags import Parser, positive
 from stsa_jax.errors import InputError, command
-from stsa_jax.files import output_folder
+from stsa_jax.files import output_folder, refuse_remote
 from stsa_jax.lock import locked_folder
 from stsa_jax.ops import cpu
 
@@ -27,6 +27,7 @@ def run() -> None:
 def main(arguments: list[str]) -> None:
     """Serves until it is interrupted."""
     options = parse(arguments)
+    refuse_remote(options.folder)
     models = named(options.models)
     try:
         import uvicorn
@@ -58,8 +59,9 @@ def main(arguments: list[str]) -> None:
             f'--host={options.host}: name what people will call this server, such as '
             '--allow_host=gpu1.example.org; requests for other names are refused'
         )
-    with locked_folder(output_folder(options.folder)):
-        made = app.make_app(loaded, options.folder, limits, hosts=hosts)
+    folder = output_folder(options.folder)
+    with locked_folder(folder):
+        made = app.make_app(loaded, folder, limits, hosts=hosts)
         print(f'serving {", ".join(models)}: http://{options.host}:{options.port}', flush=True)
         uvicorn.run(
             made,
@@ -84,7 +86,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar='NAME',
         help='another name of this server in requests; may be given several times',
     )
-    add('--folder', type=Path, default=Path('runs/serve'), help='of the jobs')
+    add('--folder', default='runs/serve', help='of the jobs')
     add('--max_megabytes', type=positive, default=500, help='of one video file')
     add('--max_seconds', type=positive, default=600, help='of one video')
     add('--max_jobs', type=positive, default=100, help='that wait or run')

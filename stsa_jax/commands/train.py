@@ -31,6 +31,7 @@ from stsa_jax import mirror
 from stsa_jax.configuration import load_config
 from stsa_jax.distribution import processes, sharding
 from stsa_jax.errors import InputError
+from stsa_jax.files import refuse_remote
 from stsa_jax.metrics import losses
 from stsa_jax.ops import cpu
 from stsa_jax.remote import is_remote
@@ -51,9 +52,11 @@ def train(
 
     `profile` is a folder for a trace of a few steps. Afterwards `stopping` says whether a signal
     ended the run early. Each dict has `step`, `kind` ('train' or 'validation') and values: loss,
-    kl, cc, ... Raises InputError if the config, the data or the workdir cannot be used, and if the
-    last checkpoint cannot be written.
+    kl, cc, ... Raises InputError if the config, the data, the workdir or `profile` cannot be used,
+    and if the last checkpoint cannot be written.
     """
+    if profile:
+        refuse_remote(profile)
     stopping = stopping or processes.StopSignal()
     history: list[dict] = []
     with contextlib.ExitStack() as stack:

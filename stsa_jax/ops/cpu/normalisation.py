@@ -15,7 +15,7 @@ from stsa_jax.ops.names import PRODUCT
 def batch_norm_relu(
     y: jax.Array, scale: jax.Array, bias: jax.Array, eps: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`stsa_jax.ops.normalisation.batch_norm_relu`.
+    """`stsa_jax.ops.normalisation.batch_norm` with ReLU: `(..., C)` -> the same, mean, variance.
 
     Only `y` is saved for the gradient. JAX's own would also save the centred features and the sign,
     and make more passes over them. The returned mean and variance have no gradient.
