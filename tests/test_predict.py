@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from full_disk import file_size_limit
@@ -420,6 +421,22 @@ def test_gradient_of_a_pixel_and_of_the_map(tmp_path, film, monkeypatch, capsys)
         assert run_main(*flags, *wrong.split()) == 2
         assert words in capsys.readouterr().err
     assert tree(out) == made
+
+
+def test_maps_and_figures_go_to_storage(tmp_path, film, monkeypatch, capsys):
+    monkeypatch.setattr(stsa_jax, 'load', lambda path: AttentiveModel())
+    monkeypatch.setenv('STSA_JAX_CACHE', str(tmp_path / 'cache'))
+    flags = ['--checkpoint=c', f'--video={film}', '--output=memory://films/one']
+    assert run_main(*flags, '--gradient', '--frame=5') == 0
+    assert run_main(*flags, '--overlay=false') == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].endswith(': memory://films/one/gradient-0005.png')
+    assert told[1].endswith('maps in memory://films/one/maps')
+    store = fsspec.filesystem('memory')
+    assert {'gradient-0005.png', 'maps'} <= {
+        p.rsplit('/', 1)[1] for p in store.ls('/films/one', False)
+    }
+    assert not list(tmp_path.rglob('*.png'))  # nothing stays here
 
 
 def test_classes_of_a_video(film, monkeypatch, capsys):

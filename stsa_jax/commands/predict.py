@@ -61,6 +61,7 @@ from stsa_jax.inference.prediction import MAPS, OUTPUTS, OVERLAY, RECORD, Settin
 from stsa_jax.media import video
 from stsa_jax.media.folder import videos_in
 from stsa_jax.ops import cpu
+from stsa_jax.remote import is_remote
 
 
 def run() -> None:
@@ -102,7 +103,10 @@ def save_predictions(options: argparse.Namespace) -> None:
             if len(jobs) > 1:  # a single one is already open
                 with video.quietly():
                     film = open_video(path, options)
-            predict(model, film, path, folder, options)
+            told = predict(model, film, path, folder, options)
+            if is_remote(options.output):
+                told = told.replace(str(output), options.output.rstrip('/'))
+            print(told)
 
 
 @contextmanager
@@ -170,8 +174,8 @@ def predict(
     path: Path,
     folder: Path,
     options: argparse.Namespace,
-) -> None:
-    """Writes maps and overlay of one video, and prints what was written."""
+) -> str:
+    """Writes maps and overlay of one video; returns a line on what was written."""
     settings = settings_of(options)
     work = {
         'video': state_of(film),
@@ -181,8 +185,7 @@ def predict(
         'allow_truncated': options.allow_truncated,
     }
     if options.resume and record_of(folder).get('work') == work:
-        print(f'{path}: already predicted in {folder}')
-        return
+        return f'{path}: already predicted in {folder}'
     if not options.overwrite:
         check_free(folder, OUTPUTS)
     settings = dataclasses.replace(
@@ -211,7 +214,7 @@ def predict(
             'work': work,
         }
         write_atomic(staging / RECORD, json.dumps(record, indent=2) + '\n')
-    print(report(path, folder, settings, done, resumed, left_out))
+    return report(path, folder, settings, done, resumed, left_out)
 
 
 def state_of(film: video.Video) -> list:

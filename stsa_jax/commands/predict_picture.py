@@ -1,10 +1,12 @@
 """The figures of `predict`: where a pixel attends, and which pixels a map depends on."""
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
 
+from stsa_jax import mirror
 from stsa_jax.commands.predict_options import WHOLE_MAP, load_model, open_video
 from stsa_jax.errors import InputError, ranges
 from stsa_jax.files import check_free, output_folder, staged_folder
@@ -16,7 +18,14 @@ def save_picture(kind: str, options: argparse.Namespace) -> None:
     """Writes one figure for one frame of a video: its attention or its gradient."""
     if len(options.video) > 1:
         raise InputError(f'--{kind} is for one --video at a time')
-    output, film = Path(options.output), open_video(options.video[0], options)
+    with mirror.folder(options.output) as output:
+        name, shown = _picture(kind, options, output)
+    print(f'{shown}: {os.path.join(options.output, name)}')
+
+
+def _picture(kind: str, options: argparse.Namespace, output: Path) -> tuple[str, str]:
+    """Writes the figure; returns its name, and what it is of."""
+    film = open_video(options.video[0], options)
     info = film.info
     given = getattr(options, kind)
     pixel = None if given == WHOLE_MAP else parse_place(kind, given, info)
@@ -69,7 +78,7 @@ def save_picture(kind: str, options: argparse.Namespace) -> None:
         else:
             attention_maps.gradient_figure(path, window, gradient, place, target)
     where = f'pixel {pixel[0]},{pixel[1]}' if pixel else 'the whole map'
-    print(f'{info.path}, frame {number}, {where}: {output / name}')
+    return name, f'{info.path}, frame {number}, {where}'
 
 
 def chosen_frame(film: video.Video, given: int | None) -> int:
