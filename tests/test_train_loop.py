@@ -320,7 +320,7 @@ def test_training_continues_when_the_disk_is_full(config_file, tmp_path, capsys,
 
     def fill(step, _):
         if step == 5:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while not (workdir / 'checkpoints' / '3').is_dir():  # written in the background
                 assert time.monotonic() < deadline
                 time.sleep(0.01)

@@ -28,8 +28,6 @@ from stsa_jax.weights import known, port
 from stsa_jax.weights.pretrained import SaliencyModel
 from tests import golden_rule, zoo_rule
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 SIZE = (64, 96)
 SIZES = {'s': 513_121, 'm': 515_281}  # of the released tinyHD, in parameters
 
