@@ -9,28 +9,20 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
+import test_hub
 from jax import export
 
 from stsa_jax.models import functional
-from stsa_jax.models.hd2s import HD2SConfig
-from stsa_jax.models.salema import SalEMAConfig
-from stsa_jax.models.tased import TASEDConfig
 from stsa_jax.models.tinyhd import TinyHDConfig
-from stsa_jax.models.unisal import UNISALConfig
-from stsa_jax.models.vinet import ViNetConfig
 from stsa_jax.ops import forms
 from stsa_jax.weights import known
 
 pytestmark = pytest.mark.long  # traces for a minute
 SIZE = (32, 64)
+OWN_TESTS = ('stsanet', 's3d')  # test_transformations, test_variant_transformations
 CONFIGS = (
     TinyHDConfig(image_size=SIZE),
-    TinyHDConfig(image_size=SIZE, target='all'),
-    ViNetConfig(image_size=SIZE, width=0.125),
-    TASEDConfig(image_size=SIZE, width=0.125),
-    HD2SConfig(image_size=SIZE, width=0.125),
-    UNISALConfig(image_size=SIZE, width=0.125, frames=3),
-    SalEMAConfig(image_size=SIZE, width=0.125, frames=3),
+    *(test_hub.SMALL[model.kind] for model in known.KNOWN if model.kind not in OWN_TESTS),
 )
 
 
