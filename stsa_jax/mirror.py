@@ -97,7 +97,7 @@ def file(path: str | os.PathLike) -> Iterator[Path]:
         yield made
         with errors_of(address, 'written'):
             storage, inside = opened(address)
-            storage.put_file(str(made), inside)
+            remote.put(storage, made, inside)
 
 
 class _Copy:
@@ -134,7 +134,7 @@ class _Copy:
             if gone and _is_last(name):
                 return  # with the next copy
             try:
-                self._storage.put_file(str(self._here / name), f'{self._inside}/{name}')
+                remote.put(self._storage, self._here / name, f'{self._inside}/{name}')
             except FileNotFoundError:
                 if (self._here / name).exists():
                     raise

@@ -1,6 +1,7 @@
 """What commands write to object storage: whole, or not at all. Here fsspec's storage in memory."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import test_hub
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from test_remote import storage  # noqa: F401 (a fixture)
 
@@ -112,6 +114,27 @@ def test_a_process_killed_at_any_operation_leaves_whole_checkpoints(
             assert len(list(here.glob('checkpoints/*/meta'))) == len(steps)
         assert set(storage.find('/bucket/run')) == {f'/bucket/run/{name}' for name in found}
     assert seen[0] == ['1'] and seen[-1] == ['2'] and ['1', '2'] in seen
+
+
+def test_a_process_killed_while_it_copies_a_file_leaves_the_old_one(tmp_path, monkeypatch):
+    """fsspec's storage of files, which writes into the file itself."""
+    address = f'file://{tmp_path}/bucket/run'
+    monkeypatch.setenv('STSA_JAX_CACHE', str(tmp_path / 'cache'))
+    with mirror.folder(address) as here:
+        write(here, {'log.jsonl': 'one'})
+
+    def killed(self, source, target, **kwargs):
+        Path(target).write_text(Path(source).read_text()[:1])
+        raise Killed
+
+    for under in (mirror.folder(address), mirror.file(f'{address}/log.jsonl')):
+        with monkeypatch.context() as patch, pytest.raises(Killed), under as here:
+            patch.setattr(LocalFileSystem, 'put_file', killed)
+            (here / 'log.jsonl' if here.is_dir() else here).write_text('two')
+        assert content_of(address) == {'log.jsonl': 'one'}
+    with mirror.folder(address) as here:  # the next command removes the rest
+        assert [path.name for path in here.iterdir()] == ['log.jsonl']
+    assert os.listdir(tmp_path / 'bucket' / 'run') == ['log.jsonl']
 
 
 def test_copies_meanwhile_and_failures(storage, monkeypatch, capsys):  # noqa: F811
