@@ -10,6 +10,7 @@ import tempfile
 import types
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from full_disk import file_size_limit
@@ -76,7 +77,7 @@ def test_maps_of_a_prepared_dataset(prepared, run, tmp_path):
         run(*arguments, f'--predictions={prepared[1] / "7"}')
 
 
-def test_maps_numbered_in_other_ways(prepared, run, tmp_path):
+def test_maps_numbered_in_other_ways_and_from_storage(prepared, run, tmp_path, monkeypatch):
     arguments = ['--dataset=dhf1k', '--split=validation', '--no_references']
     own = run(*arguments, f'--predictions=a={prepared[1] / "6"}', f'--output={tmp_path / "1"}')
     for video in (prepared[1] / '6').iterdir():
@@ -92,6 +93,11 @@ def test_maps_numbered_in_other_ways(prepared, run, tmp_path):
         assert told.replace(str(tmp_path / '2'), str(tmp_path / '1')) == own
     with pytest.raises(InputError, match='use only one of them'):
         run(*arguments, '--first_frame=0', '--in_order')
+    monkeypatch.setenv('STSA_JAX_CACHE', str(tmp_path / 'cache'))
+    fsspec.filesystem('memory').put(str(prepared[1] / '6'), '/evaluated', recursive=True)
+    stored = '--predictions=a=memory://evaluated'
+    told = run(*arguments[:-1], stored, f'--output={tmp_path / "3"}')
+    assert told.replace(str(tmp_path / '3'), str(tmp_path / '1')) == own
 
 
 @pytest.mark.parametrize('limit', [100, 20_000])

@@ -423,20 +423,23 @@ def test_gradient_of_a_pixel_and_of_the_map(tmp_path, film, monkeypatch, capsys)
     assert tree(out) == made
 
 
-def test_maps_and_figures_go_to_storage(tmp_path, film, monkeypatch, capsys):
+def test_videos_in_storage_and_maps_and_figures_to_it(tmp_path, film, monkeypatch, capsys):
     monkeypatch.setattr(stsa_jax, 'load', lambda path: AttentiveModel())
     monkeypatch.setenv('STSA_JAX_CACHE', str(tmp_path / 'cache'))
-    flags = ['--checkpoint=c', f'--video={film}', '--output=memory://films/one']
+    store = fsspec.filesystem('memory')
+    store.put_file(str(film), '/films/film.mp4')
+    flags = ['--checkpoint=c', '--video=memory://films/film.mp4', '--output=memory://films/one']
     assert run_main(*flags, '--gradient', '--frame=5') == 0
     assert run_main(*flags, '--overlay=false') == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0].endswith(': memory://films/one/gradient-0005.png')
     assert told[1].endswith('maps in memory://films/one/maps')
-    store = fsspec.filesystem('memory')
     assert {'gradient-0005.png', 'maps'} <= {
         p.rsplit('/', 1)[1] for p in store.ls('/films/one', False)
     }
     assert not list(tmp_path.rglob('*.png'))  # nothing stays here
+    assert run_main('--checkpoint=c', '--video=memory://films/none', '--output=out') == 2
+    assert capsys.readouterr().err.startswith('error: memory://films/none: there is no such file')
 
 
 def test_classes_of_a_video(film, monkeypatch, capsys):

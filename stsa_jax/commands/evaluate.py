@@ -43,6 +43,7 @@ from stsa_jax.evaluation.predictions import Numbering
 from stsa_jax.evaluation.selection import select
 from stsa_jax.evaluation.submission import DUE, missing_videos, write_submission
 from stsa_jax.ops import cpu
+from stsa_jax.remote import local
 
 
 def run() -> None:
@@ -141,10 +142,11 @@ def collect_models(options) -> dict:
         raise InputError('--first_frame and --in_order: use only one of them')
     for given in options.predictions:
         name, path = _named(given)
+        folder = local(path)
         add(
             name,
-            lambda dataset, videos, path=path: evaluation.PredictionFolder(
-                path,
+            lambda dataset, videos, folder=folder: evaluation.PredictionFolder(
+                folder,
                 dataset,
                 videos,
                 allow_missing=options.allow_missing,

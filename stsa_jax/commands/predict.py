@@ -61,7 +61,7 @@ from stsa_jax.inference.prediction import MAPS, OUTPUTS, OVERLAY, RECORD, Settin
 from stsa_jax.media import video
 from stsa_jax.media.folder import videos_in
 from stsa_jax.ops import cpu
-from stsa_jax.remote import is_remote
+from stsa_jax.remote import is_remote, local
 
 
 def run() -> None:
@@ -73,6 +73,7 @@ def run() -> None:
 def main(arguments: list[str]) -> None:
     """Runs the mode that `arguments`, without the program's name, ask for."""
     options = parse(arguments, __doc__)
+    options.video = [str(local(path)) for path in options.video]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up as after Ctrl-C
     if options.classify:
         from stsa_jax.commands.predict_classes import print_classes
