@@ -25,6 +25,10 @@ def refuse_remote(path: str | os.PathLike) -> None:
         )
 
 
+# The names of `atomic_path`'s temporary files, of which a killed process leaves one.
+TEMPORARY = re.compile(r'(?:^|/)\.[^/]*-[a-z0-9_]{8}(?:\.[^/.]*)?$')
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path`, with the same suffix, to write to.

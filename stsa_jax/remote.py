@@ -18,11 +18,10 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from stsa_jax.errors import InputError
-from stsa_jax.files import atomic_path, write_atomic
+from stsa_jax.files import TEMPORARY, atomic_path, write_atomic
 
 CACHE = 'STSA_JAX_CACHE'
 _KEYS = '.keys.json'  # path in a copied folder -> what identified its content
-_PART = re.compile(r'/\.[^/]+\.part$')  # a file that `put` had not finished
 _STEP = re.compile(r'((?:.*/)?checkpoints/\d+)/')
 _RECORD = re.compile(r'((?:.*/)?checkpoints/\d+)/meta/metadata$')
 
@@ -84,15 +83,13 @@ def put(storage: Any, source: Path, target: str) -> None:
     """Copies a file to `target`, which has its old or its new content at any time.
 
     A store replaces an object as a whole. fsspec's storage of files (`file://`) does not: there a
-    process that is killed while it copies would leave half a file, so it is renamed at its end.
+    process that is killed while it copies would leave half a file.
     """
-    if not isinstance(storage, LocalFileSystem):
+    if isinstance(storage, LocalFileSystem):
+        with atomic_path(target) as temporary:
+            storage.put_file(str(source), str(temporary))
+    else:
         storage.put_file(str(source), target)
-        return
-    folder, name = os.path.split(target)
-    part = f'{folder}/.{name}.part'
-    storage.put_file(str(source), part)
-    os.replace(part, target)
 
 
 def whole(names: Iterable[str]) -> list[str]:
@@ -106,7 +103,7 @@ def whole(names: Iterable[str]) -> list[str]:
     for name in names:
         if '..' in name.split('/'):
             raise InputError(f'{name} leads out of the folder; delete or rename that object')
-    names = [n for n in names if not _PART.search(n)]
+    names = [n for n in names if not TEMPORARY.search(n)]
     complete = {match[1] for name in names if (match := _RECORD.search(name))}
     steps = [(name, _STEP.match(name)) for name in names]
     return [name for name, step in steps if step is None or step[1] in complete]

@@ -63,13 +63,11 @@ class STSANet(torch.nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def compiled_fast():
+def compiled_fast(quick_compilation):
     """Without optimising, and what two runs have in common once."""
     seconds = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update('jax_disable_most_optimizations', True)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
     yield
-    jax.config.update('jax_disable_most_optimizations', False)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', seconds)
 
 

@@ -16,7 +16,7 @@ from test_remote import storage  # noqa: F401 (a fixture)
 
 import data.prepare
 import stsa_jax
-from stsa_jax import mirror
+from stsa_jax import files, mirror
 from stsa_jax.errors import InputError
 from stsa_jax.remote import cache, local
 from stsa_jax.weights.files import read_weights, save
@@ -132,6 +132,12 @@ def test_a_process_killed_while_it_copies_a_file_leaves_the_old_one(tmp_path, mo
             patch.setattr(LocalFileSystem, 'put_file', killed)
             (here / 'log.jsonl' if here.is_dir() else here).write_text('two')
         assert content_of(address) == {'log.jsonl': 'one'}
+    bucket = tmp_path / 'bucket' / 'run'
+    for name in ('log.jsonl', 'events'):  # of a process that had no time to remove them
+        with files.atomic_path(tmp_path / name) as temporary:
+            (bucket / temporary.name).write_text('half')
+    assert len(os.listdir(bucket)) == 3
+    assert content_of(address) == {'log.jsonl': 'one'}
     with mirror.folder(address) as here:  # the next command removes the rest
         assert [path.name for path in here.iterdir()] == ['log.jsonl']
     assert os.listdir(tmp_path / 'bucket' / 'run') == ['log.jsonl']

@@ -160,6 +160,7 @@ def test_what_cannot_be_converted_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     'name', ['stsanet', 'vinet', 'tased', 'hd2s', 'tinyhd_s', 'tinyhd_m', 'unisal', 'salema']
 )
+@pytest.mark.usefixtures('quick_compilation')  # optimizing tinyHD takes minutes
 def test_models_of_the_zoo(name, tmp_path, monkeypatch):
     """Maps within 1e-4, for two batch sizes."""
     kind = name.partition('_')[0]
@@ -180,9 +181,7 @@ def test_models_of_the_zoo(name, tmp_path, monkeypatch):
     onnx.checker.check_model(tmp_path / 'a.onnx', full_check=True)
     shape = frames_of(model, 2).shape
     frames = np.random.default_rng(2).integers(0, 256, shape, np.uint8)
-    jax.config.update('jax_disable_most_optimizations', True)  # which take minutes for tinyHD
     ours = jax.jit(from_frames(model))(frames)
-    jax.config.update('jax_disable_most_optimizations', False)
     assert np.std(ours) > 1e-3
     for size in (1, 2):
         found = onnx_file.run(tmp_path / 'a.onnx', frames[:size])
