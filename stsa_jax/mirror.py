@@ -33,23 +33,25 @@ EVERY = 15  # seconds between copies, of commands that run for long
 _UNFINISHED = '.orbax-checkpoint-tmp'
 
 
-def place(address: str | os.PathLike) -> Path:
-    """The folder of this machine in which the folder at `address` is made."""
-    return remote.place(str(address).rstrip('/'), 'written')
+def place(address: str | os.PathLike, process: int = 0) -> Path:
+    """The folder of this machine in which a process makes the folder at `address`."""
+    return remote.place(str(address).rstrip('/'), f'written/{process}' if process else 'written')
 
 
 @contextmanager
-def folder(path: str | os.PathLike, *, every: float = 0) -> Iterator[Path]:
+def folder(path: str | os.PathLike, *, every: float = 0, process: int = 0) -> Iterator[Path]:
     """Yields `path` itself, or the folder that becomes the one at this address.
 
     `every`: seconds between copies to the storage; 0 copies on exit only. Meanwhile failures are
-    reported on standard error, and the next copy tries again. Raises InputError that names the
-    address if it cannot be read or, on exit, written.
+    reported on standard error, and the next copy tries again. `process` is the index of this
+    process among several that use the address together: each has a folder of its own, and only that
+    of process 0 is copied to the storage. Raises InputError that names the address if it cannot be
+    read or, on exit, written.
     """
     if not is_remote(path):
         yield Path(path)
         return
-    here = place(path)
+    here = place(path, process)
     here.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.callback(_remove_empty, here.parent)
@@ -60,6 +62,10 @@ def folder(path: str | os.PathLike, *, every: float = 0) -> Iterator[Path]:
         copy = _Copy(address, here)
         copy.pull()
         stack.callback(shutil.rmtree, here, ignore_errors=True)
+        if process:
+            with _named(address, here):
+                yield here
+            return
         ended = threading.Event()
         thread = threading.Thread(target=copy.keep_pushing, args=(every, ended), daemon=True)
         if every:
@@ -72,13 +78,23 @@ def folder(path: str | os.PathLike, *, every: float = 0) -> Iterator[Path]:
             copy.finish(failing)
 
         try:
-            yield here
-        except BaseException as error:
+            with _named(address, here):
+                yield here
+        except BaseException:
             finish(failing=True)
-            if isinstance(error, InputError) and str(here) in str(error):
-                raise InputError(str(error).replace(str(here), address)) from error
             raise
         finish(failing=False)
+
+
+@contextmanager
+def _named(address: str, here: Path) -> Iterator[None]:
+    """Errors that name the folder `here` name the address."""
+    try:
+        yield
+    except InputError as error:
+        if str(here) not in str(error):
+            raise
+        raise InputError(str(error).replace(str(here), address)) from error
 
 
 @contextmanager

@@ -26,6 +26,7 @@ import small_network
 
 import data
 import train
+from stsa_jax import remote
 from stsa_jax.checkpoints import checkpointer
 from stsa_jax.configuration import load_config
 from stsa_jax.distribution import processes
@@ -102,14 +103,14 @@ def wait_for(path: Path) -> None:
         time.sleep(0.1)
 
 
-def hand_over(config, folder: Path, origin: str, name: str, *overrides) -> None:
+def hand_over(config, folder: Path, origin: str, name: str, *overrides, address='') -> None:
     """Resumes from the middle of the finished run `origin`, made on another layout."""
     if jax.process_index() == 0:
         wait_for(folder / f'{origin}.done')
         shutil.copytree(folder / origin, folder / name)
         shutil.rmtree(folder / name / 'checkpoints' / '8')
     processes.barrier(name)
-    run(config, folder / name, *LONG, *overrides)
+    run(config, address or folder / name, *LONG, *overrides)
 
 
 def alone(config: str, folder: Path) -> None:
@@ -118,6 +119,7 @@ def alone(config: str, folder: Path) -> None:
     run(config, folder / 'one-accumulated', *LONG, ACCUMULATED)
     (folder / 'one-accumulated.done').touch()
     hand_over(config, folder, 'two-fsdp4', 'two-one')
+    hand_over(config, folder, 'two-stored', 'stored-one')
 
 
 def together(config: str, folder: Path) -> None:
@@ -133,7 +135,27 @@ def together(config: str, folder: Path) -> None:
     if jax.process_index() == 0:
         (folder / 'two-fsdp4.done').touch()
     hand_over(config, folder, 'one-accumulated', 'one-two', ACCUMULATED, 'mesh.fsdp=2')
+    in_storage(config, folder)
     bad_clips_and_a_full_disk(config, folder)
+
+
+def in_storage(config: str, folder: Path) -> None:
+    """Runs in object storage: one from the start, and one from the middle on another layout.
+
+    A third finds no room for its copy on process 1; both write what they say to `full-*`.
+    """
+    os.environ[remote.CACHE] = str(folder / 'cache')
+    run(config, f'file://{folder}/two-stored', *LONG, 'mesh.fsdp=4')
+    if jax.process_index() == 0:
+        (folder / 'two-stored.done').touch()
+    hand_over(config, folder, 'two-stored', 'stored-two', address=f'file://{folder}/stored-two')
+    if jax.process_index() == 1:
+        os.environ[remote.CACHE] = str(folder / 'two-stored.done')
+    try:
+        run(config, f'file://{folder}/full', *LONG)
+    except InputError as error:
+        (folder / f'full-{jax.process_index()}').write_text(str(error))
+    os.environ[remote.CACHE] = str(folder / 'cache')
 
 
 def bad_clips_and_a_full_disk(config: str, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,9 +14,14 @@ import numpy as np
 import pytest
 from test_train_script import ROOT, config_file, prepared  # noqa: F401 (fixtures)
 
+from stsa_jax import remote
+from stsa_jax.checkpoints.weights import load_weights
 from stsa_jax.distribution import processes
 from stsa_jax.errors import InputError
 from stsa_jax.training.reporting import read_log
+
+# By two processes in object storage, then from its middle by two there, and by one without.
+STORED = 'two-stored', 'stored-two', 'stored-one'
 
 
 def start(count, devices, config_file, workdir, *overrides):  # noqa: F811
@@ -76,16 +82,17 @@ def layouts(config_file, tmp_path_factory):  # noqa: F811
     """The folder of the runs by one process with one device and by two tasks of SLURM with two."""
     folder = tmp_path_factory.mktemp('layouts')
     ended = several('layouts', config_file, folder)
-    for name, (code, _, told) in ended.items():
-        assert code == 0, f'{name}: {told[-4000:]}'
+    # All that failed: one may have waited for another in vain.
+    failed = {name: told[-4000:] for name, (code, _, told) in ended.items() if code}
+    assert not failed, '\n\n'.join(f'{name}: {told}' for name, told in failed.items())
     return folder, {name: told for name, (_, _, told) in ended.items()}
 
 
 @pytest.mark.long
 def test_two_processes_give_the_losses_of_one_and_hand_over(layouts):
     """8 steps by 2 processes x 2 devices; by 1 x 1; and half of them by each."""
-    found = {path.name: losses(path) for path in layouts[0].iterdir() if path.is_dir()}
-    same = {'one-plain': ('two-plain', 'two-fsdp4', 'two-one')}
+    found = {path.name: losses(path) for path in layouts[0].glob('*-*/')}
+    same = {'one-plain': ('two-plain', 'two-fsdp4', 'two-one', *STORED)}
     same['one-accumulated'] = ('one-two',)
     for one, others in same.items():
         assert len(found[one]) == 10, '8 steps and two validations'
@@ -97,6 +104,32 @@ def test_two_processes_give_the_losses_of_one_and_hand_over(layouts):
             )
     first = [found[one][0][2] for one in same]
     assert abs(first[0] - first[1]) > 1e-3 * first[0], 'BatchNorm sees a part: the parts matter'
+
+
+def names(workdir):
+    """The files of a run but those that Orbax names at random or for each process.
+
+    In `_sharding` it writes how the arrays lay that it was given, and those of storage are whole.
+    """
+    paths = {path.relative_to(workdir).as_posix() for path in workdir.rglob('*') if path.is_file()}
+    return {p for p in paths if not re.search('/d/|ocdbt|/_sharding$|^events', p)}
+
+
+@pytest.mark.long
+def test_object_storage_has_the_files_of_a_shared_folder_and_no_copies_stay(layouts):
+    folder, _ = layouts
+    shared, stored = (names(folder / run) for run in ('two-fsdp4', 'two-stored'))
+    assert stored == shared
+    assert load_weights(folder / 'two-stored').kind == 'stsanet', 'it compares the checksums'
+    assert not [path for path in (folder / 'cache').rglob('*') if path.is_file()]
+
+
+@pytest.mark.long
+def test_a_process_without_room_for_its_copy_stops_all_with_its_reason(layouts):
+    folder, _ = layouts
+    said = {(folder / f'full-{index}').read_text() for index in (0, 1)}
+    assert len(said) == 1 and 'is a file, not a folder' in said.pop()
+    assert not (folder / 'full' / 'checkpoints').exists()
 
 
 @pytest.mark.long
@@ -141,9 +174,11 @@ def test_a_process_that_dies_takes_the_other_down_within_a_minute(config_file, t
 
 
 @pytest.mark.long
-def test_sigterm_to_one_process_saves_and_ends_all(config_file, tmp_path):  # noqa: F811
+@pytest.mark.parametrize('storage', ['', 'file://'])
+def test_sigterm_to_one_process_saves_and_ends_all(storage, config_file, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv(remote.CACHE, str(tmp_path / 'cache'))
     workdir, long = tmp_path / 'run', ('num_steps=100000', 'checkpoint_every=100000')
-    processes = start(2, 2, config_file, workdir, *long)
+    processes = start(2, 2, config_file, f'{storage}{workdir}', *long)
     deadline = time.monotonic() + 240
     while not losses(workdir) or losses(workdir)[-1][0] < 2:
         assert time.monotonic() < deadline, 'the run does not get on'
@@ -151,6 +186,8 @@ def test_sigterm_to_one_process_saves_and_ends_all(config_file, tmp_path):  # no
         time.sleep(0.2)
     processes[1].send_signal(signal.SIGTERM)
     assert 'saved; the same command continues' in finish(processes, 60)[0]
+    (saved,) = (workdir / 'checkpoints').glob('*/meta/metadata')
+    assert json.loads(saved.read_text())['step'] == losses(workdir)[-1][0]
 
 
 def test_options_that_do_not_belong_together():

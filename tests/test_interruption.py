@@ -125,6 +125,7 @@ def test_stopped_anywhere_it_exits_at_once_and_resumes_exactly(config_file, tmp_
     saved = [max(map(int, r['left']), default=None) for r in results['stopped']]
     assert saved == [None, 3, 4, 4, 8, 12, 12], 'no step after the signal'
     assert all(f'stopped at step {step}, saved' in told[i] for i, step in ((1, 3), (2, 4), (4, 8)))
+    assert 'stopped before there was anything to save' in told[0]
     assert 'is already trained' not in told[-1]
     assert_same_end(tmp_path / 'whole', tmp_path / 'stopped')
     validated = [e['step'] for e in read_log(tmp_path / 'stopped') if e['kind'] == 'validation']

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from stsa_jax import files
@@ -55,8 +57,16 @@ class Checkpointer:
         keep: int = 3,
         best: str = '',
         mode: str = 'max',
+        shared: bool = True,
     ):
-        """Keeps the last `keep` checkpoints, and the best one by the metric `best` if named."""
+        """Keeps the last `keep` checkpoints, and the best one by the metric `best` if named.
+
+        `shared`: whether several processes see the same folder, where each writes its part.
+        Otherwise each has a copy to restore from, and process 0 alone saves, in its own.
+        """
+        index = jax.process_index()
+        self._apart = jax.process_count() > 1 and not shared
+        self._has_folder = self._apart or index == 0
         self._folder = Path(workdir).absolute() / FOLDER
         self._description = description | {'selection': {'metric': best, 'mode': mode}}
         self._best = _TheBest()
@@ -66,10 +76,16 @@ class Checkpointer:
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(timeout_secs=WRITE_SECONDS),
         )
-        if jax.process_index() == 0:
+        if self._apart:
+            options.create = False  # Orbax wants it so for some of the processes
+            options.multiprocessing_options = ocp.options.MultiprocessingOptions(
+                index, {index}, barrier_sync_key_prefix=f'process {index}'
+            )
+        if self._has_folder:
             self._folder.mkdir(parents=True, exist_ok=True)
         arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=LEAST_PART)
-        ocp.type_handlers.register_type_handler(jax.Array, arrays, override=True)
+        with quiet():  # it warns that its own is replaced
+            ocp.type_handlers.register_type_handler(jax.Array, arrays, override=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
         for step in self.steps():
             with suppress(InputError):
@@ -118,14 +134,17 @@ class Checkpointer:
             'checksums': checksums.of_tree(items),
         }
         self._best.metas[step] = meta
-        self._together(
-            self._manager.save,
-            step,
-            args=ocp.args.Composite(
-                meta=ocp.args.JsonSave(meta),
-                **{name: ocp.args.StandardSave(tree) for name, tree in _filled(items).items()},
-            ),
+        trees: dict[str, Any] = _filled(items)
+        if self._apart:
+            trees = {name: _on_host(tree) for name, tree in trees.items()}
+        args = ocp.args.Composite(
+            meta=ocp.args.JsonSave(meta),
+            **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
         )
+        if self._apart and jax.process_index() > 0:
+            self._together(lambda: None)
+        else:
+            self._together(self._manager.save, step, args=args)
 
     def amend(self, step: int, data_state: Any, metrics: Mapping[str, float]) -> None:
         """Replaces the data state and validation metrics in the checkpoint of `step`."""
@@ -133,7 +152,7 @@ class Checkpointer:
         path = self._folder / str(step) / 'meta' / 'metadata'
         new = {'data': processes.gather_json(_as_json(data_state)), 'metrics': dict(metrics)}
         self._best.metas[step] = json.loads(path.read_text()) | new
-        if jax.process_index() == 0:
+        if self._has_folder:
             files.write_atomic(path, json.dumps(self._best.metas[step]))
         processes.barrier(f'amend checkpoint {step}')
 
@@ -204,7 +223,7 @@ class Checkpointer:
     def _set_aside(self, steps: list[int]) -> None:
         """Renames damaged steps, so that these steps can be saved again."""
         for step in steps:
-            if jax.process_index() == 0:
+            if self._has_folder:
                 aside = self._folder.parent / f'damaged-{step}'
                 shutil.rmtree(aside, ignore_errors=True)
                 (self._folder / str(step)).rename(aside)
@@ -228,6 +247,22 @@ class _TheBest:
 def _filled(items: Mapping[str, Any]) -> dict[str, Any]:
     """The items that hold an array: Orbax does not save others (a model without BatchNorm)."""
     return {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
+
+
+def _on_host(tree: Any) -> Any:
+    """The whole arrays of a tree, those that are sharded over several processes too.
+
+    One program gathers all of these on every device.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    parts = [i for i, leaf in enumerate(leaves) if not leaf.is_fully_replicated]
+    if parts:
+        sharded = [leaves[i] for i in parts]
+        everywhere = NamedSharding(sharded[0].sharding.mesh, PartitionSpec())
+        gathered = jax.jit(lambda arrays: arrays, out_shardings=everywhere)(sharded)
+        for i, array in zip(parts, gathered):
+            leaves[i] = array
+    return jax.tree.unflatten(structure, [np.asarray(leaf.addressable_data(0)) for leaf in leaves])
 
 
 def _not_written(error: Exception | str) -> InputError:

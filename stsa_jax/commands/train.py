@@ -30,7 +30,6 @@ from data.windows import problem_lines
 from stsa_jax import mirror
 from stsa_jax.configuration import load_config
 from stsa_jax.distribution import processes, sharding
-from stsa_jax.errors import InputError
 from stsa_jax.files import refuse_remote
 from stsa_jax.metrics import losses
 from stsa_jax.ops import cpu
@@ -66,7 +65,8 @@ def train(
         mesh = sharding.make_mesh(**config.mesh)
         share = sharding.local_batch_size(mesh, config.batch_size, config.accumulate)
         clips, held_out = open_clips(config, share)
-        run = stack.enter_context(open_run(config, here, mesh, clips, held_out))
+        shared = not is_remote(workdir)
+        run = stack.enter_context(open_run(config, here, mesh, clips, held_out, shared))
         report, history = run.report, run.report.history
         if run.is_over and not run.unvalidated:
             report.say(f'{workdir}: is already trained, {run.step} of {run.num_steps} steps')
@@ -111,14 +111,14 @@ def train(
 
 @contextlib.contextmanager
 def _folder(workdir: str) -> Iterator[str]:
-    """The workdir, or the folder of this machine that is copied to it in object storage."""
-    if is_remote(workdir) and jax.process_count() > 1:
-        raise InputError(
-            f'{workdir}: several processes need a folder that all of them share; mount the bucket '
-            'as one (gcsfuse, mountpoint-s3), and give that as --workdir'
-        )
-    with mirror.folder(workdir, every=mirror.EVERY) as here:
+    """The workdir, or this process's copy of it; process 0 copies its own to object storage."""
+    with contextlib.ExitStack() as stack:
+        folder = mirror.folder(workdir, every=mirror.EVERY, process=jax.process_index())
+        with processes.together():  # all have their copy before anything is written
+            here = stack.enter_context(folder)
         yield str(here)
+        with processes.together():  # none ends, and takes the others down, before all is copied
+            stack.close()
 
 
 def open_clips(config: ConfigDict, batch_size: int) -> tuple[Clips, HeldOut | None]:

@@ -3,7 +3,10 @@
 import json
 import os
 import signal
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -11,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from stsa_jax.distribution import launcher
-from stsa_jax.errors import InputError
+from stsa_jax.errors import InputError, explain_os_error
 
 _HEARTBEAT_SECONDS = 30  # a process silent for this long ends the others
 _SHUTDOWN_SECONDS = 20  # how long an exiting process waits for the others before it ends them
@@ -100,6 +103,23 @@ def all_agree(ok: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(ok)).all())
 
 
+@contextmanager
+def together() -> Iterator[None]:
+    """Raises the error of one process on all, as InputError; all must enter it together.
+
+    These are InputError and OSError. Others end this process at once, and then the rest.
+    """
+    problem = ''
+    try:
+        yield
+    except InputError as error:
+        problem = str(error)
+    except OSError as error:
+        problem = explain_os_error(error)
+    if problem := next(filter(None, gather_json(problem)), ''):
+        raise InputError(problem)
+
+
 def total(count: int) -> int:
     """The sum of the processes' counts; all must call it together."""
     if jax.process_count() == 1:
@@ -141,7 +161,10 @@ class StopSignal:
     def __exit__(self, kind, *_):
         if self._ours:
             signal.signal(signal.SIGTERM, self._before)
-        return kind is Stopped
+        if kind is not Stopped:
+            return False
+        print('stopped before there was anything to save', file=sys.stderr)
+        return True
 
     def _note(self, *_):
         first, self._seen = not self._seen, True

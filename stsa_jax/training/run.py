@@ -219,13 +219,18 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(
-    config: ConfigDict, workdir: str, mesh: Mesh, clips: Clips, held_out: HeldOut | None
+    config: ConfigDict,
+    workdir: str,
+    mesh: Mesh,
+    clips: Clips,
+    held_out: HeldOut | None,
+    shared: bool = True,
 ) -> Iterator[Run]:
     """Opens the run in `workdir` at its last checkpoint, or before its first step.
 
     `clips` are this process's training clips, which are closed on exit, and `held_out` those to
-    validate on, or None. Raises InputError if the config or the workdir cannot be used, and on exit
-    if the last checkpoint cannot be written.
+    validate on, or None. `shared`: see `Checkpointer`. Raises InputError if the config or the
+    workdir cannot be used, and on exit if the last checkpoint cannot be written.
     """
     model = run_config.model_of(config)
     model_known = known.of_config(model)
@@ -244,8 +249,10 @@ def open_run(
             stack.enter_context(files.folder_if_used(folder))
         _lock(workdir, stack)
         description = describe(model_known.kind, config.model.to_dict(), normalisation)
-        selection = (best.metric, best.mode) if held_out is not None else ()
-        checkpoints = Checkpointer(workdir, description, config.keep_checkpoints, *selection)
+        selection = {'best': best.metric, 'mode': best.mode} if held_out is not None else {}
+        checkpoints = Checkpointer(
+            workdir, description, config.keep_checkpoints, shared=shared, **selection
+        )
         stack.enter_context(checkpoints)
         abstract, make_state, step, place = _where_it_is(checkpoints, mesh, model, tx, config)
         if place:
@@ -291,14 +298,9 @@ def open_run(
 
 def _lock(workdir: str, stack: contextlib.ExitStack) -> None:
     """The first process locks the workdir; where it cannot, all raise InputError."""
-    problem = ''
-    if jax.process_index() == 0:
-        try:
+    with processes.together():
+        if jax.process_index() == 0:
             stack.enter_context(locked_folder(workdir))
-        except InputError as error:
-            problem = str(error)
-    if problem := processes.gather_json(problem)[0]:
-        raise InputError(problem)
 
 
 def _where_it_is(checkpoints: Checkpointer, mesh: Mesh, model, tx, config) -> tuple:
