@@ -21,7 +21,7 @@ from data.copies import folders, images, tree
 from data.copies.sources import Report
 from data.copies.video_file import frames_of_video
 from stsa_jax.errors import InputError, command, exit_cleanly
-from stsa_jax.files import output_folder, write_atomic
+from stsa_jax.files import output_folder, refuse_remote, write_atomic
 
 
 class Recorded(NamedTuple):
@@ -52,6 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         '--compare', action='store_true', help="compare with the copy's own annotation"
     )
     options = parser.parse_args(arguments)
+    refuse_remote(options.source, reads=True)
     root = Path(options.source).expanduser()
     if not root.is_dir():
         raise InputError(f'{root}: the folder of a copy of {options.dataset} was expected')

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from absl import logging
 
-from stsa_jax import mirror
+from stsa_jax import files, mirror
 from stsa_jax.errors import InputError, command, exit_cleanly
 from stsa_jax.remote import is_remote
 
@@ -79,6 +79,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def prepare(options: argparse.Namespace) -> None:
     """Prepares a dataset, and reports what was found."""
+    if options.source:
+        files.refuse_remote(options.source, reads=True)
     from data.copies.sources import Report
     from data.preparation.registry import load_builder, prepare_dataset
 

@@ -16,9 +16,14 @@ _UNFINISHED = '.unfinished-'
 _WORK = '.work.json'
 
 
-def refuse_remote(path: str | os.PathLike) -> None:
-    """Raises InputError for an address in object storage, where only a folder can be written."""
+def refuse_remote(path: str | os.PathLike, reads: bool = False) -> None:
+    """Raises InputError for an address in object storage, where a folder is needed."""
     if re.match(r'[a-z][a-z0-9+.-]+:/', str(path)):  # pathlib makes one slash of two
+        if reads:
+            raise InputError(
+                f'{path}: this is read from a folder of this machine, not from object storage; '
+                'copy it to a folder first'
+            )
         raise InputError(
             f'{path}: this is written to a folder of this machine, not to object storage; give a '
             'folder, and copy it afterwards (docs/sharing.md says what can be written there)'

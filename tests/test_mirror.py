@@ -224,6 +224,7 @@ def test_a_dataset_is_prepared_there(storage, tmp_path, capsys):  # noqa: F811
     copies.dhf1k(tmp_path / 'copy', {1: 3, 2: 2}, 'annotation')
     prepare = ['dhf1k', f'--source={tmp_path / "copy"}', '--num_workers=1', '--size=32x64']
     data.prepare.main([*prepare, f'--data_dir={tmp_path / "here"}'])
+    assert [path.name for path in (tmp_path / 'here').iterdir()] == ['dhf1k'], 'nothing of TFDS'
     data.prepare.main([*prepare, '--data_dir=memory://bucket/data'])
     assert 'copied to memory://bucket/data/dhf1k' in capsys.readouterr().out
     there = data.open_split('dhf1k', 'train', 'memory://bucket/data')

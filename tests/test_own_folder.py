@@ -368,6 +368,8 @@ def test_folds_that_leak_or_lack_videos(tmp_path):
     (['folder', '--name=dhf1k', '--source=.'], 'is the name of a known dataset'),
     (['folder', '--name=My-Set', '--source=.'], 'small letters'),
     (['folder', '--name=mine', '--source=/no/such/place'], 'no such folder'),
+    (['folder', '--name=mine', '--source=gs://bucket/rec'], 'not from object storage; copy it'),
+    (['dhf1k', '--source=gs://bucket/DHF1K'], 'gs://bucket/DHF1K: this is read from a folder'),
     (['dhf1k', '--name=mine', '--source=.'], 'are for folder'),
     (['folder', '--name=mine', '--source=.', '--sigma=1deg'], 'viewing distance'),
     (['folder', '--name=mine', '--source=.', '--sigma=big'], 'a number of pixels'),

@@ -141,6 +141,7 @@ def test_the_viewers_of_a_folder_are_its_ceiling(tmp_path):
     (['--dataset=dhf1k', '--predictions=x'], 'goes without --dataset'),
     (['--predictions=x', '--checkpoint=y'], 'python -m data.prepare folder'),
     (['--predictions=x'], 'no such folder'),
+    (['--predictions=x', '--observers=s3://gaze'], 's3://gaze: this is read from a folder'),
 ])  # fmt: skip
 def test_options_that_do_not_go_with_a_truth(tmp_path, arguments, told, run, monkeypatch):
     monkeypatch.setattr(evaluate.stsa_jax, 'load', lambda *_, **__: None, raising=False)

@@ -231,7 +231,7 @@ def _note_annotation(
             f'{sigma.pixels:g} pixels of the video'
             if sigma.pixels
             else (
-                f'{sigma.degrees:g} degrees'
+                f'{sigma.degrees:g} degree{"s" * (sigma.degrees != 1)}'
                 if sigma.degrees
                 else "2 % of the video's width (--sigma)"
             )

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -115,6 +116,9 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True): 
         """Like every TFDS builder's; if interrupted, keeps finished work for the next run."""
         super().download_and_prepare(**options)
         shutil.rmtree(self._parts, ignore_errors=True)
+        for empty in ('downloads/extracted', 'downloads'):  # TFDS's, which ours do not need
+            with suppress(OSError):  # another dataset has files there
+                (self.data_dir_root / empty).rmdir()
         self.check_prepared()
 
     def check_prepared(self) -> None:

@@ -60,6 +60,8 @@ def main() -> None:
         raise InputError(f'{overrides[0]}: not an option; config fields need --config=FILE')
     if options.submission:
         files.refuse_remote(options.submission)
+    for folder in filter(None, (options.truth, options.observers)):
+        files.refuse_remote(folder, reads=True)
     config = load_config(options.config, overrides) if options.config else None
     models = collect_models(options)
     if not models:
