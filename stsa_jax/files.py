@@ -53,7 +53,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename not in (None, name):
+        if error.errno is None or error.filename not in (None, name):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:

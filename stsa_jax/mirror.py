@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from stsa_jax import remote
-from stsa_jax.errors import InputError
+from stsa_jax.errors import InputError, explain_os_error
 from stsa_jax.lock import locked_folder
 from stsa_jax.remote import cache, errors_of, is_remote, opened, whole
 
@@ -158,7 +158,7 @@ class _Copy:
                 continue
             self._known[name] = there[name]
         for name in sorted(self._known.keys() - there.keys(), key=_is_last, reverse=True):
-            self._storage.rm_file(f'{self._inside}/{name}')
+            remote.delete(self._storage, self._inside, name)
             del self._known[name]
 
     def keep_pushing(self, every: float, ended: threading.Event) -> None:
@@ -177,10 +177,11 @@ class _Copy:
         try:
             with errors_of(self._address, 'written'):
                 self.push()
-        except InputError as error:
+        except (InputError, OSError) as error:  # OSError of the local disk
             if not failing:
                 raise
-            print(f'warning: {error}', file=sys.stderr)
+            told = explain_os_error(error) if isinstance(error, OSError) else error
+            print(f'warning: {told}', file=sys.stderr)
 
 
 def _remove_empty(folder: Path) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,15 @@ def put(storage: Any, source: Path, target: str) -> None:
             storage.put_file(str(source), str(temporary))
     else:
         storage.put_file(str(source), target)
+
+
+def delete(storage: Any, folder: str, name: str) -> None:
+    """Deletes a file in `folder`, and in fsspec's storage of files what it leaves empty there."""
+    storage.rm_file(f'{folder}/{name}')
+    if isinstance(storage, LocalFileSystem):
+        with suppress(OSError):  # other files are in it
+            for parent in list(Path(name).parents)[:-1]:
+                Path(folder, parent).rmdir()
 
 
 def whole(names: Iterable[str]) -> list[str]:

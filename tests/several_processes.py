@@ -103,14 +103,25 @@ def wait_for(path: Path) -> None:
         time.sleep(0.1)
 
 
-def hand_over(config, folder: Path, origin: str, name: str, *overrides, address='') -> None:
-    """Resumes from the middle of the finished run `origin`, made on another layout."""
+def hand_over(config, folder: Path, origin: str, name: str, *overrides, damage=shutil.rmtree):
+    """Resumes from the middle of the finished run `origin`, made on another layout.
+
+    `damage` is done to the folder of its last checkpoint. A `name` with an address before it is in
+    object storage.
+    """
     if jax.process_index() == 0:
         wait_for(folder / f'{origin}.done')
-        shutil.copytree(folder / origin, folder / name)
-        shutil.rmtree(folder / name / 'checkpoints' / '8')
+        shutil.copytree(folder / origin, folder / name.removeprefix('file://'))
+        damage(folder / name.removeprefix('file://') / 'checkpoints' / '8')
     processes.barrier(name)
-    run(config, address or folder / name, *LONG, *overrides)
+    address = f'file://{folder}/{name[7:]}' if name.startswith('file://') else folder / name
+    run(config, address, *LONG, *overrides)
+
+
+def cut(checkpoint: Path) -> None:
+    """Half of each file of arrays is lost."""
+    for path in checkpoint.rglob('d/*'):
+        os.truncate(path, path.stat().st_size // 2)
 
 
 def alone(config: str, folder: Path) -> None:
@@ -142,20 +153,34 @@ def together(config: str, folder: Path) -> None:
 def in_storage(config: str, folder: Path) -> None:
     """Runs in object storage: one from the start, and one from the middle on another layout.
 
-    A third finds no room for its copy on process 1; both write what they say to `full-*`.
+    The last checkpoint of the second is damaged. A third finds no room for its copy on process 1; a
+    fourth none for its checkpoint. What each process says to them goes to `full-*` and `unsaved-*`.
     """
     os.environ[remote.CACHE] = str(folder / 'cache')
     run(config, f'file://{folder}/two-stored', *LONG, 'mesh.fsdp=4')
     if jax.process_index() == 0:
         (folder / 'two-stored.done').touch()
-    hand_over(config, folder, 'two-stored', 'stored-two', address=f'file://{folder}/stored-two')
+    hand_over(config, folder, 'two-stored', 'file://stored-two', damage=cut)
     if jax.process_index() == 1:
         os.environ[remote.CACHE] = str(folder / 'two-stored.done')
-    try:
-        run(config, f'file://{folder}/full', *LONG)
-    except InputError as error:
-        (folder / f'full-{jax.process_index()}').write_text(str(error))
+    refused(config, folder, 'full')
     os.environ[remote.CACHE] = str(folder / 'cache')
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(step, _):
+        if step == 8 and jax.process_index() == 0:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+
+    refused(config, folder, 'unsaved', on_batch=fill)
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def refused(config: str, folder: Path, name: str, on_batch=None) -> None:
+    """A run in object storage that ends with an error."""
+    try:
+        run(config, f'file://{folder}/{name}', *LONG, on_batch=on_batch)
+    except InputError as error:
+        (folder / f'{name}-{jax.process_index()}').write_text(str(error))
 
 
 def bad_clips_and_a_full_disk(config: str, folder: Path) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from test_train_script import ROOT, config_file, prepared  # noqa: F401 (fixtures)
 
-from stsa_jax import remote
+from stsa_jax import checkpoints, remote
+from stsa_jax.checkpoints.meta import read_meta
 from stsa_jax.checkpoints.weights import load_weights
 from stsa_jax.distribution import processes
 from stsa_jax.errors import InputError
@@ -102,6 +103,9 @@ def test_two_processes_give_the_losses_of_one_and_hand_over(layouts):
             np.testing.assert_allclose(
                 [e[2] for e in found[other]], [e[2] for e in found[one]], rtol=2e-4, err_msg=other
             )
+    told = layouts[1]
+    assert told['task 0'].count('continuing at step 4 of 8') == 2, 'one-two, stored-two'
+    assert told['alone'].count('continuing at step 4 of 8') == 2, 'two-one, stored-one'
     first = [found[one][0][2] for one in same]
     assert abs(first[0] - first[1]) > 1e-3 * first[0], 'BatchNorm sees a part: the parts matter'
 
@@ -109,7 +113,7 @@ def test_two_processes_give_the_losses_of_one_and_hand_over(layouts):
 def names(workdir):
     """The files of a run but those that Orbax names at random or for each process.
 
-    In `_sharding` it writes how the arrays lay that it was given, and those of storage are whole.
+    `_sharding` says how arrays were laid out; those that are saved to storage are whole.
     """
     paths = {path.relative_to(workdir).as_posix() for path in workdir.rglob('*') if path.is_file()}
     return {p for p in paths if not re.search('/d/|ocdbt|/_sharding$|^events', p)}
@@ -129,7 +133,16 @@ def test_a_process_without_room_for_its_copy_stops_all_with_its_reason(layouts):
     folder, _ = layouts
     said = {(folder / f'full-{index}').read_text() for index in (0, 1)}
     assert len(said) == 1 and 'is a file, not a folder' in said.pop()
-    assert not (folder / 'full' / 'checkpoints').exists()
+    assert not (folder / 'full').exists()
+
+
+@pytest.mark.long
+def test_in_storage_too_a_damaged_checkpoint_is_set_aside_and_a_full_disk_ends_all(layouts):
+    folder, _ = layouts
+    steps = sorted(path.name for path in (folder / 'stored-two' / 'checkpoints').iterdir())
+    assert steps == ['4', '8'] and (folder / 'stored-two' / 'damaged-8').is_dir()
+    said = {(folder / f'unsaved-{index}').read_text() for index in (0, 1)}
+    assert len(said) == 1 and 'a checkpoint could not be written (' in said.pop()
 
 
 @pytest.mark.long
@@ -177,17 +190,31 @@ def test_a_process_that_dies_takes_the_other_down_within_a_minute(config_file, t
 @pytest.mark.parametrize('storage', ['', 'file://'])
 def test_sigterm_to_one_process_saves_and_ends_all(storage, config_file, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv(remote.CACHE, str(tmp_path / 'cache'))
-    workdir, long = tmp_path / 'run', ('num_steps=100000', 'checkpoint_every=100000')
-    processes = start(2, 2, config_file, f'{storage}{workdir}', *long)
-    deadline = time.monotonic() + 240
-    while not losses(workdir) or losses(workdir)[-1][0] < 2:
-        assert time.monotonic() < deadline, 'the run does not get on'
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.2)
-    processes[1].send_signal(signal.SIGTERM)
-    assert 'saved; the same command continues' in finish(processes, 60)[0]
-    (saved,) = (workdir / 'checkpoints').glob('*/meta/metadata')
-    assert json.loads(saved.read_text())['step'] == losses(workdir)[-1][0]
+    workdir, long = tmp_path / 'run', ('num_steps=100000', 'checkpoint_every=1')
+    options = config_file, f'{storage}{workdir}', *long
+
+    def at():
+        return losses(workdir)[-1][0] if losses(workdir) else 0
+
+    def stopped(count, devices, steps):
+        """After so many steps the last process gets a signal; the step at which it did."""
+        processes, before = start(count, devices, *options), at()
+        deadline = time.monotonic() + 240
+        while at() < before + steps:
+            assert time.monotonic() < deadline, 'the run does not get on'
+            assert all(process.poll() is None for process in processes)
+            time.sleep(0.2)
+        seen = at()
+        processes[-1].send_signal(signal.SIGTERM)
+        assert 'saved; the same command continues' in finish(processes, 60)[0]
+        return seen
+
+    # The second run is at a large step, and each of its processes has made few of them.
+    for count, devices, steps in ((1, 1, 200), (2, 2, 3)):
+        seen = stopped(count, devices, steps)
+        last = checkpoints.step_folder(workdir)
+        assert read_meta(last)['step'] == int(last.name) == at()
+        assert storage or at() < seen + 100, 'from storage the log is seen late'
 
 
 def test_options_that_do_not_belong_together():

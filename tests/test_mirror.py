@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from test_remote import storage  # noqa: F401 (a fixture)
 
 import data.prepare
 import stsa_jax
-from stsa_jax import files, mirror
+from stsa_jax import files, mirror, remote
 from stsa_jax.errors import InputError
 from stsa_jax.remote import cache, local
 from stsa_jax.weights.files import read_weights, save
@@ -67,6 +68,46 @@ def test_a_folder_is_copied_both_ways(storage):  # noqa: F811
         (here / 'log.jsonl').write_text('aaa')
         1 / 0  # noqa: B018
     assert content_of(RUN)['log.jsonl'] == 'aaa'
+
+
+def test_storage_of_files_keeps_no_empty_folders_and_misses_files_quietly(
+    tmp_path,
+    storage,  # noqa: F811
+    monkeypatch,
+    capsys,
+):
+    address = f'file://{tmp_path}/bucket/run'
+    with mirror.folder(address) as here:
+        write(here, {'log.jsonl': 'a', **checkpoint(1, 'one')})
+    put = remote.put
+
+    def put_late(storage, source, target):
+        if '/checkpoints/2/' in target:  # deleted since the folder was listed
+            source.unlink(missing_ok=True)
+        put(storage, source, target)
+
+    with mirror.folder(address) as here:
+        shutil.rmtree(here / 'checkpoints' / '1')
+        write(here, checkpoint(2, 'two'))
+        monkeypatch.setattr(remote, 'put', put_late)
+    assert content_of(address) == {'log.jsonl': 'a', **checkpoint(1, 'one')}, 'no half of 2'
+    with mirror.folder(address) as here:
+        shutil.rmtree(here / 'checkpoints' / '1')
+    assert content_of(address) == {'log.jsonl': 'a'}
+    assert not (tmp_path / 'bucket' / 'run' / 'checkpoints' / '1').exists()
+    assert not capsys.readouterr().err
+
+
+def test_each_of_several_processes_has_a_copy_and_the_first_is_kept(storage, tmp_path):  # noqa: F811
+    write(tmp_path, {'log.jsonl': 'a', **checkpoint(1, 'one')})
+    storage.put(f'{tmp_path}/', '/bucket/run', recursive=True)
+    with mirror.folder(RUN) as first, mirror.folder(RUN, process=1) as second:
+        assert first != second
+        write(first, {'log.jsonl': 'ab'})
+        write(second, {'log.jsonl': 'nonsense'})
+        assert (second / 'checkpoints' / '1' / 'meta' / 'metadata').is_file()
+    assert content_of(RUN) == {'log.jsonl': 'ab', **checkpoint(1, 'one')}
+    assert not first.exists() and not second.exists()
 
 
 def test_a_process_killed_at_any_operation_leaves_whole_checkpoints(

@@ -31,6 +31,7 @@ WRITE_SECONDS = 600
 # Each part is sliced by a separate program: with Orbax's default, no limit, the first checkpoint
 # compiles hundreds of programs for small arrays.
 LEAST_PART = 2**20  # bytes
+GATHERED = 2**28  # bytes that are whole on each device at a time, while they are copied to the host
 
 
 class Checkpoint(NamedTuple):
@@ -66,7 +67,6 @@ class Checkpointer:
         """
         index = jax.process_index()
         self._apart = jax.process_count() > 1 and not shared
-        self._has_folder = self._apart or index == 0
         self._folder = Path(workdir).absolute() / FOLDER
         self._description = description | {'selection': {'metric': best, 'mode': mode}}
         self._best = _TheBest()
@@ -77,16 +77,16 @@ class Checkpointer:
             async_options=ocp.AsyncOptions(timeout_secs=WRITE_SECONDS),
         )
         if self._apart:
-            options.create = False  # Orbax wants it so for some of the processes
+            options.create = False  # Orbax cannot, if it runs on one process of several
             options.multiprocessing_options = ocp.options.MultiprocessingOptions(
                 index, {index}, barrier_sync_key_prefix=f'process {index}'
             )
-        if self._has_folder:
+        if self._apart or index == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
         arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=LEAST_PART)
         with quiet():  # it warns that its own is replaced
             ocp.type_handlers.register_type_handler(jax.Array, arrays, override=True)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._manager = _Manager(self._folder, options=options)
         for step in self.steps():
             with suppress(InputError):
                 self._best.metas[step] = read_meta(self._folder / str(step))
@@ -134,27 +134,26 @@ class Checkpointer:
             'checksums': checksums.of_tree(items),
         }
         self._best.metas[step] = meta
-        trees: dict[str, Any] = _filled(items)
+        self._together(self._write, step, meta, _filled(items))
+
+    def _write(self, step: int, meta: dict, trees: Mapping[str, Any]) -> None:
         if self._apart:
             trees = {name: _on_host(tree) for name, tree in trees.items()}
-        args = ocp.args.Composite(
-            meta=ocp.args.JsonSave(meta),
-            **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
-        )
-        if self._apart and jax.process_index() > 0:
-            self._together(lambda: None)
-        else:
-            self._together(self._manager.save, step, args=args)
+            if jax.process_index() > 0:
+                return
+        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        args = ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items)
+        self._manager.save(step, args=args)
 
     def amend(self, step: int, data_state: Any, metrics: Mapping[str, float]) -> None:
         """Replaces the data state and validation metrics in the checkpoint of `step`."""
         self.wait()
         path = self._folder / str(step) / 'meta' / 'metadata'
         new = {'data': processes.gather_json(_as_json(data_state)), 'metrics': dict(metrics)}
-        self._best.metas[step] = json.loads(path.read_text()) | new
-        if self._has_folder:
-            files.write_atomic(path, json.dumps(self._best.metas[step]))
-        processes.barrier(f'amend checkpoint {step}')
+        with processes.together():
+            self._best.metas[step] = json.loads(path.read_text()) | new
+            if jax.process_index() == 0:
+                files.write_atomic(path, json.dumps(self._best.metas[step]))
 
     def wait(self) -> None:
         """Returns when all saves are on disk; raises InputError if one failed.
@@ -223,13 +222,19 @@ class Checkpointer:
     def _set_aside(self, steps: list[int]) -> None:
         """Renames damaged steps, so that these steps can be saved again."""
         for step in steps:
-            if self._has_folder:
+            if jax.process_index() == 0:
                 aside = self._folder.parent / f'damaged-{step}'
                 shutil.rmtree(aside, ignore_errors=True)
                 (self._folder / str(step)).rename(aside)
             processes.barrier(f'set aside checkpoint {step}')
         if steps:
             self._manager.reload()
+
+
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """False: `processes.StopSignal` alone asks JAX, which counts only one series of calls."""
+        return False
 
 
 class _TheBest:
@@ -250,19 +255,35 @@ def _filled(items: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _on_host(tree: Any) -> Any:
-    """The whole arrays of a tree, those that are sharded over several processes too.
+    """The whole arrays of a tree on the first process; all must call it together.
 
-    One program gathers all of these on every device.
+    Those that several devices share are gathered on each, `GATHERED` bytes at a time.
     """
     leaves, structure = jax.tree.flatten(tree)
-    parts = [i for i, leaf in enumerate(leaves) if not leaf.is_fully_replicated]
-    if parts:
-        sharded = [leaves[i] for i in parts]
-        everywhere = NamedSharding(sharded[0].sharding.mesh, PartitionSpec())
-        gathered = jax.jit(lambda arrays: arrays, out_shardings=everywhere)(sharded)
-        for i, array in zip(parts, gathered):
-            leaves[i] = array
-    return jax.tree.unflatten(structure, [np.asarray(leaf.addressable_data(0)) for leaf in leaves])
+    whole = []
+    for group in _in_groups(leaves):
+        if not all(array.is_fully_replicated for array in group):
+            everywhere = NamedSharding(group[0].sharding.mesh, PartitionSpec())
+            group = jax.jit(_same, out_shardings=everywhere)(group)
+        first = jax.process_index() == 0
+        whole += [np.asarray(array.addressable_data(0)) if first else None for array in group]
+    return jax.tree.unflatten(structure, whole)
+
+
+def _same(arrays: list) -> list:
+    return arrays
+
+
+def _in_groups(arrays: list[jax.Array]) -> Iterator[list[jax.Array]]:
+    """The arrays in order, in groups of at most `GATHERED` bytes or of one array."""
+    group: list[jax.Array] = []
+    for array in arrays:
+        if group and sum(each.nbytes for each in (*group, array)) > GATHERED:
+            yield group
+            group = []
+        group.append(array)
+    if group:
+        yield group
 
 
 def _not_written(error: Exception | str) -> InputError:

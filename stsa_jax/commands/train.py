@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -27,7 +26,6 @@ from ml_collections import ConfigDict
 import data
 from data.held_out import HeldOutClips
 from data.windows import problem_lines
-from stsa_jax import mirror
 from stsa_jax.configuration import load_config
 from stsa_jax.distribution import processes, sharding
 from stsa_jax.files import refuse_remote
@@ -38,6 +36,7 @@ from stsa_jax.training import compiling, run_config
 from stsa_jax.training.run import Clips, open_run
 from stsa_jax.training.trace import Trace
 from stsa_jax.training.validation import HeldOut
+from stsa_jax.training.workdir import opened
 from stsa_jax.weights import known
 
 
@@ -59,7 +58,7 @@ def train(
     stopping = stopping or processes.StopSignal()
     history: list[dict] = []
     with contextlib.ExitStack() as stack:
-        here = stack.enter_context(_folder(workdir))
+        here = stack.enter_context(opened(workdir))
         run_config.check(config, here)
         stack.enter_context(stopping)
         mesh = sharding.make_mesh(**config.mesh)
@@ -101,24 +100,13 @@ def train(
             if saving:
                 run.save(scores, needed=ended or stop)
                 run.meter.restart()
-            if stop:
+            if stop or ended:
                 run.checkpoints.wait()
+            if stop:
                 report.say(f'stopped at step {run.step}, saved; the same command continues')
         if not stop and run.step < run.num_steps:
             report.say(f'stopped early at step {run.step}: {run.best.metric} no longer improves')
     return history
-
-
-@contextlib.contextmanager
-def _folder(workdir: str) -> Iterator[str]:
-    """The workdir, or this process's copy of it; process 0 copies its own to object storage."""
-    with contextlib.ExitStack() as stack:
-        folder = mirror.folder(workdir, every=mirror.EVERY, process=jax.process_index())
-        with processes.together():  # all have their copy before anything is written
-            here = stack.enter_context(folder)
-        yield str(here)
-        with processes.together():  # none ends, and takes the others down, before all is copied
-            stack.close()
 
 
 def open_clips(config: ConfigDict, batch_size: int) -> tuple[Clips, HeldOut | None]:

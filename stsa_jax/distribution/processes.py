@@ -105,19 +105,22 @@ def all_agree(ok: bool) -> bool:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Raises the error of one process on all, as InputError; all must enter it together.
+    """Ends the block on all processes with InputError if it fails on one; all must enter it.
 
-    These are InputError and OSError. Others end this process at once, and then the rest.
+    The reason is that of the first that failed. Where it was a bug, its own error is raised.
     """
-    problem = ''
+    problem, cause = '', None
     try:
         yield
-    except InputError as error:
-        problem = str(error)
-    except OSError as error:
-        problem = explain_os_error(error)
-    if problem := next(filter(None, gather_json(problem)), ''):
-        raise InputError(problem)
+    except Exception as error:  # storages raise many types
+        cause = error
+        told = explain_os_error(error) if isinstance(error, OSError) else str(error)
+        problem = told or type(error).__name__
+    problem = next(filter(None, gather_json(problem)), '')
+    if cause and not isinstance(cause, InputError | OSError):
+        raise cause
+    if problem:
+        raise InputError(problem) from cause
 
 
 def total(count: int) -> int:
