@@ -163,20 +163,20 @@ def test_the_compiler_for_tpus_sends_all_gradients_at_once(slice_of_tpus):
     reduced, gradients = sorted(sizes.pop('all-reduce')), count_bytes(params)
     assert not sizes and groups == {8}
     # Those of BatchNorm's scales and biases are sums that its own gradient takes anyway.
-    small = 4 * (4 * 2 * 8 + 8 + 10)
+    small = 4 * (4 * 2 * 8 + 8 + 2 * 12)
     assert gradients <= sum(reduced) <= gradients + small
     assert reduced[-1] >= gradients - 4 * 4 * 8 and sum(reduced[:-1]) <= small
 
 
 @pytest.mark.tpu
-def test_the_compiler_for_tpus_gathers_parameters_and_scatters_gradients(slice_of_tpus):
+def test_the_compiler_for_tpus_gathers_parameters_before_their_convolutions(slice_of_tpus):
     sizes, groups, params = compiled_for(slice_of_tpus, fsdp=8)
     once, small = count_bytes(params), 4 * 8 * 30
     # The kernels as the products take them, in bfloat16; what is small, as sums.
     assert once * 0.48 <= sum(sizes['all-gather']) <= once + small
-    reduced = sum(sizes['reduce-scatter']) + sum(sizes['all-reduce'])
-    assert sizes['reduce-scatter'] and once <= reduced <= once + small
-    assert sum(sizes.get('collective-permute', [])) <= once / 8, 'the last step of a ring'
+    reduced = sum(sizes.get('reduce-scatter', [])) + sum(sizes['all-reduce'])
+    assert once <= reduced <= once + small
+    assert 'collective-permute' not in sizes, 'kernels are gathered, they go round no ring'
     assert groups == {8}
 
 

@@ -28,6 +28,10 @@ from stsa_jax.training import remat
 from stsa_jax.training.optimizer import plateau_scale
 from stsa_jax.training.state import TrainState
 
+# For a TPU's compiler with `fsdp`: gather a kernel before its convolution. By default a chip
+# convolves with one part after the other while they go round a ring: on a v5e, modelled, that takes
+# 54 ms per clip and 16.0 GB of temporaries instead of 36 ms and 8.5 GB.
+WHOLE_KERNELS = {'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000'}
 NORM_ONLY = frozenset({'scale', 'bias'})
 
 
@@ -166,8 +170,10 @@ def make_train_step(
         new = jax.lax.with_sharding_constraint(new, sharding.state_sharding(mesh, new))
         return new, jax.lax.with_sharding_constraint(metrics, sharding.replicated(mesh))
 
-    on_cpu = mesh.devices.flat[0].platform == 'cpu'
-    settings = cpu.step_options(options.keep) if on_cpu else None
+    platform = mesh.devices.flat[0].platform
+    settings = cpu.step_options(options.keep) if platform == 'cpu' else None
+    if platform == 'tpu' and mesh.shape['fsdp'] > 1:
+        settings = WHOLE_KERNELS
     return jax.jit(constrained, donate_argnums=0, compiler_options=settings)
 
 
