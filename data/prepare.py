@@ -67,6 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command."""
     options = parse(arguments)
     logging.set_verbosity(logging.ERROR)  # the builder would repeat these messages
+    if options.source:
+        files.refuse_remote(options.source, reads=True)
     if not (options.data_dir and is_remote(options.data_dir)):
         prepare(options)
         return
@@ -79,8 +81,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def prepare(options: argparse.Namespace) -> None:
     """Prepares a dataset, and reports what was found."""
-    if options.source:
-        files.refuse_remote(options.source, reads=True)
     from data.copies.sources import Report
     from data.preparation.registry import load_builder, prepare_dataset
 

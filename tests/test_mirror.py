@@ -266,6 +266,10 @@ def test_a_dataset_is_prepared_there(storage, tmp_path, capsys):  # noqa: F811
     prepare = ['dhf1k', f'--source={tmp_path / "copy"}', '--num_workers=1', '--size=32x64']
     data.prepare.main([*prepare, f'--data_dir={tmp_path / "here"}'])
     assert [path.name for path in (tmp_path / 'here').iterdir()] == ['dhf1k'], 'nothing of TFDS'
+    other = tmp_path / 'with others' / 'downloads' / 'other'  # of another dataset of TFDS
+    other.mkdir(parents=True)
+    data.prepare.main([*prepare, f'--data_dir={other.parents[1]}'])
+    assert other.is_dir() and [path.name for path in other.parent.iterdir()] == ['other']
     data.prepare.main([*prepare, '--data_dir=memory://bucket/data'])
     assert 'copied to memory://bucket/data/dhf1k' in capsys.readouterr().out
     there = data.open_split('dhf1k', 'train', 'memory://bucket/data')

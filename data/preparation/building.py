@@ -118,7 +118,7 @@ class SaliencyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True): 
         shutil.rmtree(self._parts, ignore_errors=True)
         for empty in ('downloads/extracted', 'downloads'):  # TFDS's, which ours do not need
             with suppress(OSError):  # another dataset has files there
-                (self.data_dir_root / empty).rmdir()
+                Path(self.data_dir_root, empty).rmdir()
         self.check_prepared()
 
     def check_prepared(self) -> None:
