@@ -1,12 +1,14 @@
 """Training of the other models by their recipes in configs/."""
 
 import dataclasses
+import math
 import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 from test_train_script import prepared  # noqa: F401 (a fixture)
 
@@ -19,6 +21,10 @@ from stsa_jax.distribution import sharding
 from stsa_jax.errors import InputError
 from stsa_jax.metrics import losses
 from stsa_jax.models import functional
+from stsa_jax.models.layers import ConvBN
+from stsa_jax.models.mobilenet import BATCH_NORM_EPS, InvertedResidual
+from stsa_jax.ops import forms
+from stsa_jax.ops.upsampling import pixel_shuffle, upsample_aligned
 from stsa_jax.training import optimizer, run_config
 from stsa_jax.weights import known
 from stsa_jax.weights.initial import initial_weights, random_weights
@@ -203,6 +209,49 @@ def test_s3ds_weights_fill_the_backbone(tmp_path):
     _, found, _ = initial_weights(model, 0, str(tmp_path / 's3d.safetensors'))
     for a, b in zip(*(jax.tree.leaves(tree['backbone']) for tree in (found, params)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+class PartsOfTinyHD(nnx.Module):
+    """`(B, T, H, W, 3)` -> `(B, H, W)`: a few of tinyHD's layers, one after the other."""
+
+    def __init__(self, config=None, *, rngs):
+        options = {'eps': BATCH_NORM_EPS, 'momentum': 0.1, 'rngs': rngs}
+        self.first = ConvBN(3, 4, (3, 3, 3), stride=(2, 2, 2), **options)
+        self.block = InvertedResidual(4, 8, expansion=2, time=(3, 2), space_stride=2, **options)
+        self.same = InvertedResidual(8, 8, expansion=2, residual=True, **options)
+        self.last = InvertedResidual(2, 1, expansion=2, time=(3, 2), **options)
+
+    def __call__(self, clip, *, train=False):
+        x = self.same(self.block(self.first(clip, train=train), train=train), train=train)
+        x = self.last(upsample_aligned(pixel_shuffle(x), (1, 2, 3)), train=train)
+        return jax.nn.sigmoid(x.mean((1, 4)))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('form', ['plain', 'cpu'])
+def test_steps_of_tinyhds_parts_do_not_depend_on_the_layout(form, quick_compilation):
+    """In both forms; the whole network, whose step takes a minute to compile, in one."""
+    chosen = optimizer.OptimizerConfig(algorithm='sgd', learning_rate=0.1, schedule='constant')
+    rng = np.random.default_rng(0)
+    clip = rng.integers(0, 256, (8, 8, 16, 16, 3), np.uint8)
+    batch = {'clip': clip, 'density': rng.uniform(size=(8, 16, 16)).astype(np.float32)}
+    graphdef, *shapes = functional.abstract(PartsOfTinyHD, None)
+    found = {}
+    for layout in ((1, 1), (2, 4)):
+        mesh = sharding.make_mesh(*layout, jax.devices()[: math.prod(layout)])
+        tx = optimizer.optimizer(chosen, 1)
+        state = training.create_state(mesh, *random_weights(*shapes, seed=1), tx)
+        rate = optimizer.learning_rate(chosen, 1, STEPS)
+        with forms.use(form):
+            step = training.make_train_step(graphdef, tx, rate, mesh)
+            for _ in range(3):
+                state, metrics = step(state, sharding.put_batch(mesh, batch))
+        found[layout] = jax.device_get((state.params, state.batch_stats, metrics['loss']))
+    for a, b in zip(*(jax.tree.leaves(each) for each in found.values()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    start = random_weights(*shapes, seed=1)[0]
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), start, found[1, 1][0])
+    assert min(jax.tree.leaves(moved)) > 0
 
 
 @pytest.fixture
