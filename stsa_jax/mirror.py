@@ -62,39 +62,14 @@ def folder(path: str | os.PathLike, *, every: float = 0, process: int = 0) -> It
         copy = _Copy(address, here)
         copy.pull()
         stack.callback(shutil.rmtree, here, ignore_errors=True)
-        if process:
-            with _named(address, here):
-                yield here
-            return
-        ended = threading.Event()
-        thread = threading.Thread(target=copy.keep_pushing, args=(every, ended), daemon=True)
-        if every:
-            thread.start()
-
-        def finish(failing: bool) -> None:
-            ended.set()
-            if every:
-                thread.join()
-            copy.finish(failing)
-
+        if process == 0:
+            stack.enter_context(copy.pushing(every))
         try:
-            with _named(address, here):
-                yield here
-        except BaseException:
-            finish(failing=True)
-            raise
-        finish(failing=False)
-
-
-@contextmanager
-def _named(address: str, here: Path) -> Iterator[None]:
-    """Errors that name the folder `here` name the address."""
-    try:
-        yield
-    except InputError as error:
-        if str(here) not in str(error):
-            raise
-        raise InputError(str(error).replace(str(here), address)) from error
+            yield here
+        except InputError as error:
+            if str(here) not in str(error):
+                raise
+            raise InputError(str(error).replace(str(here), address)) from error
 
 
 @contextmanager
@@ -160,6 +135,23 @@ class _Copy:
         for name in sorted(self._known.keys() - there.keys(), key=_is_last, reverse=True):
             remote.delete(self._storage, self._inside, name)
             del self._known[name]
+
+    @contextmanager
+    def pushing(self, every: float) -> Iterator[None]:
+        """Copies on exit, also after an error, and if `every` is not 0 meanwhile."""
+        ended = threading.Event()
+        thread = threading.Thread(target=self.keep_pushing, args=(every, ended), daemon=True)
+        if every:
+            thread.start()
+        failing = True
+        try:
+            yield
+            failing = False
+        finally:
+            ended.set()
+            if every:
+                thread.join()
+            self.finish(failing)
 
     def keep_pushing(self, every: float, ended: threading.Event) -> None:
         """Copies every so many seconds until `ended`; failures are reported, once in a row."""

@@ -103,19 +103,20 @@ def wait_for(path: Path) -> None:
         time.sleep(0.1)
 
 
-def hand_over(config, folder: Path, origin: str, name: str, *overrides, damage=shutil.rmtree):
+def hand_over(
+    config, folder: Path, origin: str, name: str, *overrides, storage='', damage=shutil.rmtree
+):
     """Resumes from the middle of the finished run `origin`, made on another layout.
 
-    `damage` is done to the folder of its last checkpoint. A `name` with an address before it is in
+    `damage` is done to the folder of its last checkpoint. With 'file://' as `storage` it resumes in
     object storage.
     """
     if jax.process_index() == 0:
         wait_for(folder / f'{origin}.done')
-        shutil.copytree(folder / origin, folder / name.removeprefix('file://'))
-        damage(folder / name.removeprefix('file://') / 'checkpoints' / '8')
+        shutil.copytree(folder / origin, folder / name)
+        damage(folder / name / 'checkpoints' / '8')
     processes.barrier(name)
-    address = f'file://{folder}/{name[7:]}' if name.startswith('file://') else folder / name
-    run(config, address, *LONG, *overrides)
+    run(config, f'{storage}{folder / name}', *LONG, *overrides)
 
 
 def cut(checkpoint: Path) -> None:
@@ -160,7 +161,7 @@ def in_storage(config: str, folder: Path) -> None:
     run(config, f'file://{folder}/two-stored', *LONG, 'mesh.fsdp=4')
     if jax.process_index() == 0:
         (folder / 'two-stored.done').touch()
-    hand_over(config, folder, 'two-stored', 'file://stored-two', damage=cut)
+    hand_over(config, folder, 'two-stored', 'stored-two', storage='file://', damage=cut)
     if jax.process_index() == 1:
         os.environ[remote.CACHE] = str(folder / 'two-stored.done')
     refused(config, folder, 'full')

@@ -260,12 +260,11 @@ def _on_host(tree: Any) -> Any:
     Those that several devices share are gathered on each, `GATHERED` bytes at a time.
     """
     leaves, structure = jax.tree.flatten(tree)
-    whole = []
+    whole, first = [], jax.process_index() == 0
     for group in _in_groups(leaves):
         if not all(array.is_fully_replicated for array in group):
             everywhere = NamedSharding(group[0].sharding.mesh, PartitionSpec())
             group = jax.jit(_same, out_shardings=everywhere)(group)
-        first = jax.process_index() == 0
         whole += [np.asarray(array.addressable_data(0)) if first else None for array in group]
     return jax.tree.unflatten(structure, whole)
 
