@@ -77,16 +77,18 @@ def lowered_step(config, mesh, clips: int, options=None):
     """
     from stsa_jax import training
     from stsa_jax.models import functional
-    from stsa_jax.training import optimizer, run_config
+    from stsa_jax.training import compiling, optimizer, run_config
     from stsa_jax.weights import known
 
     model = run_config.model_of(config)
-    graphdef, params, batch_stats = functional.abstract(known.of_config(model).module, model)
+    model_known = known.of_config(model)
+    graphdef, params, batch_stats = functional.abstract(model_known.module, model)
     settings = optimizer.OptimizerConfig(**config.optimizer)
     tx = optimizer.optimizer(settings, 200)
     options = options or training.StepOptions()
     state = training.abstract_state(mesh, params, batch_stats, tx, ema=options.ema_decay > 0)
     batch = training.abstract_batch(mesh, clips, model)
     rate = optimizer.learning_rate(settings, 200, 6000)
-    step = training.make_train_step(graphdef, tx, rate, mesh, options)
+    few = compiling.few_clips(clips // (options.accumulate * mesh.size), model_known.on_s3d)
+    step = training.make_train_step(graphdef, tx, rate, mesh, options, few=few)
     return step.lower(state, batch), batch

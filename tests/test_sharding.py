@@ -1,10 +1,14 @@
 """The mesh: the same results on any layout, and the expected communication between devices."""
 
 import dataclasses
+import math
+import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.nn import relu
 from small_network import initial_weights
 
 from benchmarks.scaling import collectives
@@ -14,7 +18,8 @@ from stsa_jax.distribution import sharding
 from stsa_jax.errors import InputError
 from stsa_jax.models import functional
 from stsa_jax.models.stsanet import STSANet, STSANetConfig
-from stsa_jax.training import optimizer
+from stsa_jax.ops.convolution import conv3d
+from stsa_jax.training import compiling, optimizer
 
 OPTIMIZER = optimizer.OptimizerConfig(learning_rate=3e-3, schedule='constant')
 PLAIN = training.StepOptions()
@@ -178,6 +183,35 @@ def test_the_compiler_for_tpus_gathers_parameters_before_their_convolutions(slic
     assert once <= reduced <= once + small
     assert 'collective-permute' not in sizes, 'kernels are gathered, they go round no ring'
     assert groups == {8}
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize(('clips', 'whole'), [(1, False), (3, True), (7, True), (8, False)])
+def test_with_few_clips_the_compiler_for_tpus_keeps_the_width_in_one_piece(
+    slice_of_tpus, clips, whole
+):
+    mesh = sharding.make_mesh(1, 1, slice_of_tpus[:1])
+    few = compiling.few_clips(clips, on_s3d=True)
+    assert few == whole and not compiling.few_clips(clips, on_s3d=False)
+    options = compiling.compiler_options(mesh, 'products', few)
+
+    def two_layers(x, kernel):
+        return conv3d(relu(conv3d(x, kernel, padding=(0, 1, 1))), kernel, padding=(0, 1, 1))
+
+    place = sharding.replicated(mesh)
+    arrays = [
+        jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=place)
+        for shape in ((clips, 4, 28, 48, 192), (1, 3, 3, 192, 192))
+    ]
+    lowered = jax.jit(two_layers, compiler_options=options).lower(*arrays)
+    size = math.prod(arrays[0].shape)
+    program = lowered.compile().as_text()
+    shapes = re.findall(r'= bf16\[([\d,]+)\]', program[program.index('ENTRY') :])
+    images = {tuple(map(int, shape.split(','))) for shape in shapes}
+    images = {shape for shape in images if math.prod(shape) >= size}
+    assert images
+    kept = {48} <= set.intersection(*map(set, images))
+    assert kept == (whole or clips >= 8)
 
 
 def test_collectives_of_a_program_are_parsed():

@@ -23,15 +23,11 @@ from stsa_jax.errors import InputError
 from stsa_jax.media.preprocess import IMAGENET, Normalisation
 from stsa_jax.metrics import losses
 from stsa_jax.models import functional
-from stsa_jax.ops import cpu
 from stsa_jax.training import remat
+from stsa_jax.training.compiling import compiler_options
 from stsa_jax.training.optimizer import plateau_scale
 from stsa_jax.training.state import TrainState
 
-# For a TPU's compiler with `fsdp`: gather a kernel before its convolution. By default a chip
-# convolves with one part after the other while they go round a ring: on a v5e, modelled, that takes
-# 54 ms per clip and 16.0 GB of temporaries instead of 36 ms and 8.5 GB.
-WHOLE_KERNELS = {'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000'}
 NORM_ONLY = frozenset({'scale', 'bias'})
 
 
@@ -95,11 +91,12 @@ def make_train_step(
     options: StepOptions = StepOptions(),
     normalisation: Normalisation = IMAGENET,
     backbone_rate: Callable | None = None,
+    few: bool = False,
 ) -> jax.stages.Wrapped:
     """The compiled `train_step(state, batch) -> (state, metrics)`.
 
     `learning_rate` and `backbone_rate`, that of the backbone if it has its own, are functions of
-    the step.
+    the step. `few` is the result of `compiling.few_clips`, for TPUs.
 
     The input state is donated: its memory is reused for the new one. Metrics, on every device:
     `loss`, `kl`, `cc` (means over the batch), `losses` (B,), `grad_norm`, `learning_rate`,
@@ -170,10 +167,7 @@ def make_train_step(
         new = jax.lax.with_sharding_constraint(new, sharding.state_sharding(mesh, new))
         return new, jax.lax.with_sharding_constraint(metrics, sharding.replicated(mesh))
 
-    platform = mesh.devices.flat[0].platform
-    settings = cpu.step_options(options.keep) if platform == 'cpu' else None
-    if platform == 'tpu' and mesh.shape['fsdp'] > 1:
-        settings = WHOLE_KERNELS
+    settings = compiler_options(mesh, options.keep, few)
     return jax.jit(constrained, donate_argnums=0, compiler_options=settings)
 
 
