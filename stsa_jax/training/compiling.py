@@ -22,10 +22,10 @@ def few_clips(clips: int, on_s3d: bool) -> bool:
     """Whether a TPU with so many clips in a micro-batch should not cut their width into parts.
 
     A TPU's arrays hold eight examples side by side. With fewer its compiler cuts the width into
-    eight parts, which have to be copied to and fro. From three clips on that costs more than it
-    gains, for the models on S3D: inference takes, modelled on a v5e, 15.1 ms per clip instead of
-    16.7 with three clips and 13.2 instead of 16.9 with four, but 28.5 instead of 13.4 with one.
-    tinyHD is faster with the parts.
+    eight parts, which have to be copied to and fro. For the models on S3D that costs more than it
+    gains from three clips on: modelled on a v5e, STSA-Net's step with four takes 48 ms per clip
+    instead of 78, inference with three and four 15.1 and 13.2 ms instead of 16.7 and 16.9, but with
+    one 28.5 instead of 13.4. tinyHD is faster with the parts.
     """
     return on_s3d and 3 <= clips < 8
 
