@@ -191,9 +191,9 @@ def test_with_few_clips_the_compiler_for_tpus_keeps_the_width_in_one_piece(
     slice_of_tpus, clips, whole
 ):
     mesh = sharding.make_mesh(1, 1, slice_of_tpus[:1])
-    few = compiling.few_clips(clips, on_s3d=True)
-    assert few == whole and not compiling.few_clips(clips, on_s3d=False)
-    options = compiling.compiler_options(mesh, 'products', few)
+    whole_width = compiling.leaves_width_whole(clips, on_s3d=True)
+    assert whole_width == whole and not compiling.leaves_width_whole(clips, on_s3d=False)
+    options = compiling.compiler_options(mesh, 'products', whole_width)
 
     def two_layers(x, kernel):
         return conv3d(relu(conv3d(x, kernel, padding=(0, 1, 1))), kernel, padding=(0, 1, 1))

@@ -13,13 +13,14 @@ from stsa_jax.ops.cpu import memory
 # after the other while they go round a ring: on a v5e, modelled, that takes 54 ms per clip and 16.0
 # GB of temporaries instead of 36 ms and 8.5 GB.
 WHOLE_KERNELS = {'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000'}
-# Do not cut the width of images into eight parts that are computed like clips: see `few_clips`.
+# Do not cut the width of images into eight parts that are computed like clips: see
+# `leaves_width_whole`.
 WHOLE_WIDTH = {'xla_disable_hlo_passes': 'space-to-batch-converter'}
 _NAME = 'compiling'
 
 
-def few_clips(clips: int, on_s3d: bool) -> bool:
-    """Whether a TPU with so many clips in a micro-batch should not cut their width into parts.
+def leaves_width_whole(clips: int, on_s3d: bool) -> bool:
+    """Whether a TPU with so many clips in a micro-batch is told not to cut their width into parts.
 
     A TPU's arrays hold eight examples side by side. With fewer its compiler cuts the width into
     eight parts, which have to be copied to and fro. For the models on S3D that costs more than it
@@ -30,11 +31,11 @@ def few_clips(clips: int, on_s3d: bool) -> bool:
     return on_s3d and 3 <= clips < 8
 
 
-def compiler_options(mesh: Mesh, keep: str, few: bool) -> dict[str, str] | None:
+def compiler_options(mesh: Mesh, keep: str, whole_width: bool) -> dict[str, str] | None:
     """The compiler's options for a training step on the mesh's devices, None for its defaults.
 
-    `keep` is the rematerialisation policy (`stsa_jax.training.remat`); `few` is the result of
-    `few_clips`.
+    `keep` is the rematerialisation policy (`stsa_jax.training.remat`); `whole_width` is the result
+    of `leaves_width_whole`.
     """
     platform = mesh.devices.flat[0].platform
     if platform == 'cpu':
@@ -42,7 +43,7 @@ def compiler_options(mesh: Mesh, keep: str, few: bool) -> dict[str, str] | None:
     if platform != 'tpu':
         return None
     chosen = WHOLE_KERNELS if mesh.shape['fsdp'] > 1 else {}
-    return (chosen | WHOLE_WIDTH if few else chosen) or None
+    return (chosen | WHOLE_WIDTH if whole_width else chosen) or None
 
 
 def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:

@@ -91,12 +91,12 @@ def make_train_step(
     options: StepOptions = StepOptions(),
     normalisation: Normalisation = IMAGENET,
     backbone_rate: Callable | None = None,
-    few: bool = False,
+    whole_width: bool = False,
 ) -> jax.stages.Wrapped:
     """The compiled `train_step(state, batch) -> (state, metrics)`.
 
     `learning_rate` and `backbone_rate`, that of the backbone if it has its own, are functions of
-    the step. `few` is the result of `compiling.few_clips`, for TPUs.
+    the step. `whole_width` is the result of `compiling.leaves_width_whole`, for TPUs.
 
     The input state is donated: its memory is reused for the new one. Metrics, on every device:
     `loss`, `kl`, `cc` (means over the batch), `losses` (B,), `grad_norm`, `learning_rate`,
@@ -167,7 +167,7 @@ def make_train_step(
         new = jax.lax.with_sharding_constraint(new, sharding.state_sharding(mesh, new))
         return new, jax.lax.with_sharding_constraint(metrics, sharding.replicated(mesh))
 
-    settings = compiler_options(mesh, options.keep, few)
+    settings = compiler_options(mesh, options.keep, whole_width)
     return jax.jit(constrained, donate_argnums=0, compiler_options=settings)
 
 
