@@ -89,8 +89,6 @@ def lowered_step(config, mesh, clips: int, options=None):
     state = training.abstract_state(mesh, params, batch_stats, tx, ema=options.ema_decay > 0)
     batch = training.abstract_batch(mesh, clips, model)
     rate = optimizer.learning_rate(settings, 200, 6000)
-    whole_width = compiling.leaves_width_whole(
-        clips // (options.accumulate * mesh.size), model_known.on_s3d
-    )
+    whole_width = compiling.leaves_width_whole(mesh, clips, options.accumulate, model_known.on_s3d)
     step = training.make_train_step(graphdef, tx, rate, mesh, options, whole_width=whole_width)
     return step.lower(state, batch), batch

@@ -185,14 +185,30 @@ def test_the_compiler_for_tpus_gathers_parameters_before_their_convolutions(slic
     assert groups == {8}
 
 
+@pytest.mark.parametrize(
+    ('devices', 'batch_size', 'accumulate', 'whole'),
+    [
+        *((1, 2, 1, False), (1, 3, 1, True), (1, 7, 1, True), (1, 8, 1, False), (1, 8, 2, True)),
+        *((8, 8, 1, False), (8, 32, 1, True), (8, 64, 1, False), (4, 32, 2, True)),
+    ],
+)
+def test_the_clips_of_a_micro_batch_on_one_device_decide_about_the_width(
+    devices, batch_size, accumulate, whole
+):
+    mesh = sharding.make_mesh(devices, 1, jax.devices()[:devices])
+    found = compiling.leaves_width_whole(mesh, batch_size, accumulate, on_s3d=True)
+    assert found == whole
+    assert not compiling.leaves_width_whole(mesh, batch_size, accumulate, on_s3d=False)
+
+
 @pytest.mark.tpu
 @pytest.mark.parametrize(('clips', 'whole'), [(1, False), (3, True), (7, True), (8, False)])
 def test_with_few_clips_the_compiler_for_tpus_keeps_the_width_in_one_piece(
     slice_of_tpus, clips, whole
 ):
     mesh = sharding.make_mesh(1, 1, slice_of_tpus[:1])
-    whole_width = compiling.leaves_width_whole(clips, on_s3d=True)
-    assert whole_width == whole and not compiling.leaves_width_whole(clips, on_s3d=False)
+    whole_width = compiling.leaves_width_whole(mesh, clips, 1, on_s3d=True)
+    assert whole_width == whole and not compiling.leaves_width_whole(mesh, clips, 1, on_s3d=False)
     options = compiling.compiler_options(mesh, 'products', whole_width)
 
     def two_layers(x, kernel):

@@ -19,16 +19,15 @@ WHOLE_WIDTH = {'xla_disable_hlo_passes': 'space-to-batch-converter'}
 _NAME = 'compiling'
 
 
-def leaves_width_whole(clips: int, on_s3d: bool) -> bool:
-    """Whether a TPU with so many clips in a micro-batch is told not to cut their width into parts.
+def leaves_width_whole(mesh: Mesh, batch_size: int, accumulate: int, on_s3d: bool) -> bool:
+    """Whether TPUs are told not to cut the width of a batch's images into parts.
 
-    A TPU's arrays hold eight examples side by side. With fewer its compiler cuts the width into
-    eight parts, which have to be copied to and fro. For the models on S3D that costs more than it
-    gains from three clips on: modelled on a v5e, STSA-Net's step with four takes 48 ms per clip
-    instead of 78, inference with three and four 15.1 and 13.2 ms instead of 16.7 and 16.9, but with
-    one 28.5 instead of 13.4. tinyHD is faster with the parts.
+    A TPU's arrays hold eight examples side by side. With fewer in a micro-batch on a chip its
+    compiler cuts the width into eight parts, which have to be copied to and fro. With three clips
+    or more that costs models on S3D more than it gains; tinyHD is faster with the parts
+    (docs/scaling.md).
     """
-    return on_s3d and 3 <= clips < 8
+    return on_s3d and 3 <= batch_size // (accumulate * mesh.size) < 8
 
 
 def compiler_options(mesh: Mesh, keep: str, whole_width: bool) -> dict[str, str] | None:

@@ -260,8 +260,9 @@ def open_run(
             best.value, best.since = place['best']
         options = StepOptions.of(config)
         batch = abstract_batch(mesh, config.batch_size, model, options.also_needs)
-        clips_each = config.batch_size // (config.accumulate * mesh.size)
-        whole_width = compiling.leaves_width_whole(clips_each, model_known.on_s3d)
+        whole_width = compiling.leaves_width_whole(
+            mesh, config.batch_size, config.accumulate, model_known.on_s3d
+        )
         train_step = make_train_step(
             graphdef, tx, rate, mesh, options, normalisation, backbone_rate, whole_width
         )
